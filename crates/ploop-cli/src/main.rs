@@ -1,0 +1,2 @@
+//! The `ploop` command.
+fn main() {}

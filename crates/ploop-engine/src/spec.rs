@@ -1,0 +1,102 @@
+//! What a device is made of: handed over by `ploop-image`, which opened, locked and checked it.
+
+use fixedbitset::FixedBitSet;
+use ploop_format::{ClusterSize, Sector, Version};
+use ploop_io::File;
+
+/// How a level stores its clusters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LevelKind {
+    /// A ploop image with a BAT.
+    Ploop {
+        /// Generation of the format; one per chain.
+        version: Version,
+        /// Entries in the BAT (may be fewer than the top's: a hole behind them).
+        entries: u64,
+        /// First byte of the first data cluster; entries below it are bad.
+        data_start: u64,
+    },
+    /// A plain file: guest cluster i is file cluster i. Only the base.
+    Raw,
+}
+
+/// One image of the chain, open and locked.
+#[derive(Clone, Debug)]
+pub struct LevelSpec {
+    /// The open file; its lock lives on this description (F7).
+    pub file: File,
+    /// How it stores clusters.
+    pub kind: LevelKind,
+    /// Length at open. Bytes at or past it read as zeros without I/O (F18).
+    pub len: u64,
+}
+
+/// A chain ready to be served.
+#[derive(Clone, Debug)]
+pub struct DeviceSpec {
+    /// Base first, top last; 1..=253.
+    pub levels: Vec<LevelSpec>,
+    /// Cluster size of every level.
+    pub cluster: ClusterSize,
+    /// Size of the device; need not be whole clusters.
+    pub size: Sector,
+    /// No write reaches any file.
+    pub read_only: bool,
+    /// Writable top only: one bit per file cluster below its length, set when header, BAT or an
+    /// entry takes it. What is clear holds unknown bytes (F6).
+    pub used: FixedBitSet,
+    /// Writable ploop top only: the 64 header bytes as they are on disk now (stamped in use).
+    pub header: [u8; 64],
+    /// Discard must not give space back (a preallocated disk, C8).
+    pub preallocated: bool,
+}
+
+/// What to do when the host has no space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnEnospc {
+    /// Hold the request and retry (the original's behaviour).
+    #[default]
+    Hold,
+    /// Return `ENOSPC`.
+    Fail,
+}
+
+/// Choices of the one who opens the device.
+#[derive(Clone, Debug)]
+pub struct DeviceOptions {
+    /// Queue threads.
+    pub queues: usize,
+    /// Requests in flight per queue.
+    pub depth: usize,
+    /// Disk full.
+    pub on_enospc: OnEnospc,
+    /// A dirty BAT page is written at the latest after this many milliseconds (0 = at once).
+    pub metadata_delay_ms: u64,
+    /// Between two tries of a held request, in milliseconds.
+    pub enospc_retry_ms: u64,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        Self {
+            queues: 1,
+            depth: 128,
+            on_enospc: OnEnospc::Hold,
+            metadata_delay_ms: 250,
+            enospc_retry_ms: 1000,
+        }
+    }
+}
+
+/// What is left when a device was closed: what `ploop-image` needs to finish the files.
+#[derive(Clone, Debug)]
+pub struct CloseReport {
+    /// Every acknowledged change is durable; the in-use mark may be cleared.
+    pub clean: bool,
+    /// Why not, in words with numbers.
+    pub failure: Option<String>,
+    /// The top may be cut to this length: the end of its last used cluster (ploop tops only).
+    pub end: u64,
+    /// Some entry of the top is mapped (else the Empty flag is put back).
+    pub mapped: bool,
+}
