@@ -1,1 +1,17 @@
-//! To be filled.
+//! One process per open disk: threads, exports, control socket, registry.
+//!
+//! | part | what |
+//! |---|---|
+//! | [`runtime`] | a disk opened and served: queue threads, keeper thread, front ends, stop sequence |
+//! | [`registry`] | who serves what on this host, by files (T7) |
+//! | [`control`] | the control socket: varlink server and client |
+//! | [`code`], [`failure`] | exit codes of the tool, and errors that carry one |
+
+pub mod code;
+pub mod control;
+pub mod failure;
+pub mod registry;
+pub mod runtime;
+
+pub use code::Code;
+pub use failure::{Failure, Result};

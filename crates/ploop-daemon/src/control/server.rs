@@ -1,0 +1,234 @@
+//! The server side: accepts clients, one thread each, and calls [`Methods`].
+//!
+//! Its threads are none of the data path: a method may wait (D8).
+
+use super::types::{InfoReply, MapCall, MapReply, MountpointCall, StatReply, StopCall};
+use super::wire::{Call, MAX_CALL, Reply, Wire};
+use super::{DESCRIPTION, INTERFACE, SERVICE, SERVICE_DESCRIPTION};
+use crate::failure::OrFail;
+use crate::{Code, Failure, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Clients served at a time; more are turned away.
+pub const MAX_CLIENTS: usize = 16;
+/// A client that says nothing for this long is dropped.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What the methods of `org.ploop.Disk` do.
+pub trait Methods: Send + Sync + 'static {
+    /// `Info`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn info(&self) -> Result<InfoReply>;
+    /// `Stat`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn stat(&self) -> Result<StatReply>;
+    /// `Stop`; returns when the disk is closed.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn stop(&self, call: StopCall) -> Result<()>;
+    /// `Map`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn map(&self, call: MapCall) -> Result<MapReply>;
+    /// `SetMountpoint`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn set_mountpoint(&self, call: MountpointCall) -> Result<()>;
+}
+
+/// A bound control socket. The socket file is removed by its owner (the registry's claim).
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+}
+
+impl Server {
+    /// Binds `path` (whatever is there is a dead server's) and serves from a thread.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn start(path: &Path, methods: Arc<dyn Methods>) -> Result<Self> {
+        let listener = bind(path).or_fail(Code::System, format!("socket {}", path.display()))?;
+        let accept = move || accept_all(&listener, &methods);
+        let thread = std::thread::Builder::new().name("ploop-control".into()).spawn(accept);
+        thread.or_fail(Code::System, "cannot start the control thread")?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The socket appears under its name only when it is the owner's alone (0600).
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let mut staged = path.as_os_str().to_owned();
+    staged.push(".tmp");
+    let staged = PathBuf::from(staged);
+    let _ = fs::remove_file(&staged);
+    let listener = UnixListener::bind(&staged)?;
+    fs::set_permissions(&staged, Permissions::from_mode(0o600))?;
+    fs::rename(&staged, path)?;
+    Ok(listener)
+}
+
+fn accept_all(listener: &UnixListener, methods: &Arc<dyn Methods>) {
+    let clients = Arc::new(AtomicUsize::new(0));
+    loop {
+        let Ok((stream, _)) = listener.accept() else {
+            // Out of descriptors or the like: do not spin.
+            std::thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        if !same_user(&stream) || clients.load(Ordering::SeqCst) >= MAX_CLIENTS {
+            continue;
+        }
+        clients.fetch_add(1, Ordering::SeqCst);
+        let (count, methods) = (Arc::clone(&clients), Arc::clone(methods));
+        let serve = move || {
+            if let Err(error) = serve_client(stream, &*methods) {
+                tracing::debug!(%error, "a control client was dropped");
+            }
+            count.fetch_sub(1, Ordering::SeqCst);
+        };
+        let thread = std::thread::Builder::new().name("ploop-client".into()).spawn(serve);
+        if thread.is_err() {
+            clients.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Whether the other side is root or this server's user: the mode of the socket says so already,
+/// but it can be changed.
+fn same_user(stream: &UnixStream) -> bool {
+    rustix::net::sockopt::socket_peercred(stream)
+        .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+}
+
+fn serve_client(stream: UnixStream, methods: &dyn Methods) -> io::Result<()> {
+    let mut wire = Wire::new(stream, MAX_CALL)?;
+    while let Some(message) = wire.receive(Some(IDLE_TIMEOUT))? {
+        let call: Call = serde_json::from_slice(&message)?;
+        let oneway = call.oneway;
+        let reply = answer(call, methods);
+        if !oneway {
+            wire.send(&reply)?;
+        }
+    }
+    Ok(())
+}
+
+/// A reply, or an error of the service itself.
+type Answer = std::result::Result<Map<String, Value>, Refusal>;
+
+enum Refusal {
+    Service { name: &'static str, key: &'static str, value: String },
+    Failed(Failure),
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+fn answer(call: Call, methods: &dyn Methods) -> Reply {
+    match dispatch(call, methods) {
+        Ok(parameters) => Reply { error: None, parameters },
+        Err(Refusal::Service { name, key, value }) => {
+            let error = Some(format!("{SERVICE}.{name}"));
+            Reply { error, parameters: object(&json!({ key: value })) }
+        }
+        Err(Refusal::Failed(failure)) => Reply {
+            error: Some(format!("{INTERFACE}.{}", failure.code.error_name())),
+            parameters: object(&json!({
+                "code": failure.code.number(),
+                "message": failure.message,
+                "hint": failure.hint,
+            })),
+        },
+    }
+}
+
+fn dispatch(call: Call, methods: &dyn Methods) -> Answer {
+    let parameters = call.parameters;
+    let Some((interface, method)) = call.method.rsplit_once('.') else {
+        return Err(refuse("MethodNotFound", "method", call.method));
+    };
+    let reply = match (interface, method) {
+        (SERVICE, "GetInfo") => service_info(),
+        (SERVICE, "GetInterfaceDescription") => describe(&parameters)?,
+        (INTERFACE, "Info") => object(&methods.info()?),
+        (INTERFACE, "Stat") => object(&methods.stat()?),
+        (INTERFACE, "Stop") => {
+            methods.stop(parse(parameters)?)?;
+            Map::new()
+        }
+        (INTERFACE, "Map") => object(&methods.map(parse(parameters)?)?),
+        (INTERFACE, "SetMountpoint") => {
+            methods.set_mountpoint(parse(parameters)?)?;
+            Map::new()
+        }
+        (SERVICE | INTERFACE, _) => {
+            return Err(refuse("MethodNotFound", "method", call.method));
+        }
+        _ => return Err(refuse("InterfaceNotFound", "interface", interface.to_owned())),
+    };
+    Ok(reply)
+}
+
+const fn refuse(name: &'static str, key: &'static str, value: String) -> Refusal {
+    Refusal::Service { name, key, value }
+}
+
+fn parse<T: DeserializeOwned>(parameters: Map<String, Value>) -> std::result::Result<T, Refusal> {
+    serde_json::from_value(Value::Object(parameters))
+        .map_err(|error| refuse("InvalidParameter", "parameter", error.to_string()))
+}
+
+fn object(value: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
+}
+
+fn service_info() -> Map<String, Value> {
+    object(&json!({
+        "vendor": "ploop",
+        "product": "ploop disk server",
+        "version": env!("CARGO_PKG_VERSION"),
+        "url": "",
+        "interfaces": [SERVICE, INTERFACE],
+    }))
+}
+
+fn describe(parameters: &Map<String, Value>) -> Answer {
+    let name = parameters.get("interface").and_then(Value::as_str);
+    let description = match name {
+        Some(SERVICE) => SERVICE_DESCRIPTION,
+        Some(INTERFACE) => DESCRIPTION,
+        Some(other) => return Err(refuse("InterfaceNotFound", "interface", other.to_owned())),
+        None => return Err(refuse("InvalidParameter", "parameter", "interface".to_owned())),
+    };
+    Ok(object(&json!({ "description": description })))
+}

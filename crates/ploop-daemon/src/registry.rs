@@ -1,0 +1,345 @@
+//! Who serves which disk on this host: one JSON file per server, beside its control socket (T7).
+//!
+//! Whoever finds an entry whose process is gone removes it. A process is known by its pid and its
+//! start time, so that a reused pid is not taken for it.
+
+use crate::failure::OrFail;
+use crate::{Code, Failure, Result};
+use ploop_io::Ident;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// One server's entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Name of the entry: the base image's `st_dev:st_ino` in hex, with `.PID` behind it when a
+    /// second server has the same base.
+    pub id: String,
+    /// The server.
+    pub pid: u32,
+    /// When it started, in clock ticks after boot: tells it from a later process with its pid.
+    pub pid_start: u64,
+    /// DiskDescriptor.xml, or the lone image.
+    pub disk: PathBuf,
+    /// The images, base first.
+    pub images: Vec<PathBuf>,
+    /// Opened read-only.
+    pub read_only: bool,
+    /// The block device.
+    pub device: Option<String>,
+    /// Its partition device to mount, when it has a partition table.
+    pub partition: Option<String>,
+    /// How the device is made: `loop`.
+    pub transport: Option<String>,
+    /// Where `ploop mount` mounted it.
+    pub mountpoint: Option<PathBuf>,
+    /// As in the ready lines: `nbd unix:PATH`, `fuse FILE`.
+    pub exports: Vec<String>,
+    /// Seconds since 1970.
+    pub started: u64,
+}
+
+/// A directory of entries.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    dir: PathBuf,
+}
+
+/// An entry of this process; removed when dropped.
+#[derive(Debug)]
+pub struct Claim {
+    registry: Registry,
+    entry: Entry,
+}
+
+impl Registry {
+    /// The registry of this user: `$PLOOP_RUN_DIR`, else `/run/ploop`, else (not root)
+    /// `$XDG_RUNTIME_DIR/ploop`.
+    #[must_use]
+    pub fn of_user() -> Self {
+        if let Some(dir) = std::env::var_os("PLOOP_RUN_DIR").filter(|dir| !dir.is_empty()) {
+            return Self { dir: dir.into() };
+        }
+        let uid = rustix::process::geteuid();
+        if uid.is_root() {
+            return Self { dir: "/run/ploop".into() };
+        }
+        match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+            Some(dir) => Self { dir: Path::new(&dir).join("ploop") },
+            None => Self { dir: std::env::temp_dir().join(format!("ploop-{}", uid.as_raw())) },
+        }
+    }
+
+    /// A registry in a directory of the caller's choice.
+    #[must_use]
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The control socket of an entry.
+    #[must_use]
+    pub fn socket(&self, id: &str) -> PathBuf {
+        self.dir.join(format!("{id}.sock"))
+    }
+
+    /// Makes the directory if need be.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn prepare(&self) -> Result<()> {
+        let made = fs::create_dir_all(&self.dir);
+        made.or_fail(Code::Mkdir, format!("cannot make {}", self.dir.display()))
+    }
+
+    /// Enters this process. `entry.id` is chosen here.
+    ///
+    /// # Errors
+    /// The directory or the file cannot be written.
+    pub fn claim(&self, base: Ident, mut entry: Entry) -> Result<Claim> {
+        self.prepare()?;
+        let _lock = self.lock()?;
+        entry.pid = std::process::id();
+        entry.pid_start = start_of(entry.pid).unwrap_or(0);
+        entry.id = format!("{:x}:{:x}", base.dev, base.ino);
+        let taken = self.load(&entry.id).is_some_and(|other| other.alive());
+        if taken {
+            // Read-only servers share a base (T6), and so do clones of one volume.
+            entry.id = format!("{}.{}", entry.id, entry.pid);
+        }
+        let claim = Claim { registry: self.clone(), entry };
+        claim.store()?;
+        Ok(claim)
+    }
+
+    /// The entries of living servers, sorted by name. Dead ones are removed.
+    ///
+    /// # Errors
+    /// The directory is there but cannot be read.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let names = match fs::read_dir(&self.dir) {
+            Ok(names) => names,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => {
+                let what = format!("cannot read {}", self.dir.display());
+                return Err(Failure::io(Code::Read, what, &error));
+            }
+        };
+        let mut entries = Vec::new();
+        for name in names.flatten() {
+            let name = name.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.strip_suffix(".json")) else {
+                continue;
+            };
+            match self.load(id) {
+                Some(entry) if entry.alive() => entries.push(entry),
+                Some(_) => self.remove_dead(id),
+                None => {}
+            }
+        }
+        entries.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(entries)
+    }
+
+    /// The server of a disk: by descriptor, image, or a directory that holds the descriptor.
+    ///
+    /// # Errors
+    /// As [`Registry::entries`].
+    pub fn by_disk(&self, disk: &Path) -> Result<Option<Entry>> {
+        let path = fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned());
+        let found = self.entries()?.into_iter().filter(|entry| {
+            entry.disk == path
+                || entry.images.contains(&path)
+                || (path.is_dir() && entry.disk.parent() == Some(&path))
+        });
+        // Several can share a base; a writer is the one people mean.
+        Ok(found.min_by_key(|entry| (entry.disk != path, entry.read_only)))
+    }
+
+    /// The server of a block device or one of its partitions.
+    ///
+    /// # Errors
+    /// As [`Registry::entries`].
+    pub fn by_device(&self, device: &str) -> Result<Option<Entry>> {
+        let name = if device.contains('/') { device.to_owned() } else { format!("/dev/{device}") };
+        let real = fs::canonicalize(&name).unwrap_or_else(|_| name.clone().into());
+        let is = |candidate: &Option<String>| {
+            candidate.as_ref().is_some_and(|c| *c == name || Path::new(c) == real)
+        };
+        let mut all = self.entries()?.into_iter();
+        Ok(all.find(|entry| is(&entry.device) || is(&entry.partition)))
+    }
+
+    fn load(&self, id: &str) -> Option<Entry> {
+        let bytes = fs::read(self.dir.join(format!("{id}.json"))).ok()?;
+        let mut entry: Entry = serde_json::from_slice(&bytes).ok()?;
+        id.clone_into(&mut entry.id);
+        Some(entry)
+    }
+
+    fn remove_dead(&self, id: &str) {
+        // Under the lock and after a second look: a new server may have taken the name meanwhile.
+        let Ok(_lock) = self.lock() else { return };
+        if self.load(id).is_some_and(|entry| !entry.alive()) {
+            self.remove(id);
+        }
+    }
+
+    fn remove(&self, id: &str) {
+        let _ = fs::remove_file(self.dir.join(format!("{id}.json")));
+        let _ = fs::remove_file(self.socket(id));
+    }
+
+    fn lock(&self) -> Result<fs::File> {
+        let path = self.dir.join(".lock");
+        let what = || format!("cannot lock {}", path.display());
+        let file = fs::OpenOptions::new().create(true).append(true).open(&path);
+        let file = file.or_fail(Code::Flock, what())?;
+        flock(&file, FlockOperation::LockExclusive).or_fail(Code::Flock, what())?;
+        Ok(file)
+    }
+}
+
+impl Entry {
+    /// Whether its server still runs.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        start_of(self.pid) == Some(self.pid_start)
+    }
+}
+
+impl Claim {
+    /// The entry as last stored.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// The path of its control socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.registry.socket(&self.entry.id)
+    }
+
+    /// The path of a file of this server with another ending.
+    #[must_use]
+    pub fn path(&self, ending: &str) -> PathBuf {
+        self.registry.dir.join(format!("{}.{ending}", self.entry.id))
+    }
+
+    /// Changes the entry and stores it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn update(&mut self, change: impl FnOnce(&mut Entry)) -> Result<()> {
+        change(&mut self.entry);
+        self.store()
+    }
+
+    fn store(&self) -> Result<()> {
+        let path = self.path("json");
+        let staged = self.path("json.tmp");
+        let write = || -> std::io::Result<()> {
+            let text = serde_json::to_vec_pretty(&self.entry)?;
+            let mut file = fs::File::create(&staged)?;
+            file.write_all(&text)?;
+            file.write_all(b"\n")?;
+            drop(file);
+            fs::rename(&staged, &path)
+        };
+        write().or_fail(Code::Write, format!("cannot write {}", path.display()))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.registry.remove(&self.entry.id);
+    }
+}
+
+/// When a process started (field 22 of `/proc/PID/stat`); `None` when it is gone or a zombie.
+fn start_of(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field, the name, is in parentheses and may hold anything.
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, Registry, start_of};
+    use ploop_io::Ident;
+    use std::path::PathBuf;
+
+    const BASE: Ident = Ident { dev: 0xfe01, ino: 0x1234 };
+
+    fn entry(disk: &str) -> Entry {
+        Entry {
+            id: String::new(),
+            pid: 0,
+            pid_start: 0,
+            disk: PathBuf::from(disk),
+            images: vec![PathBuf::from("/x/root.hds")],
+            read_only: false,
+            device: Some("/dev/loop77".into()),
+            partition: Some("/dev/loop77p1".into()),
+            transport: Some("loop".into()),
+            mountpoint: None,
+            exports: vec![],
+            started: 1,
+        }
+    }
+
+    #[test]
+    fn a_claim_is_found_and_goes_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::at(dir.path());
+        let claim = registry.claim(BASE, entry("/x/DiskDescriptor.xml")).unwrap();
+        assert_eq!(claim.entry().id, "fe01:1234");
+        let found = registry.by_disk("/x/DiskDescriptor.xml".as_ref()).unwrap().unwrap();
+        assert_eq!(&found, claim.entry());
+        assert!(registry.by_disk("/x/root.hds".as_ref()).unwrap().is_some());
+        assert!(registry.by_device("/dev/loop77p1").unwrap().is_some());
+        assert!(registry.by_device("loop77").unwrap().is_some());
+        assert!(registry.by_device("loop7").unwrap().is_none());
+        drop(claim);
+        assert!(registry.entries().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_second_server_of_the_same_base_gets_its_own_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::at(dir.path());
+        let first = registry.claim(BASE, entry("/x/a.xml")).unwrap();
+        let second = registry.claim(BASE, entry("/x/b.xml")).unwrap();
+        assert_ne!(first.entry().id, second.entry().id);
+        assert_eq!(registry.entries().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn entries_of_dead_or_reused_pids_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::at(dir.path());
+        let mut dead = entry("/x/a.xml");
+        dead.pid = std::process::id();
+        dead.pid_start = start_of(dead.pid).unwrap() + 1;
+        let file = dir.path().join("1:2.json");
+        std::fs::write(&file, serde_json::to_vec(&dead).unwrap()).unwrap();
+        std::fs::write(registry.socket("1:2"), "").unwrap();
+        assert!(registry.entries().unwrap().is_empty());
+        assert!(!file.exists());
+        assert!(!registry.socket("1:2").exists());
+    }
+}

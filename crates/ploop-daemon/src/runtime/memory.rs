@@ -1,0 +1,41 @@
+//! Keeping the server alive when the host is short of memory (D7), and dead when it is broken
+//! (F27).
+
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::{Resource, Rlimit, configure_io_flusher_behavior, getrlimit, setrlimit};
+
+/// Locks what is mapped now, and from now on every page once it is touched. What could not be
+/// done comes back in words.
+pub fn lock() -> Result<(), String> {
+    let all = Rlimit { current: None, maximum: None };
+    let unlimited = setrlimit(Resource::Memlock, all).is_ok()
+        || getrlimit(Resource::Memlock).current.is_none();
+    if !unlimited {
+        // With a limit, a locked future would make allocations fail later: worse than no lock.
+        return Err("memory is not locked (no CAP_IPC_LOCK, RLIMIT_MEMLOCK is limited); \
+                    writing to this disk from this host may stall when memory is short"
+            .to_owned());
+    }
+    // Two calls: pages that are there are locked now; the large, mostly empty ranges reserved
+    // later (map pages) are locked page by page as they are touched.
+    mlockall(MlockAllFlags::CURRENT)
+        .and_then(|()| mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT))
+        .map_err(|error| format!("memory is not locked: {error}"))
+}
+
+/// Marks the calling thread as one that write-back depends on: its allocations do not wait for
+/// write-back. Needs CAP_SYS_RESOURCE.
+pub fn data_thread() -> Result<(), String> {
+    configure_io_flusher_behavior(true)
+        .map_err(|error| format!("PR_SET_IO_FLUSHER was refused: {error}"))
+}
+
+/// From now on a panic in any thread ends the process (F27): a device that lost a thread must not
+/// go on acknowledging. Opening again recovers (F2).
+pub fn panic_is_abort() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+}
