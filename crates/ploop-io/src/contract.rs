@@ -159,6 +159,7 @@ pub struct LockRange {
 ///
 /// They loop over short transfers themselves, bounce what direct I/O cannot take, and on the
 /// simulator count as operations that can fail or be the last before a crash.
+#[allow(clippy::len_without_is_empty, reason = "an image is never empty")]
 pub trait RawFile: Send + Sync + fmt::Debug + Any {
     /// The name an [`Io`] knows the file by.
     fn id(&self) -> FileId;

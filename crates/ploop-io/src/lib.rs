@@ -7,5 +7,25 @@
 //! | [`Dir`] | names: open, rename, unlink, sync of a directory |
 //! | [`Clock`], [`Entropy`] | time and random bytes, so that a simulator can supply them |
 
+mod aligned;
 mod contract;
+mod forward;
+mod guard;
+mod null;
+mod poller;
+mod pool;
+mod probe;
+mod real;
+mod sys;
+mod threads;
+mod uring;
+mod wake;
+
+pub use aligned::{AlignedBuf, AlignedPool, PAGE};
 pub use contract::*;
+pub use guard::{lock_memory, protect_thread};
+pub use null::Null;
+pub use probe::{Engine, EngineChoice, why_no_uring};
+pub use real::{RealClock, RealDir, RealEntropy, RealFile};
+pub use threads::Threads;
+pub use uring::{DEFAULT_ENTRIES, Uring};
