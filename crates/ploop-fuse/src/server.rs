@@ -1,0 +1,305 @@
+//! Mounts the file, runs the session, unmounts.
+
+use crate::error::{Error, Result};
+use crate::fs::{Allocated, FuseExport, Owner};
+use crate::mount::{self, Unmount};
+use crate::transfer::Engine;
+use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use ploop_engine::Limits;
+use ploop_engine::remote::RemoteHandle;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How to serve.
+#[derive(Clone)]
+pub struct FuseOptions {
+    /// Refuse writing with `EROFS`.
+    pub read_only: bool,
+    /// Threads that read requests (they never wait for the engine, so few are enough).
+    pub threads: usize,
+    /// Requests the kernel keeps in flight for one who does not wait (fio, a loop device).
+    pub max_background: u16,
+    /// Tells the bytes the disk takes, for `st_blocks`; without it the whole size is shown. Must
+    /// not block.
+    pub allocated: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
+}
+
+/// A mounted FUSE file.
+///
+/// Dropping it unmounts; users who still have the file open get errors then.
+pub struct FuseServer {
+    path: PathBuf,
+    mount: u64,
+    created: Option<(u64, u64)>,
+    engine: Arc<Engine>,
+    notifier: Notifier,
+    session: Option<JoinHandle<io::Result<()>>>,
+    detached: bool,
+}
+
+impl Default for FuseOptions {
+    fn default() -> Self {
+        Self { read_only: false, threads: 2, max_background: 256, allocated: None }
+    }
+}
+
+impl std::fmt::Debug for FuseServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FuseServer").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl FuseServer {
+    /// Mounts over `file`, a regular file, created when absent (T13), and serves it with requests
+    /// to `handles`, one for each queue. A mount left by a killed server is taken away first.
+    ///
+    /// The file answers when this returns. Not for a queue's or keeper's thread (D8).
+    ///
+    /// # Errors
+    /// The file is of another kind, is served already, or the mount is refused.
+    pub fn mount(
+        file: &Path,
+        handles: Vec<RemoteHandle>,
+        limits: Limits,
+        options: FuseOptions,
+    ) -> Result<Self> {
+        if handles.is_empty() || limits.block == 0 || limits.size < u64::from(limits.block) {
+            let what = format!("no queue, or a device of {} bytes", limits.size);
+            return Err(Error::Invalid { what });
+        }
+        mount::clear_stale(file)?;
+        let created = create(file)?;
+        let path = mount::absolute(file)?;
+        let mut started = Self::start(&path, handles, limits, options);
+        match &mut started {
+            Ok(server) => server.created = created,
+            Err(_) => remove(&path, created),
+        }
+        started
+    }
+
+    fn start(
+        path: &Path,
+        handles: Vec<RemoteHandle>,
+        limits: Limits,
+        options: FuseOptions,
+    ) -> Result<Self> {
+        let data = fs::metadata(path).map_err(|error| Error::system("look at", path, error))?;
+        let read_only = options.read_only || limits.read_only;
+        let owner = Owner { uid: data.uid(), gid: data.gid(), mode: data.mode() };
+        let engine = Engine::new(handles, limits);
+        let allocated: Option<Allocated> = options.allocated.clone();
+        let export = FuseExport::new(
+            Arc::clone(&engine),
+            read_only,
+            owner,
+            options.max_background,
+            allocated,
+        );
+        let session = connect(path, export, owner, read_only, options.threads)?;
+        let notifier = session.notifier();
+        let guard = Unmounter(Some(path));
+        let mount = mount::mounted_at(path)?.map_or(0, |entry| entry.id);
+        let session = std::thread::Builder::new()
+            .name("ploop-fuse".to_owned())
+            .spawn(move || {
+                io_flusher();
+                session.run()
+            })
+            .map_err(|error| Error::system("serve", path, error))?;
+        guard.keep();
+        let path = path.to_path_buf();
+        let session = Some(session);
+        Ok(Self { path, mount, created: None, engine, notifier, session, detached: false })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The device has grown (or shrunk): the file follows. Not for a thread that serves (D8).
+    pub fn set_size(&self, bytes: u64) {
+        self.engine.set_size(bytes);
+        // An attribute the kernel still believes goes by itself after a second.
+        if let Err(error) = self.notifier.inval_inode(INodeNo::ROOT, 0, 0) {
+            tracing::debug!(%error, "the kernel was not told the new size");
+        }
+    }
+
+    /// Whether the mount is gone and the last user with it.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.session.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Unmounts, waits for the session's threads and removes the file if it was created here.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while somebody has the file open: nothing has changed, the file is still
+    /// served, and the caller decides to try again, to [`detach_lazy`](Self::detach_lazy) or to
+    /// drop.
+    pub fn stop(&mut self) -> Result<()> {
+        if !self.detached {
+            if self.is_ours() {
+                mount::unmount(&self.path, Unmount::Plain)?;
+            }
+            self.detached = true;
+            remove(&self.path, self.created.take());
+        } else if !self.is_finished() {
+            return Err(Error::Busy { path: self.path.clone() });
+        }
+        self.join();
+        Ok(())
+    }
+
+    /// Takes the name away at once; who has the file open is served on until the last one closes
+    /// (see [`is_finished`](Self::is_finished)), or the process ends.
+    ///
+    /// # Errors
+    /// The unmount is refused.
+    pub fn detach_lazy(&mut self) -> Result<()> {
+        if !self.detached {
+            if self.is_ours() {
+                mount::unmount(&self.path, Unmount::Lazy)?;
+            }
+            self.detached = true;
+            remove(&self.path, self.created.take());
+        }
+        Ok(())
+    }
+
+    /// Waits until the last user is gone; `false` when the time is over first.
+    pub fn wait(&mut self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        while !self.is_finished() {
+            if Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.join();
+        true
+    }
+
+    /// Whether what is mounted at the path is what we mounted: somebody may have unmounted it, and
+    /// mounted something else there.
+    fn is_ours(&self) -> bool {
+        match mount::mounted_at(&self.path) {
+            Ok(entry) => entry.is_some_and(|entry| entry.id == self.mount),
+            Err(_) => true,
+        }
+    }
+
+    fn join(&mut self) {
+        match self.session.take().map(JoinHandle::join) {
+            None | Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => tracing::warn!(%error, "the FUSE session ended badly"),
+            Some(Err(_)) => tracing::warn!("a FUSE thread panicked"),
+        }
+    }
+}
+
+impl Drop for FuseServer {
+    fn drop(&mut self) {
+        if self.stop().is_ok() || self.detached {
+            return;
+        }
+        if self.is_ours()
+            && let Err(error) = mount::unmount(&self.path, Unmount::Abort)
+        {
+            tracing::warn!(%error, "the FUSE file stays mounted");
+            return;
+        }
+        self.detached = true;
+        remove(&self.path, self.created.take());
+        self.join();
+    }
+}
+
+/// Takes a mount away again unless it is kept.
+struct Unmounter<'a>(Option<&'a Path>);
+
+impl Unmounter<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unmounter<'_> {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.map(|path| mount::unmount(path, Unmount::Abort)) {
+            tracing::warn!(%error, "a failed mount stays");
+        }
+    }
+}
+
+/// Mounts and shakes hands with the kernel.
+fn connect(
+    path: &Path,
+    export: FuseExport,
+    owner: Owner,
+    read_only: bool,
+    threads: usize,
+) -> Result<Session<FuseExport>> {
+    let failed = |error| Error::system("serve", path, error);
+    let mut config = Config::default();
+    config.n_threads = Some(threads.clamp(1, 64));
+    config.clone_fd = true;
+    if let Some(fd) = mount::mount(path, owner, read_only)? {
+        // The kernel checks the file's mode; asking again for the owner would refuse root's loop.
+        config.acl = SessionACL::All;
+        let guard = Unmounter(Some(path));
+        let session = Session::from_fd(export, fd, SessionACL::All, config).map_err(failed)?;
+        guard.keep();
+        return Ok(session);
+    }
+    config.mount_options = vec![
+        MountOption::FSName("ploop".to_owned()),
+        MountOption::Subtype("ploop".to_owned()),
+        MountOption::DefaultPermissions,
+        if read_only { MountOption::RO } else { MountOption::RW },
+    ];
+    Session::new(export, path, &config).map_err(failed)
+}
+
+/// Creates the file unless it is there; tells device and inode of a created one.
+fn create(path: &Path) -> Result<Option<(u64, u64)>> {
+    if fs::metadata(path).is_ok_and(|data| !data.is_file()) {
+        return Err(Error::NotAFile { path: path.to_path_buf() });
+    }
+    let failed = |error| Error::system("create", path, error);
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(file) => {
+            let data = file.metadata().map_err(failed)?;
+            Ok(Some((data.dev(), data.ino())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Removes the file if it is still the empty one that was created here.
+fn remove(path: &Path, created: Option<(u64, u64)>) {
+    let Some(created) = created else { return };
+    let same = fs::symlink_metadata(path)
+        .is_ok_and(|data| (data.dev(), data.ino()) == created && data.len() == 0);
+    if same && let Err(error) = fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "the file stays");
+    }
+}
+
+/// Memory reclaim from this thread, and from those it makes, must not wait for our own file (D7).
+fn io_flusher() {
+    const PR_SET_IO_FLUSHER: libc::c_int = 57;
+    // SAFETY: changes a flag of this thread.
+    if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } != 0 {
+        tracing::debug!("no right to mark the FUSE threads as I/O flushers");
+    }
+}
