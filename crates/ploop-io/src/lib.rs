@@ -16,6 +16,7 @@ mod poller;
 mod pool;
 mod probe;
 mod real;
+pub mod sim;
 mod sys;
 mod threads;
 mod uring;

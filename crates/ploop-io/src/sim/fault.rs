@@ -73,10 +73,7 @@ impl Rates {
             OpKind::Write | OpKind::WriteDsync if hit(self.write_error) => {
                 Verdict::FailTorn(libc::EIO)
             }
-            OpKind::Write
-            | OpKind::WriteDsync
-            | OpKind::Reserve
-            | OpKind::Truncate
+            OpKind::Write | OpKind::WriteDsync | OpKind::Reserve | OpKind::Truncate
                 if hit(self.no_space) =>
             {
                 Verdict::Fail(libc::ENOSPC)

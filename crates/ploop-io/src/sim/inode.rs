@@ -1,8 +1,8 @@
 //! A file: what a reader sees now, what is surely on disk, and the operations in between.
 
+use super::SECTOR;
 use super::content::Content;
 use super::rng::Rng;
-use super::SECTOR;
 use std::sync::Arc;
 
 /// One change of a file.
