@@ -176,6 +176,7 @@ impl RawFile for RealFile {
     }
 
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        end_of(at, buf.len())?;
         if self.fits(buf.as_ptr(), at, buf.len()) {
             fill(&self.file, buf, at)
         } else {
@@ -184,6 +185,7 @@ impl RawFile for RealFile {
     }
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
+        end_of(at, buf.len())?;
         if self.fits(buf.as_ptr(), at, buf.len()) {
             self.file.write_all_at(buf, at)
         } else {

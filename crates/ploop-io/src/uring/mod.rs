@@ -15,6 +15,8 @@
 mod entry;
 mod setup;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -78,6 +80,10 @@ impl Uring {
     /// There is no `io_uring` here; [`crate::why_no_uring`] puts the reason into words.
     pub fn new(entries: u32) -> io::Result<Self> {
         let (ring, abilities) = setup::open(entries.clamp(2, 4096), WORKERS)?;
+        Self::with(ring, abilities)
+    }
+
+    fn with(ring: IoUring, abilities: Abilities) -> io::Result<Self> {
         let limit = ring.params().cq_entries().saturating_sub(SPARE).max(1);
         let state = State {
             abilities,

@@ -14,10 +14,11 @@ pub(super) struct Abilities {
 }
 
 /// Flags in the order of preference, with the kernel that brought the newest of them.
-const STEPS: [Step; 4] = [Step::Deferred, Step::Cooperative, Step::SubmitAll, Step::Plain];
+pub(super) const STEPS: [Step; 4] =
+    [Step::Deferred, Step::Cooperative, Step::SubmitAll, Step::Plain];
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(super) enum Step {
     /// 6.1: completions are posted only when this thread asks.
     Deferred,
     /// 5.19: no interrupt of this thread for task work.
@@ -29,7 +30,21 @@ enum Step {
 
 /// A ring of `entries` submissions and four times as many completions, and what it can do.
 pub(super) fn open(entries: u32, workers: u32) -> io::Result<(IoUring, Abilities)> {
-    let ring = build(entries)?;
+    finish(build(entries)?, workers)
+}
+
+/// As [`open`], of one kind.
+#[cfg(test)]
+pub(super) fn open_step(
+    entries: u32,
+    workers: u32,
+    step: Step,
+) -> io::Result<(IoUring, Abilities)> {
+    finish(attempt(entries, step)?, workers)
+}
+
+/// Refuses a ring that lacks what the engine needs; asks for the rest.
+fn finish(ring: IoUring, workers: u32) -> io::Result<(IoUring, Abilities)> {
     let params = ring.params();
     if !params.is_feature_ext_arg() || !params.is_feature_nodrop() {
         return Err(too_old("a wait with a timeout (Linux 5.11)"));
