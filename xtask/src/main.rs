@@ -1,2 +1,65 @@
-//! Build tasks.
-fn main() {}
+//! The project's tasks: `cargo xtask demo`, `test`, `tidy` and the rest of [`USAGE`].
+
+mod demo;
+mod fuzz;
+mod setup;
+mod sh;
+mod sim;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+  demo                 a real file system on a ploop disk, from init to the proof (3 minutes)
+  test [FILTER...]     set-up, then all tests; FILTER goes to cargo nextest
+  tidy                 the house rules a compiler does not check
+  setup [--ci]         install what the tests need; --ci: also cargo-deny and cargo-fuzz
+  sim [ARG...]         the simulator; without ARG a short run
+  fuzz [SECONDS]       every fuzz target, SECONDS in all (default 240)
+  full                 tidy, test, sim, fuzz, demo";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let task = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    match run(&task, &rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            sh::complain(&format!("xtask {task}: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &str, rest: &[String]) -> Result<()> {
+    std::env::set_current_dir(sh::root()?)?;
+    match task {
+        "demo" => demo::run(),
+        "test" => test::run(rest),
+        "tidy" => tidy::run(),
+        "setup" => match rest {
+            [] => setup::tests(),
+            [flag] if flag == "--ci" => setup::tests().and_then(|()| setup::ci()),
+            _ => bail!("setup takes nothing or --ci\n{USAGE}"),
+        },
+        "sim" => sim::run(rest),
+        "fuzz" => fuzz::run(rest),
+        "full" => {
+            tidy::run()?;
+            sim::run(&[])?;
+            fuzz::run(&[])?;
+            demo::run()?;
+            test::run(&[])
+        }
+        "help" | "--help" | "-h" => {
+            sh::say(USAGE);
+            Ok(())
+        }
+        "" => bail!("no task\n{USAGE}"),
+        other => bail!("no task named {other}\n{USAGE}"),
+    }
+}

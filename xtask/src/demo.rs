@@ -1,0 +1,43 @@
+//! `cargo xtask demo`: the main job on a real file system, proved step by step.
+//!
+//! Everything lies in one temporary directory and goes away at the end, on an error and on Ctrl-C.
+
+mod damage;
+mod steps;
+mod timeline;
+mod tree;
+mod work;
+
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::{Result, ensure};
+
+use crate::{setup, sh};
+use timeline::Timeline;
+use work::Work;
+
+pub fn run() -> Result<()> {
+    setup::for_demo()?;
+    let root = std::fs::metadata("/proc/self")?.uid() == 0;
+    ensure!(root, "the demo mounts file systems: run it as root");
+    sh::say("building ploop (release)");
+    sh::run(sh::cargo().args(["build", "--quiet", "--release", "--package", "ploop-cli"]))?;
+    let tool = sh::target_dir()?.join("release/ploop");
+
+    let mut work = Work::new(tool)?;
+    let mut timeline = Timeline::start();
+    let result = steps::all(&mut work, &mut timeline);
+    let end = work.clean_up();
+    match result {
+        Ok(()) => {
+            end?;
+            timeline.step("clean up", "no mount, loop device, process or file left behind");
+            timeline.finish();
+            Ok(())
+        }
+        Err(error) => {
+            timeline.step("FAILED", "see the last line; everything was taken down");
+            Err(error)
+        }
+    }
+}
