@@ -1,9 +1,45 @@
 //! The request path and the keeper of a ploop disk.
+//!
+//! ```text
+//! request -> split -> map -> route -> submit -> complete            (queue threads)
+//!                            \-> keeper: allocate, copy up, discard, write back, flush
+//! ```
+//! | stage | file | what it decides |
+//! |---|---|---|
+//! | 1 request | `front.rs` | what a front end hands in; completed exactly once |
+//! | 2 split | `split.rs` | pieces that do not cross a cluster |
+//! | 3 map | `map.rs`, `grace.rs` | guest cluster -> place; lock-free, registered before the lookup |
+//! | 4 route | `route.rs` | pure function `(operation, mapping) -> Route` |
+//! | 5 submit | `queue/disk.rs` | route -> operations on this queue's ring |
+//! | 6 complete | `queue/disk.rs`, `queue/answer.rs` | completion -> next step, or the ended request |
+//! | 7 write back | `keeper/pages.rs`, `keeper/sync.rs` | dirty BAT pages -> disk, in order |
+//!
+//! Two kinds of thread: queues (many; read the map) and the keeper (one; the only writer of the
+//! map, the free set and the metadata on disk). Nothing here spawns a thread, opens a file or
+//! reads a clock: `Queue::step` and `Keeper::step` are driven from outside.
 
+pub mod chain;
+pub mod device;
 pub mod front;
+pub mod grace;
+pub mod keeper;
+pub mod limits;
+pub mod map;
+pub mod memory;
+pub mod message;
+pub mod queue;
 pub mod remote;
+pub mod route;
 pub mod spec;
+pub mod split;
+pub mod stats;
+pub mod sync;
+pub mod zero;
+
+pub use device::{Device, DeviceError};
 pub use front::{
     Buffer, Errno, ExtentRecord, Flags, FrontEnd, Intake, Limits, Operation, Outcome, Request,
 };
+pub use keeper::Keeper;
+pub use queue::{Queue, Turn};
 pub use spec::{CloseReport, DeviceOptions, DeviceSpec, LevelKind, LevelSpec, OnEnospc};

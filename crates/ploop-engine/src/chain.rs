@@ -1,0 +1,150 @@
+//! The open images of a device, by stable id.
+
+use crate::spec::{LevelKind, LevelSpec};
+use ploop_format::ClusterSize;
+use ploop_format::units::PAGE;
+use ploop_format::{BatPage, GuestCluster, Sector};
+use ploop_io::{File, FileId};
+
+/// One open image.
+#[derive(Clone, Debug)]
+pub struct Level {
+    /// Stable id: the level's number when the device was opened.
+    pub id: u8,
+    /// Keeps the descriptor open.
+    pub file: File,
+    /// Its name for the rings.
+    pub fid: FileId,
+    /// How it stores clusters.
+    pub kind: LevelKind,
+    /// Bytes at or past this read as zeros without I/O (F18).
+    pub len: u64,
+}
+
+/// All levels; base first.
+#[derive(Debug)]
+pub struct Chain {
+    /// Cluster size of all levels.
+    pub cluster: ClusterSize,
+    /// Base first.
+    pub levels: Vec<Level>,
+}
+
+impl Chain {
+    /// Numbers the levels.
+    #[must_use]
+    pub fn new(cluster: ClusterSize, specs: Vec<LevelSpec>) -> Self {
+        let levels = specs
+            .into_iter()
+            .enumerate()
+            .map(|(id, s)| Level {
+                id: id as u8,
+                fid: s.file.id(),
+                file: s.file,
+                kind: s.kind,
+                len: s.len,
+            })
+            .collect();
+        Self { cluster, levels }
+    }
+
+    /// The level that takes writes.
+    #[must_use]
+    pub fn top(&self) -> &Level {
+        &self.levels[self.levels.len() - 1]
+    }
+
+    /// Whether a level is the top.
+    #[must_use]
+    pub fn is_top(&self, id: u8) -> bool {
+        usize::from(id) + 1 == self.levels.len()
+    }
+
+    /// A level by id.
+    #[must_use]
+    pub fn level(&self, id: u8) -> &Level {
+        &self.levels[usize::from(id)]
+    }
+
+    /// Strictest alignment of offset and length in the chain (T14, F19).
+    #[must_use]
+    pub fn offset_align(&self) -> u32 {
+        self.levels.iter().map(|l| l.file.caps().offset_align).max().unwrap_or(1)
+    }
+
+    /// Strictest alignment of a buffer's address.
+    #[must_use]
+    pub fn mem_align(&self) -> u32 {
+        self.levels.iter().map(|l| l.file.caps().mem_align).max().unwrap_or(1)
+    }
+}
+
+impl Level {
+    /// Whether this level's BAT has the page (a shorter lower level is a hole behind its end).
+    #[must_use]
+    pub fn has_page(&self, page: BatPage) -> bool {
+        match self.kind {
+            LevelKind::Raw => false,
+            LevelKind::Ploop { entries, .. } => {
+                page.cluster(0).map_or(entries > 0, |first| first.0 < entries)
+            }
+        }
+    }
+
+    /// What this level says about a cluster. `bytes` is its BAT page; ignored for a raw level.
+    #[must_use]
+    pub fn entry(
+        &self,
+        size: ClusterSize,
+        cluster: GuestCluster,
+        bytes: &[u8],
+        len: u64,
+    ) -> EntryState {
+        match self.kind {
+            LevelKind::Raw => {
+                let start = size.guest_start(cluster);
+                if start < self.len {
+                    EntryState::At(Sector(start / ploop_format::units::SECTOR))
+                } else {
+                    EntryState::None
+                }
+            }
+            LevelKind::Ploop { version, entries, data_start } => {
+                if cluster.0 >= entries {
+                    return EntryState::None;
+                }
+                let at = cluster.slot().index * 4;
+                let word =
+                    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+                if word == 0 {
+                    return EntryState::None;
+                }
+                let position = version.position(word, size);
+                let start = position.bytes();
+                let aligned = (start - data_start.min(start)) % size.bytes() == 0;
+                if word == u32::MAX || start < data_start || start + size.bytes() > len || !aligned
+                {
+                    return EntryState::Bad;
+                }
+                EntryState::At(position)
+            }
+        }
+    }
+}
+
+/// What one level's BAT says about a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EntryState {
+    /// The level does not have it.
+    None,
+    /// It is here.
+    At(Sector),
+    /// The entry is broken (F23).
+    Bad,
+}
+
+/// Byte position of a BAT page in its file.
+#[must_use]
+pub const fn page_offset(page: BatPage) -> u64 {
+    page.0 * PAGE
+}

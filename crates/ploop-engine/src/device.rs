@@ -1,0 +1,217 @@
+//! A device: what its queues and its keeper share.
+
+use crate::chain::Chain;
+use crate::front::Limits;
+use crate::grace::Grace;
+use crate::keeper::Keeper;
+use crate::limits::{EXTRA_PIECES, MAX_TRANSFER, MAX_ZERO};
+use crate::map::Map;
+use crate::message::{Answer, Link, ToKeeper};
+use crate::queue::Queue;
+use crate::spec::{DeviceOptions, DeviceSpec, LevelKind};
+use crate::stats::{KeeperStats, QueueStats};
+use crossbeam_utils::CachePadded;
+use ploop_format::units::SECTOR_SHIFT;
+use ploop_io::Io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use thiserror::Error;
+
+/// Why a device cannot be made of a spec.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum DeviceError {
+    /// The chain is empty or too long.
+    #[error("a chain has 1 to 253 deltas, this one has {0}")]
+    Levels(usize),
+    /// The device has no sector.
+    #[error("the device has no sector")]
+    Empty,
+    /// Only the base may be raw.
+    #[error("level {0} is raw, only the base may be")]
+    RawAbove(usize),
+    /// A queue or depth of nothing.
+    #[error("{queues} queues of depth {depth}: 1 to 64 queues of depth 1 to 4096 are possible")]
+    Queues {
+        /// Asked.
+        queues: usize,
+        /// Asked.
+        depth: usize,
+    },
+    /// Top and device disagree.
+    #[error("the top has {entries} BAT entries, a device of {clusters} clusters needs as many")]
+    ShortTop {
+        /// Entries of the top.
+        entries: u64,
+        /// Clusters of the device.
+        clusters: u64,
+    },
+}
+
+/// What all threads of a device see.
+pub struct Shared {
+    /// Guest cluster -> place.
+    pub map: Map,
+    /// In-flight protection.
+    pub grace: Grace,
+    /// The open images.
+    pub chain: Chain,
+    /// What front ends may ask.
+    pub limits: Limits,
+    /// The opener's choices.
+    pub options: DeviceOptions,
+    /// The top is a plain file.
+    pub raw_top: bool,
+    /// Discard keeps blocks (C8).
+    pub keep_blocks: bool,
+    /// A sync failed: no FLUSH or FUA is acknowledged any more (F5, I10).
+    pub failed: AtomicBool,
+    /// Metadata cannot be written: writes fail (I10).
+    pub frozen: AtomicBool,
+    /// No new requests are taken.
+    pub stopping: AtomicBool,
+    /// To the keeper.
+    pub keeper: Link<ToKeeper>,
+    /// To the queues.
+    pub queues: Box<[Link<(u32, Answer)>]>,
+    /// Counters of the queues.
+    pub queue_stats: Box<[CachePadded<QueueStats>]>,
+    /// Counters of the keeper.
+    pub keeper_stats: CachePadded<KeeperStats>,
+}
+
+impl Shared {
+    /// Writes are refused: a sync failed, or metadata cannot be written.
+    #[must_use]
+    pub fn refuses_writes(&self) -> bool {
+        self.failed.load(Ordering::Acquire) || self.frozen.load(Ordering::Acquire)
+    }
+}
+
+/// An open device: hands out its queues and its keeper, and stops them.
+#[derive(Clone)]
+pub struct Device {
+    shared: Arc<Shared>,
+    spec: Arc<Mutex<Option<DeviceSpec>>>,
+}
+
+impl Device {
+    /// Prepares a device; nothing runs yet and no file is touched.
+    ///
+    /// # Errors
+    /// The spec is not one of a device.
+    pub fn new(spec: DeviceSpec, options: DeviceOptions) -> Result<Self, DeviceError> {
+        check(&spec, &options)?;
+        let chain = Chain::new(spec.cluster, spec.levels.clone());
+        let size = spec.size.bytes();
+        let clusters = spec.cluster.count(size);
+        let limits = Limits {
+            size,
+            block: chain.offset_align().max(1 << SECTOR_SHIFT),
+            physical_block: chain.top().file.caps().block.max(1 << SECTOR_SHIFT),
+            cluster: spec.cluster.bytes(),
+            buffer_align: chain.mem_align(),
+            max_transfer: MAX_TRANSFER,
+            max_zero: MAX_ZERO,
+            read_only: spec.read_only,
+        };
+        let messages = options.queues * (options.depth * 2 + EXTRA_PIECES) * 2 + 64;
+        let link = || Link::new((options.depth * 2 + EXTRA_PIECES) * 2);
+        let shared = Shared {
+            map: Map::new(clusters),
+            grace: Grace::new(options.queues),
+            raw_top: chain.top().kind == LevelKind::Raw,
+            chain,
+            limits,
+            keep_blocks: spec.preallocated,
+            failed: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            keeper: Link::new(messages),
+            queues: (0..options.queues).map(|_| link()).collect(),
+            queue_stats: (0..options.queues).map(|_| CachePadded::default()).collect(),
+            keeper_stats: CachePadded::default(),
+            options,
+        };
+        Ok(Self { shared: Arc::new(shared), spec: Arc::new(Mutex::new(Some(spec))) })
+    }
+
+    /// What front ends may ask.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.shared.limits
+    }
+
+    /// Queue `n`, on the thread that will run it. Once per number.
+    #[must_use]
+    pub fn queue<I: Io>(&self, n: usize, io: I) -> Queue<I> {
+        Queue::new(Arc::clone(&self.shared), n, io)
+    }
+
+    /// The keeper, on the thread that will run it; `None` the second time.
+    #[must_use]
+    pub fn keeper<I: Io>(&self, io: I) -> Option<Keeper<I>> {
+        let spec = self.spec.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Keeper::new(Arc::clone(&self.shared), spec, io))
+    }
+
+    /// Asks the queues to finish; the keeper is closed after they have returned.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        for queue in &self.shared.queues {
+            queue.wake();
+        }
+    }
+
+    /// Whether a sync failed or metadata cannot be written.
+    #[must_use]
+    pub fn is_failed(&self) -> bool {
+        self.shared.refuses_writes()
+    }
+
+    /// Counters of queue `n`.
+    #[must_use]
+    pub fn queue_stats(&self, n: usize) -> &QueueStats {
+        &self.shared.queue_stats[n]
+    }
+
+    /// Number of queues.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        self.shared.queues.len()
+    }
+
+    /// Counters of the keeper.
+    #[must_use]
+    pub fn keeper_stats(&self) -> &KeeperStats {
+        &self.shared.keeper_stats
+    }
+
+    /// BAT pages in memory.
+    #[must_use]
+    pub fn pages_loaded(&self) -> usize {
+        self.shared.map.loaded()
+    }
+}
+
+fn check(spec: &DeviceSpec, options: &DeviceOptions) -> Result<(), DeviceError> {
+    if spec.levels.is_empty() || spec.levels.len() > 253 {
+        return Err(DeviceError::Levels(spec.levels.len()));
+    }
+    if spec.size.0 == 0 {
+        return Err(DeviceError::Empty);
+    }
+    if let Some(n) = spec.levels.iter().skip(1).position(|l| l.kind == LevelKind::Raw) {
+        return Err(DeviceError::RawAbove(n + 1));
+    }
+    let (queues, depth) = (options.queues, options.depth);
+    if !(1..=64).contains(&queues) || !(1..=4096).contains(&depth) {
+        return Err(DeviceError::Queues { queues, depth });
+    }
+    let clusters = spec.cluster.count(spec.size.bytes());
+    if let Some(LevelKind::Ploop { entries, .. }) = spec.levels.last().map(|l| l.kind)
+        && entries < clusters
+    {
+        return Err(DeviceError::ShortTop { entries, clusters });
+    }
+    Ok(())
+}

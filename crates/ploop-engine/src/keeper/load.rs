@@ -1,0 +1,151 @@
+//! BAT pages into cells, on first touch: one read per level, newest level wins.
+
+use super::Keeper;
+use super::ops::Task;
+use crate::chain::{EntryState, page_offset};
+use crate::front::Errno;
+use crate::limits::LOADS;
+use crate::map::{Cell, Page, Place};
+use crate::message::{Answer, Caller};
+use ploop_format::BatPage;
+use ploop_format::units::{PAGE, PAGE_WORDS};
+use ploop_io::{AlignedBuf, Io, Op, OpKind};
+use std::collections::{HashMap, VecDeque};
+
+/// Loads under way and waiting.
+#[derive(Default)]
+pub(super) struct Loads {
+    running: HashMap<u64, Load>,
+    queue: VecDeque<BatPage>,
+    waiters: HashMap<u64, Vec<Caller>>,
+}
+
+struct Load {
+    /// One page per level, base first.
+    bytes: AlignedBuf,
+    outstanding: usize,
+    error: Option<Errno>,
+}
+
+impl<I: Io> Keeper<I> {
+    /// A queue met a page that is not in memory.
+    pub(super) fn load(&mut self, caller: Caller, page: BatPage) {
+        if self.shared.map.page(page).is_some() {
+            self.answer(caller, Answer::Retry);
+            return;
+        }
+        let waiters = self.loads.waiters.entry(page.0).or_default();
+        waiters.push(caller);
+        if waiters.len() == 1 {
+            self.loads.queue.push_back(page);
+        }
+    }
+
+    pub(super) fn pump_loads(&mut self) {
+        while self.loads.running.len() < LOADS {
+            let Some(page) = self.loads.queue.pop_front() else { return };
+            self.start_load(page);
+        }
+    }
+
+    fn start_load(&mut self, page: BatPage) {
+        let levels = self.shared.chain.levels.len();
+        let mut load = Load {
+            bytes: crate::memory::buffer(levels * PAGE as usize),
+            outstanding: 0,
+            error: None,
+        };
+        let base = load.bytes.as_mut_ptr();
+        for n in 0..levels {
+            let level = &self.shared.chain.levels[n];
+            if !level.has_page(page) {
+                continue;
+            }
+            load.outstanding += 1;
+            let op = Op {
+                token: self.tasks.add(Task::Load(page, n)),
+                kind: OpKind::Read,
+                file: level.fid,
+                offset: page_offset(page),
+                len: PAGE,
+                buf: base.wrapping_add(n * PAGE as usize),
+            };
+            // SAFETY: the buffer has a page per level and stays in `running` until all its reads
+            // have completed; the chain keeps the file open.
+            unsafe { self.io.push(op) };
+        }
+        let done = load.outstanding == 0;
+        self.loads.running.insert(page.0, load);
+        if done {
+            self.finish_load(page);
+        }
+    }
+
+    pub(super) fn load_completed(&mut self, page: BatPage, level: usize, result: i32) {
+        let Some(load) = self.loads.running.get_mut(&page.0) else { return };
+        load.outstanding -= 1;
+        if result < 0 {
+            load.error = Some(Errno::from_raw_os_error(-result));
+        } else if result as u64 != PAGE {
+            // The BAT area is whole clusters inside the length checked at open.
+            load.error = Some(Errno::IO);
+        }
+        if load.error.is_some() {
+            tracing::error!(
+                "page {page} of the block table of {} cannot be read: {}",
+                self.shared.chain.levels[level].file.path().display(),
+                result
+            );
+        }
+        if load.outstanding == 0 {
+            self.finish_load(page);
+        }
+    }
+
+    /// F23: a page that could not be read stays unloaded and is never a hole.
+    fn finish_load(&mut self, page: BatPage) {
+        let Some(load) = self.loads.running.remove(&page.0) else { return };
+        let waiters = self.loads.waiters.remove(&page.0).unwrap_or_default();
+        let answer = match load.error {
+            Some(errno) => Answer::Failed(errno),
+            None => {
+                let cells = (0..PAGE_WORDS as usize).map(|i| self.merge(page, i, &load.bytes));
+                self.shared.map.install(page, Page::new(cells));
+                self.shared.keeper_stats.pages_loaded.add(1);
+                Answer::Retry
+            }
+        };
+        for caller in waiters {
+            self.answer(caller, answer);
+        }
+    }
+
+    /// The cell of one cluster: the newest level that has it.
+    fn merge(&self, page: BatPage, index: usize, bytes: &[u8]) -> Cell {
+        let Some(cluster) = page.cluster(index) else { return Cell::HOLE };
+        let size = self.cluster;
+        if size.guest_start(cluster) >= self.shared.limits.size {
+            return Cell::HOLE;
+        }
+        let mut cell = Cell::HOLE;
+        let mut found = false;
+        for (n, level) in self.shared.chain.levels.iter().enumerate().rev() {
+            let own = &bytes[n * PAGE as usize..(n + 1) * PAGE as usize];
+            let len = if self.shared.chain.is_top(level.id) { self.space.len() } else { level.len };
+            let state = level.entry(size, cluster, own, len);
+            if state == EntryState::None {
+                continue;
+            }
+            if found {
+                cell.has_lower = true;
+                break;
+            }
+            found = true;
+            cell.place = match state {
+                EntryState::At(at) => Place::At { level: level.id, at },
+                _ => Place::Bad,
+            };
+        }
+        cell
+    }
+}

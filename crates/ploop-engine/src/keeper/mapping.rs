@@ -1,0 +1,116 @@
+//! Changes of one cell: allocate, unmap, map clean. The keeper alone makes them.
+
+use super::Keeper;
+use crate::front::Errno;
+use crate::map::{Cell, Place};
+use crate::message::{Answer, Caller, ToKeeper};
+use ploop_format::units::SECTOR_SHIFT;
+use ploop_format::{FileCluster, GuestCluster, Sector};
+use ploop_io::Io;
+
+impl<I: Io> Keeper<I> {
+    /// A hole is written: map a clean cluster; the queue then finds it and writes.
+    pub(super) fn allocate(&mut self, caller: Caller, cluster: GuestCluster) {
+        match self.cell(cluster) {
+            Some(cell) if cell.claimed => self.wait_for_claim(caller, cluster),
+            Some(Cell { place: Place::Hole, .. }) => {
+                let Some(file_cluster) = self.take_clean() else {
+                    self.space.waiters.push_back(ToKeeper::Allocate(caller, cluster));
+                    return;
+                };
+                let at = self.position(file_cluster);
+                self.map_top(cluster, at, false, None);
+                self.shared.keeper_stats.allocated.add(1);
+                self.answer(caller, Answer::Retry);
+            }
+            _ => self.answer(caller, Answer::Retry),
+        }
+    }
+
+    /// Zeros over a whole cluster of a lower level: a clean cluster is all of it.
+    pub(super) fn map_clean(&mut self, caller: Caller, cluster: GuestCluster) {
+        let top = self.shared.chain.top().id;
+        match self.cell(cluster) {
+            Some(cell) if cell.claimed => self.wait_for_claim(caller, cluster),
+            Some(Cell { place: Place::At { level, .. }, .. }) if level != top => {
+                let Some(file_cluster) = self.take_clean() else {
+                    self.space.waiters.push_back(ToKeeper::MapClean(caller, cluster));
+                    return;
+                };
+                let at = self.position(file_cluster);
+                self.map_top(cluster, at, true, None);
+                self.shared.keeper_stats.allocated.add(1);
+                self.answer(caller, Answer::Done);
+            }
+            _ => self.answer(caller, Answer::Retry),
+        }
+    }
+
+    /// Takes a mapping away. Later readers see a hole; the file cluster goes to the quarantine.
+    pub(super) fn unmap(&mut self, caller: Caller, cluster: GuestCluster) {
+        let top = self.shared.chain.top().id;
+        match self.cell(cluster) {
+            Some(cell) if cell.claimed => self.wait_for_claim(caller, cluster),
+            // F11: only where no lower level has it.
+            Some(Cell { place: Place::At { level, at }, has_lower: false, .. })
+                if level == top && self.version.is_some() =>
+            {
+                let file_cluster = FileCluster(at.bytes() >> self.cluster.log2());
+                self.change(cluster, Cell::HOLE, 0, None);
+                self.space.unmapped(file_cluster);
+                self.quarantine_add(file_cluster, cluster);
+                self.shared.keeper_stats.unmapped.add(1);
+                self.answer(caller, Answer::Done);
+            }
+            _ => self.answer(caller, Answer::Retry),
+        }
+    }
+
+    /// The present cell; `None` when its page is not loaded (then the queue asks for that first).
+    pub(super) fn cell(&self, cluster: GuestCluster) -> Option<Cell> {
+        self.shared.map.get(cluster)
+    }
+
+    pub(super) fn set_cell(&self, cluster: GuestCluster, cell: Cell) {
+        let slot = cluster.slot();
+        if let Some(page) = self.shared.map.page(slot.page) {
+            page.set(slot.index, cell);
+        }
+    }
+
+    /// Position of a cluster of the top, in sectors.
+    pub(super) fn position(&self, cluster: FileCluster) -> Sector {
+        Sector(self.cluster.file_start(cluster) >> SECTOR_SHIFT)
+    }
+
+    /// Maps a cluster of the top. `after_sync`: the entry may become durable only after this sync
+    /// (a copy-up, F1); `None` for a clean cluster, whose zeros are durable already.
+    pub(super) fn map_top(
+        &mut self,
+        cluster: GuestCluster,
+        at: Sector,
+        has_lower: bool,
+        after_sync: Option<u64>,
+    ) {
+        let entry = self.version.and_then(|v| v.entry(at, self.cluster));
+        debug_assert!(entry.is_some(), "take_clean gives only clusters that an entry can name");
+        let cell = Cell::at(self.shared.chain.top().id, at, has_lower);
+        self.change(cluster, cell, entry.unwrap_or(0), after_sync);
+    }
+
+    /// The one place where a mapping changes: dirty mark, staged image, then the cell.
+    fn change(&mut self, cluster: GuestCluster, cell: Cell, entry: u32, after_sync: Option<u64>) {
+        self.seq += 1;
+        self.stage(cluster, entry, after_sync);
+        self.set_cell(cluster, cell);
+    }
+
+    /// The metadata cannot change any more.
+    pub(super) fn refuse(&self, caller: Caller) -> bool {
+        let refused = self.shared.refuses_writes();
+        if refused {
+            self.answer(caller, Answer::Failed(Errno::IO));
+        }
+        refused
+    }
+}

@@ -1,0 +1,253 @@
+//! The keeper: the only writer of the map, the free set and the metadata on disk.
+//!
+//! A state machine, `Event -> apply -> keep the invariants`: it takes messages and completions,
+//! changes its state, and starts what has become possible. It never blocks: page writes, punches
+//! and syncs run in parallel and come back as completions.
+//!
+//! | file | what |
+//! |---|---|
+//! | `load.rs` | BAT pages into cells, on first touch |
+//! | `space.rs` | clean clusters: extension ahead of the frontier, cleaning of freed ones |
+//! | `mapping.rs` | allocate, unmap, map clean: changes of one cell |
+//! | `copyup.rs` | bring a cluster up from a lower level |
+//! | `pages.rs` | 7 write back: staged page images, generations |
+//! | `sync.rs` | one sync in flight, group commit, FLUSH and FUA answers |
+//! | `quarantine.rs` | freed clusters: grace period, durable page, then cleaning |
+
+mod copyup;
+mod load;
+mod mapping;
+mod ops;
+mod pages;
+mod quarantine;
+mod space;
+mod sync;
+
+use crate::device::Shared;
+use crate::front::Errno;
+use crate::message::{Answer, Caller, ToKeeper};
+use crate::spec::{CloseReport, DeviceSpec, LevelKind};
+use crate::sync::Ordering;
+use ops::{Task, Tasks};
+use ploop_format::{ClusterSize, Version};
+use ploop_io::{Clock, Completion, FileId, Io, Op, OpKind};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The keeper of a device; lives on its thread.
+pub struct Keeper<I: Io> {
+    shared: Arc<Shared>,
+    io: I,
+    tasks: Tasks,
+    completions: Vec<Completion>,
+    now: u64,
+    top: FileId,
+    cluster: ClusterSize,
+    /// Generation of the top's format; `None` for a raw top, which has no metadata.
+    version: Option<Version>,
+    /// The header bytes that page 0 is written with (F10).
+    header: [u8; 64],
+    /// Number of the last change of the map.
+    seq: u64,
+    loads: load::Loads,
+    space: space::Space,
+    quarantine: quarantine::Quarantine,
+    copies: copyup::Copies,
+    pages: pages::Pages,
+    syncs: sync::Syncs,
+    closing: bool,
+}
+
+impl<I: Io> Keeper<I> {
+    pub(crate) fn new(shared: Arc<Shared>, spec: DeviceSpec, io: I) -> Self {
+        shared.keeper.set_waker(io.waker());
+        let top = shared.chain.top();
+        let version = match top.kind {
+            LevelKind::Ploop { version, .. } => Some(version),
+            LevelKind::Raw => None,
+        };
+        let copies = copyup::Copies::new(&shared.chain);
+        let space = space::Space::new(&shared.chain, spec.used, version.is_some());
+        Self {
+            tasks: Tasks::default(),
+            completions: Vec::with_capacity(64),
+            now: 0,
+            top: top.fid,
+            cluster: shared.chain.cluster,
+            version,
+            header: spec.header,
+            seq: 0,
+            loads: load::Loads::default(),
+            space,
+            quarantine: quarantine::Quarantine::default(),
+            copies,
+            pages: pages::Pages::default(),
+            syncs: sync::Syncs::default(),
+            closing: false,
+            shared,
+            io,
+        }
+    }
+
+    /// The keeper's ring.
+    pub fn io_mut(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// Serves until `ended` says that all queues have returned, then closes.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub fn run(&mut self, clock: &dyn Clock, ended: &dyn Fn() -> bool) -> io::Result<CloseReport> {
+        loop {
+            let deadline = self.step(clock.now());
+            if ended() && !self.closing {
+                self.begin_close();
+                continue;
+            }
+            if self.closing && self.is_closed() {
+                return Ok(self.report());
+            }
+            let timeout = deadline.map(|at| Duration::from_nanos(at.saturating_sub(clock.now())));
+            let link = &self.shared.keeper;
+            let closing = self.closing;
+            let idle = || link.is_empty() && (closing || !ended());
+            self.io.wait(timeout, &idle)?;
+        }
+    }
+
+    /// One turn: messages, completions, and whatever became possible. Returns when to come again
+    /// at the latest. Does not submit.
+    pub fn step(&mut self, now: u64) -> Option<u64> {
+        self.now = now;
+        let shared = Arc::clone(&self.shared);
+        while let Some(message) = shared.keeper.take() {
+            self.message(message);
+        }
+        let mut completions = std::mem::take(&mut self.completions);
+        self.io.reap(&mut completions);
+        for c in completions.drain(..) {
+            self.completed(c);
+        }
+        self.completions = completions;
+        self.notice_failure();
+        self.pump();
+        self.count();
+        self.next_deadline()
+    }
+
+    fn message(&mut self, message: ToKeeper) {
+        match message {
+            ToKeeper::Load(caller, page) => self.load(caller, page),
+            ToKeeper::Wait(caller, cluster) => self.wait_for_claim(caller, cluster),
+            ToKeeper::Allocate(caller, cluster) => self.allocate(caller, cluster),
+            ToKeeper::CopyUp { .. } => self.copy_up(message),
+            ToKeeper::CopyUpWritten(caller, cluster, result) => {
+                self.copy_up_written(caller, cluster, result);
+            }
+            ToKeeper::Unmap(caller, cluster) => self.unmap(caller, cluster),
+            ToKeeper::MapClean(caller, cluster) => self.map_clean(caller, cluster),
+            ToKeeper::Durable(caller, page) => self.durable(caller, page),
+            ToKeeper::Flush(caller) => self.flush(caller),
+        }
+    }
+
+    fn completed(&mut self, c: Completion) {
+        match self.tasks.take(c.token) {
+            Some(Task::Load(page, level)) => self.load_completed(page, level, c.result),
+            Some(Task::Page(page)) => self.page_written(page, c.result),
+            Some(Task::Sync(number)) => self.sync_ended(number, c.result),
+            Some(Task::Copy(cluster)) => self.copy_completed(cluster, c.result),
+            Some(Task::Extend) => self.extend_completed(c.result),
+            Some(Task::Clean(range)) => self.cleaned(range, c.result),
+            None => tracing::error!("a completion with the unknown token {}", c.token),
+        }
+    }
+
+    /// Starts everything that can start.
+    fn pump(&mut self) {
+        self.pump_loads();
+        self.pump_quarantine();
+        self.pump_space();
+        self.pump_copies();
+        self.pump_pages();
+        self.pump_sync();
+        self.answer_durable();
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        [self.page_deadline(), self.space_deadline(), self.quarantine_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn answer(&self, caller: Caller, answer: Answer) {
+        self.shared.queues[usize::from(caller.queue)].send((caller.slot, answer));
+    }
+
+    fn push(&mut self, task: Task, kind: OpKind, offset: u64, len: u64, buf: *mut u8) {
+        let token = self.tasks.add(task);
+        let op = Op { token, kind, file: self.top, offset, len, buf };
+        // SAFETY: every caller passes a buffer that its task owns until the completion (page
+        // flight, copy buffer, the zeros of `Space`), or null; the chain keeps the file open, and
+        // the ring drains before the keeper's fields go.
+        unsafe { self.io.push(op) };
+    }
+
+    /// Lets everything durable become durable; nothing new is prepared.
+    pub fn begin_close(&mut self) {
+        self.closing = true;
+        self.pages.touched = true;
+    }
+
+    /// Whether the close is complete.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        if !self.closing || !self.tasks.is_empty() {
+            return false;
+        }
+        let failed = self.shared.refuses_writes();
+        failed || (self.pages.is_clean() && self.quarantine.is_empty() && self.space.is_settled())
+    }
+
+    /// The result of a close.
+    #[must_use]
+    pub fn report(&self) -> CloseReport {
+        let failure = if self.shared.failed.load(Ordering::SeqCst) {
+            Some(format!(
+                "a sync of {} failed: what was written since the last good one is in doubt",
+                self.shared.chain.top().file.path().display()
+            ))
+        } else if self.shared.frozen.load(Ordering::SeqCst) {
+            Some(format!(
+                "{} pages of the block table of {} could not be written",
+                self.pages.len(),
+                self.shared.chain.top().file.path().display()
+            ))
+        } else {
+            None
+        };
+        CloseReport {
+            clean: failure.is_none(),
+            failure,
+            end: self.space.end(),
+            mapped: self.space.mapped(),
+        }
+    }
+
+    fn count(&self) {
+        let stats = &self.shared.keeper_stats;
+        stats.dirty_pages.set(self.pages.len() as u64);
+        stats.quarantine.set((self.quarantine.len() + self.space.unclean()) as u64);
+        stats.clean.set(self.space.available());
+    }
+
+    /// A queue may have found a failed sync.
+    fn notice_failure(&mut self) {
+        if self.shared.failed.load(Ordering::SeqCst) {
+            self.fail_waiters(Errno::IO);
+        }
+    }
+}

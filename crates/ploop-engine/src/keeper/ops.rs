@@ -1,0 +1,57 @@
+//! The keeper's operations in flight, by token.
+
+use ploop_format::{BatPage, GuestCluster};
+use std::ops::Range;
+
+/// What an operation of the keeper belongs to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Task {
+    /// A level's copy of a BAT page.
+    Load(BatPage, usize),
+    /// A write of a BAT page.
+    Page(BatPage),
+    /// The sync with this number.
+    Sync(u64),
+    /// A step of a copy-up.
+    Copy(GuestCluster),
+    /// Extension: blocks, then length.
+    Extend,
+    /// Cleaning of file clusters.
+    Clean(Range<u64>),
+}
+
+/// Slots of operations.
+#[derive(Default)]
+pub(super) struct Tasks {
+    slots: Vec<Option<Task>>,
+    free: Vec<usize>,
+}
+
+impl Tasks {
+    /// A token for a task.
+    pub fn add(&mut self, task: Task) -> u64 {
+        match self.free.pop() {
+            Some(n) => {
+                self.slots[n] = Some(task);
+                n as u64
+            }
+            None => {
+                self.slots.push(Some(task));
+                self.slots.len() as u64 - 1
+            }
+        }
+    }
+
+    /// The task of a token that completed.
+    pub fn take(&mut self, token: u64) -> Option<Task> {
+        let n = usize::try_from(token).ok()?;
+        let task = self.slots.get_mut(n)?.take()?;
+        self.free.push(n);
+        Some(task)
+    }
+
+    /// Nothing is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+}

@@ -1,0 +1,366 @@
+//! Stage 7: write back. Dirty BAT pages -> disk, in the order the invariants demand.
+//!
+//! ```text
+//!           change [stage]                write [submit_page]        completion [page_written]
+//!   CLEAN ------------------> STAGED ---------------------> IN FLIGHT --------------> WRITTEN
+//!     ^                         ^  |  entries of a copy-up wait in `pending` until a      |
+//!     |                         |  |  sync that began after them has ended [stage_ready]  |
+//!     |                         +--+------------------ failed, or changed again ---------+
+//!     +------------- a sync that began after the write has ended [pages_synced] ---------+
+//! ```
+//! Every change has a number. A page knows `clean_upto`: all its changes up to that number are
+//! durable. A page is written from its *staged* image, never from the cells: an entry gets there
+//! only when it is safe to become durable (F1). At most one write of a page is in flight (F10).
+
+use super::Keeper;
+use super::ops::Task;
+use crate::front::Errno;
+use crate::limits::{DIRTY_PAGES, PAGE_RETRY_NS, PAGE_TRIES};
+use crate::map::Place;
+use crate::sync::Ordering;
+use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS};
+use ploop_format::{BatPage, GuestCluster};
+use ploop_io::{AlignedBuf, Io, OpKind};
+use std::collections::BTreeMap;
+
+/// An entry that may not be staged yet.
+struct Pending {
+    index: usize,
+    entry: u32,
+    seq: u64,
+    /// Staged when the sync with this number has ended.
+    after_sync: u64,
+}
+
+/// A write of a page on its way.
+struct Flight {
+    /// Number among all page writes.
+    number: u64,
+    /// Changes up to this one are in it.
+    upto: u64,
+    dsync: bool,
+}
+
+/// A page whose changes are not all durable.
+struct DirtyPage {
+    staged: AlignedBuf,
+    /// What the write in flight reads from.
+    image: AlignedBuf,
+    pending: Vec<Pending>,
+    /// `staged` differs from what was last submitted.
+    unwritten: bool,
+    flight: Option<Flight>,
+    /// `(upto, sync)`: written; durable when that sync has ended.
+    written: Vec<(u64, u64)>,
+    clean_upto: u64,
+    last_change: u64,
+    /// Fixed when the page turns from written to unwritten; never pushed back.
+    deadline: u64,
+    /// Somebody waits for this page with FUA.
+    wanted_upto: u64,
+    tries: u32,
+    retry_at: u64,
+    /// A synchronous write found no space: write plainly, then sync.
+    plain: bool,
+}
+
+/// All dirty pages.
+#[derive(Default)]
+pub(super) struct Pages {
+    dirty: BTreeMap<u64, DirtyPage>,
+    /// Page writes started.
+    writes: u64,
+    /// Something happened that can make a page writable or durable.
+    pub touched: bool,
+}
+
+impl Pages {
+    pub fn len(&self) -> usize {
+        self.dirty.len()
+    }
+
+    pub fn is_clean(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
+    /// Number of the newest page write.
+    pub fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// Whether all changes of a page up to `seq` are durable.
+    pub fn is_durable(&self, page: BatPage, seq: u64) -> bool {
+        self.dirty.get(&page.0).is_none_or(|p| p.clean_upto >= seq)
+    }
+
+    /// Whether all changes of all pages up to `seq` are durable.
+    pub fn all_durable(&self, seq: u64) -> bool {
+        self.dirty.values().all(|p| p.clean_upto >= seq.min(p.last_change))
+    }
+
+    /// Number of the last change of a page; 0 when it is durable.
+    pub fn last_change(&self, page: BatPage) -> u64 {
+        self.dirty.get(&page.0).map_or(0, |p| p.last_change)
+    }
+
+    /// Asks for a page to become durable up to a change, without a flush (FUA).
+    pub fn want(&mut self, page: BatPage, seq: u64) {
+        if let Some(p) = self.dirty.get_mut(&page.0) {
+            p.wanted_upto = p.wanted_upto.max(seq);
+            self.touched = true;
+        }
+    }
+
+    /// A write with a number up to this one is in flight.
+    pub fn in_flight_upto(&self, number: u64) -> bool {
+        self.dirty.values().any(|p| p.flight.as_ref().is_some_and(|f| f.number <= number))
+    }
+
+    /// The newest sync that changes up to `seq`, or those wanted with FUA, wait for: to be staged,
+    /// and to be durable.
+    pub fn sync_wanted(&self, seq: u64) -> (u64, u64) {
+        let mut stage = 0;
+        let mut written = 0;
+        for page in self.dirty.values() {
+            let goal = seq.max(page.wanted_upto).min(page.last_change);
+            if page.clean_upto >= goal {
+                continue;
+            }
+            for p in page.pending.iter().filter(|p| p.seq <= goal) {
+                stage = stage.max(p.after_sync);
+            }
+            let ends = page.written.iter().map(|(_, sync)| *sync).max();
+            written = written.max(ends.unwrap_or(0));
+        }
+        (stage, written)
+    }
+
+    /// The newest sync that entries waiting beyond their page's deadline need.
+    pub fn sync_overdue(&self, now: u64) -> u64 {
+        let due = self.dirty.values().filter(|p| p.deadline <= now);
+        due.flat_map(|p| p.pending.iter().map(|e| e.after_sync)).max().unwrap_or(0)
+    }
+}
+
+impl DirtyPage {
+    fn waits(&self) -> bool {
+        self.unwritten || !self.pending.is_empty()
+    }
+}
+
+impl<I: Io> Keeper<I> {
+    /// Records the change number `self.seq` of one entry; called before its cell is set.
+    pub(super) fn stage(&mut self, cluster: GuestCluster, entry: u32, after_sync: Option<u64>) {
+        let slot = cluster.slot();
+        if !self.pages.dirty.contains_key(&slot.page.0) {
+            let fresh = self.dirty_page(slot.page);
+            self.pages.dirty.insert(slot.page.0, fresh);
+            if let Some(page) = self.shared.map.page(slot.page) {
+                page.mark_dirty();
+            }
+        }
+        let delay = self.shared.options.metadata_delay_ms * 1_000_000;
+        let Some(page) = self.pages.dirty.get_mut(&slot.page.0) else { return };
+        if !page.waits() {
+            page.deadline = self.now + delay;
+        }
+        page.last_change = self.seq;
+        page.pending.retain(|p| p.index != slot.index);
+        match after_sync {
+            Some(after_sync) => {
+                page.pending.push(Pending { index: slot.index, entry, seq: self.seq, after_sync })
+            }
+            None => {
+                put(&mut page.staged, slot.index, entry);
+                page.unwritten = true;
+            }
+        }
+        self.pages.touched = true;
+    }
+
+    /// The staged image of a page that was durable: what the cells say of the top.
+    fn dirty_page(&self, at: BatPage) -> DirtyPage {
+        let mut staged = crate::memory::buffer(PAGE as usize);
+        let top = self.shared.chain.top().id;
+        if let (Some(page), Some(version)) = (self.shared.map.page(at), self.version) {
+            for index in 0..PAGE_WORDS as usize {
+                if let Place::At { level, at } = page.get(index).place
+                    && level == top
+                {
+                    put(&mut staged, index, version.entry(at, self.cluster).unwrap_or(0));
+                }
+            }
+        }
+        if at.0 == 0 {
+            // F10: the header's words travel with page 0.
+            staged[..HEADER_WORDS as usize * 4].copy_from_slice(&self.header);
+        }
+        DirtyPage {
+            staged,
+            image: crate::memory::buffer(PAGE as usize),
+            pending: Vec::new(),
+            unwritten: false,
+            flight: None,
+            written: Vec::new(),
+            clean_upto: self.seq - 1,
+            last_change: self.seq,
+            deadline: u64::MAX,
+            wanted_upto: 0,
+            tries: 0,
+            retry_at: 0,
+            plain: false,
+        }
+    }
+
+    /// Writes every page that somebody waits for, or whose deadline has passed.
+    pub(super) fn pump_pages(&mut self) {
+        let due = self.page_deadline().is_some_and(|at| at <= self.now);
+        if !self.pages.touched && !due {
+            return;
+        }
+        self.pages.touched = false;
+        let flush = self.syncs.flush_upto().max(if self.closing { self.seq } else { 0 });
+        let flush = flush.max(self.quarantine.wants_upto());
+        let crowded = self.pages.len() > DIRTY_PAGES;
+        let now = self.now;
+        let failed = self.shared.failed.load(Ordering::SeqCst);
+        let ready: Vec<(BatPage, bool)> = self
+            .pages
+            .dirty
+            .iter()
+            .filter(|(_, p)| p.unwritten && p.flight.is_none() && p.retry_at <= now && !failed)
+            .filter_map(|(n, p)| {
+                let flushed = p.clean_upto < flush.min(p.last_change);
+                let wanted = p.wanted_upto > p.clean_upto;
+                let write = flushed || wanted || crowded || p.deadline <= now;
+                // With only FUA waiting, the page's own DSYNC makes it durable at once.
+                write.then_some((BatPage(*n), wanted && !flushed && !p.plain))
+            })
+            .collect();
+        for (page, dsync) in ready {
+            self.submit_page(page, dsync);
+        }
+    }
+
+    fn submit_page(&mut self, at: BatPage, dsync: bool) {
+        let seq = self.seq;
+        let Some(page) = self.pages.dirty.get_mut(&at.0) else { return };
+        self.pages.writes += 1;
+        let upto = page.pending.iter().map(|p| p.seq - 1).min().unwrap_or(seq);
+        page.flight = Some(Flight { number: self.pages.writes, upto, dsync });
+        page.image.copy_from_slice(&page.staged);
+        page.unwritten = false;
+        if page.pending.is_empty() {
+            page.deadline = u64::MAX;
+        }
+        let buf = page.image.as_mut_ptr();
+        let kind = if dsync { OpKind::WriteDsync } else { OpKind::Write };
+        self.push(Task::Page(at), kind, at.bytes(), PAGE, buf);
+        self.shared.keeper_stats.pages_written.add(1);
+    }
+
+    pub(super) fn page_written(&mut self, at: BatPage, result: i32) {
+        let next_sync = self.syncs.next();
+        self.pages.touched = true;
+        let Some(page) = self.pages.dirty.get_mut(&at.0) else { return };
+        let Some(flight) = page.flight.take() else { return };
+        if result as i64 == PAGE as i64 {
+            page.tries = 0;
+            if flight.dsync {
+                page.clean_upto = page.clean_upto.max(flight.upto);
+                self.quarantine.touched = true;
+            } else {
+                page.written.push((flight.upto, next_sync));
+            }
+            self.retire_page(at);
+            return;
+        }
+        // I10: never dropped; the page stays as it was and is tried again.
+        page.unwritten = true;
+        page.deadline = page.deadline.min(self.now);
+        page.retry_at = self.now + PAGE_RETRY_NS;
+        let errno = Errno::from_raw_os_error(if result < 0 { -result } else { 5 });
+        let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT);
+        page.plain = no_space;
+        if flight.dsync && !no_space {
+            // F5: a failed RWF_DSYNC is a failed sync.
+            tracing::error!("a synchronous write of page {at} of the block table failed: {errno}");
+            self.shared.failed.store(true, Ordering::SeqCst);
+            return;
+        }
+        // F17: a full disk passes; anything else may stay.
+        if !no_space || self.closing {
+            page.tries += 1;
+        }
+        tracing::warn!("page {at} of the block table was not written: {errno}; trying again");
+        if page.tries >= PAGE_TRIES {
+            self.shared.frozen.store(true, Ordering::SeqCst);
+            tracing::error!("page {at} cannot be written after {PAGE_TRIES} tries: read-only now");
+            self.fail_waiters(Errno::IO);
+        }
+    }
+
+    /// A sync has ended well: entries it covered are staged, pages it covered are durable.
+    pub(super) fn pages_synced(&mut self, number: u64) {
+        let now = self.now;
+        let mut durable = Vec::new();
+        for (n, page) in &mut self.pages.dirty {
+            let staged = &mut page.staged;
+            let before = page.pending.len();
+            page.pending.retain(|p| {
+                let ready = p.after_sync <= number;
+                if ready {
+                    put(staged, p.index, p.entry);
+                }
+                !ready
+            });
+            if page.pending.len() < before {
+                page.unwritten = true;
+                page.deadline = page.deadline.min(now);
+            }
+            let ended = page.written.iter().filter(|(_, sync)| *sync <= number);
+            if let Some(upto) = ended.map(|(upto, _)| *upto).max() {
+                page.clean_upto = page.clean_upto.max(upto);
+                page.written.retain(|(_, sync)| *sync > number);
+                durable.push(BatPage(*n));
+            }
+        }
+        for page in durable {
+            self.retire_page(page);
+        }
+        self.pages.touched = true;
+        self.quarantine.touched = true;
+    }
+
+    /// Forgets a page whose changes are all durable.
+    fn retire_page(&mut self, at: BatPage) {
+        let Some(page) = self.pages.dirty.get(&at.0) else { return };
+        let clean = page.clean_upto >= page.last_change
+            && page.pending.is_empty()
+            && page.flight.is_none()
+            && !page.unwritten;
+        if clean {
+            self.pages.dirty.remove(&at.0);
+            if let Some(page) = self.shared.map.page(at) {
+                page.mark_durable();
+            }
+        }
+    }
+
+    pub(super) fn page_deadline(&self) -> Option<u64> {
+        if self.shared.failed.load(Ordering::SeqCst) {
+            return None;
+        }
+        let syncing = self.syncs.is_running();
+        let due = |p: &DirtyPage| {
+            let write = p.unwritten && p.flight.is_none();
+            let stage = !p.pending.is_empty() && !syncing;
+            (write || stage).then_some(p.deadline.max(p.retry_at)).filter(|at| *at != u64::MAX)
+        };
+        self.pages.dirty.values().filter_map(due).min()
+    }
+}
+
+fn put(staged: &mut AlignedBuf, index: usize, entry: u32) {
+    staged[index * 4..index * 4 + 4].copy_from_slice(&entry.to_le_bytes());
+}

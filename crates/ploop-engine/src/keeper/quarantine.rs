@@ -1,0 +1,103 @@
+//! Freed clusters: not used again before no I/O can reach them (I11), and before the page without
+//! their entry is durable (I2). Then they are cleaned (I18) and go back to the space.
+
+use super::Keeper;
+use crate::grace::Period;
+use crate::limits::QUARANTINE_NS;
+use ploop_format::{BatPage, FileCluster, GuestCluster};
+use ploop_io::Io;
+
+struct Freed {
+    cluster: FileCluster,
+    page: BatPage,
+    seq: u64,
+    since: u64,
+}
+
+/// Clusters on their way from unmapped to dirty-but-free.
+#[derive(Default)]
+pub(super) struct Quarantine {
+    fresh: Vec<Freed>,
+    in_grace: Option<(Period, Vec<Freed>)>,
+    undurable: Vec<Freed>,
+    /// Their pages are wanted durable up to this change.
+    wants: u64,
+    /// Something happened that may let clusters go on.
+    pub touched: bool,
+}
+
+impl Quarantine {
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn len(&self) -> usize {
+        let in_grace = self.in_grace.as_ref().map_or(0, |(_, freed)| freed.len());
+        self.fresh.len() + in_grace + self.undurable.len()
+    }
+
+    /// Pages must become durable up to this change for the quarantine to drain.
+    pub fn wants_upto(&self) -> u64 {
+        self.wants
+    }
+}
+
+impl<I: Io> Keeper<I> {
+    /// Takes in the cluster that change `self.seq` has just unmapped.
+    pub(super) fn quarantine_add(&mut self, cluster: FileCluster, guest: GuestCluster) {
+        self.quarantine.fresh.push(Freed {
+            cluster,
+            page: guest.slot().page,
+            seq: self.seq,
+            since: self.now,
+        });
+    }
+
+    pub(super) fn pump_quarantine(&mut self) {
+        if let Some((period, _)) = &mut self.quarantine.in_grace
+            && self.shared.grace.poll(period)
+            && let Some((_, mut freed)) = self.quarantine.in_grace.take()
+        {
+            self.quarantine.undurable.append(&mut freed);
+            self.quarantine.touched = true;
+        }
+        if self.quarantine.in_grace.is_none() && !self.quarantine.fresh.is_empty() {
+            // D9: one grace period for everything freed so far.
+            let freed = std::mem::take(&mut self.quarantine.fresh);
+            let mut period = self.shared.grace.begin();
+            if self.shared.grace.poll(&mut period) {
+                self.quarantine.undurable.extend(freed);
+                self.quarantine.touched = true;
+            } else {
+                self.quarantine.in_grace = Some((period, freed));
+            }
+        }
+        // F16: without a guest's flush the keeper makes them durable itself.
+        let hurry = self.closing || self.space.is_starved();
+        let old = self.now.saturating_sub(QUARANTINE_NS);
+        let first = self.quarantine.undurable.first().map(|f| f.since);
+        if !self.quarantine.touched && !hurry && first.is_none_or(|since| since > old) {
+            return;
+        }
+        self.quarantine.touched = false;
+        let pages = &self.pages;
+        let (free, wait): (Vec<_>, Vec<_>) = std::mem::take(&mut self.quarantine.undurable)
+            .into_iter()
+            .partition(|f| pages.is_durable(f.page, f.seq));
+        for freed in &free {
+            self.space.free_dirty(freed.cluster);
+        }
+        let wants = wait.iter().filter(|f| hurry || f.since <= old).map(|f| f.seq).max();
+        let wants = wants.unwrap_or(0);
+        self.pages.touched |= wants > self.quarantine.wants;
+        self.quarantine.wants = wants;
+        self.quarantine.undurable = wait;
+    }
+
+    pub(super) fn quarantine_deadline(&self) -> Option<u64> {
+        if self.quarantine.wants > 0 {
+            return None;
+        }
+        self.quarantine.undurable.iter().map(|f| f.since + QUARANTINE_NS).min()
+    }
+}

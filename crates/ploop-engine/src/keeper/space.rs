@@ -1,0 +1,429 @@
+//! Clean clusters: where they come from, and where freed ones go (I18, F6, F13, F14, F16, F17).
+//!
+//! ```text
+//!   extension: reserve blocks -> move the length -> sync ----------------> frontier (clean)
+//!   freed, or unknown at open: dirty -> cleaned (punch, zero) -> sync ---> punched  (clean)
+//! ```
+//! Nothing on the guest's path waits for this unless nothing clean is left.
+
+use super::Keeper;
+use super::ops::Task;
+use crate::chain::Chain;
+use crate::front::Errno;
+use crate::limits::{
+    CLEAN_BYTES, CLEANERS, EXTEND_BYTES, EXTEND_CLUSTERS, QUARANTINE_NS, ZERO_BUFFER,
+};
+use crate::message::{Answer, ToKeeper};
+use fixedbitset::FixedBitSet;
+use ploop_format::{ClusterSize, FileCluster};
+use ploop_io::{AlignedBuf, Io, OpKind};
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+use std::ptr;
+
+/// One extension of the file: one length change at a time (F14).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Extend {
+    Reserve,
+    Truncate,
+    /// Clean when this sync has ended.
+    Synced(u64),
+}
+
+/// File clusters of the top.
+pub(super) struct Space {
+    cluster: ClusterSize,
+    /// The top is a ploop image: clusters are allocated at all.
+    active: bool,
+    /// Length of the file in clusters.
+    clusters: u64,
+    /// Clusters the BAT names, and header and BAT themselves.
+    used: FixedBitSet,
+    /// Clusters of header and BAT.
+    metadata: u64,
+    /// Clean clusters with blocks, at the end of the file.
+    frontier: Range<u64>,
+    /// Clean clusters without blocks.
+    punched: BTreeSet<u64>,
+    /// Free, with unknown content.
+    dirty: BTreeSet<u64>,
+    cleaning: usize,
+    cleaning_clusters: u64,
+    /// Zeroed; clean when the sync with this number has ended.
+    cleaned: Vec<(u64, Range<u64>, u64)>,
+    clean_retry_at: u64,
+    extend: Option<(Extend, Range<u64>)>,
+    /// Clusters of the next extension.
+    step: u64,
+    /// The host had no space for one cluster.
+    exhausted: bool,
+    reserve: bool,
+    punch: bool,
+    zero_range: bool,
+    zeros: AlignedBuf,
+    /// Bytes of `cleaning by writing` already written, for the one such job.
+    scrub: Option<(Range<u64>, u64)>,
+    /// Requests that wait for a clean cluster.
+    pub waiters: VecDeque<ToKeeper>,
+}
+
+impl Space {
+    pub fn new(chain: &Chain, used: FixedBitSet, active: bool) -> Self {
+        let top = chain.top();
+        let caps = top.file.caps();
+        let clusters = top.len >> chain.cluster.log2();
+        let mut used = used;
+        used.grow(clusters as usize);
+        let metadata = match top.kind {
+            crate::spec::LevelKind::Ploop { data_start, .. } => chain.cluster.count(data_start),
+            crate::spec::LevelKind::Raw => 0,
+        };
+        // F6: what the BAT does not name holds unknown bytes.
+        let dirty =
+            if active { used.zeroes().map(|c| c as u64).collect() } else { BTreeSet::new() };
+        let count = used.count_ones(..) as u64;
+        Self {
+            cluster: chain.cluster,
+            active,
+            clusters,
+            used,
+            metadata,
+            frontier: clusters..clusters,
+            punched: BTreeSet::new(),
+            dirty,
+            cleaning: 0,
+            cleaning_clusters: 0,
+            cleaned: Vec::new(),
+            clean_retry_at: 0,
+            extend: None,
+            step: step_for(chain.cluster, count),
+            exhausted: false,
+            reserve: caps.reserve,
+            punch: caps.punch,
+            zero_range: caps.zero_range,
+            zeros: crate::memory::buffer(ZERO_BUFFER as usize),
+            scrub: None,
+            waiters: VecDeque::new(),
+        }
+    }
+
+    /// Present length of the top in bytes.
+    pub fn len(&self) -> u64 {
+        self.clusters << self.cluster.log2()
+    }
+
+    /// End of the last used cluster, in bytes.
+    pub fn end(&self) -> u64 {
+        let last = self.used.ones().next_back().map_or(self.metadata, |c| c as u64 + 1);
+        last.max(self.metadata) << self.cluster.log2()
+    }
+
+    /// Some data cluster is in use.
+    pub fn mapped(&self) -> bool {
+        self.used.ones().next_back().is_some_and(|c| c as u64 >= self.metadata)
+    }
+
+    /// Clean clusters at hand.
+    pub fn available(&self) -> u64 {
+        self.frontier.end - self.frontier.start + self.punched.len() as u64
+    }
+
+    /// Clusters that will be clean later.
+    pub fn unclean(&self) -> usize {
+        let cleaned: u64 = self.cleaned.iter().map(|(_, r, _)| r.end - r.start).sum();
+        self.dirty.len() + (self.cleaning_clusters + cleaned) as usize
+    }
+
+    /// Requests wait, and the file cannot grow: freed clusters are needed now (F16).
+    pub fn is_starved(&self) -> bool {
+        self.exhausted && !self.waiters.is_empty()
+    }
+
+    /// Nothing is on its way.
+    pub fn is_settled(&self) -> bool {
+        self.cleaning == 0 && self.extend.is_none() && self.waiters.is_empty()
+    }
+
+    /// A cluster whose mapping was taken away: not used any more, not free yet.
+    pub fn unmapped(&mut self, cluster: FileCluster) {
+        self.used.set(cluster.0 as usize, false);
+    }
+
+    /// Free, with unknown content; also the target of a copy-up that failed (F13).
+    pub fn free_dirty(&mut self, cluster: FileCluster) {
+        self.used.set(cluster.0 as usize, false);
+        self.dirty.insert(cluster.0);
+    }
+
+    fn low(&self) -> bool {
+        self.available() < (self.step / 2).max(2)
+    }
+}
+
+/// P10: a share of what is used, between a few clusters and 128 MiB.
+fn step_for(cluster: ClusterSize, used: u64) -> u64 {
+    let most = (EXTEND_BYTES >> cluster.log2()).max(EXTEND_CLUSTERS);
+    (used / 16).clamp(EXTEND_CLUSTERS, most)
+}
+
+impl<I: Io> Keeper<I> {
+    /// A clean cluster that a BAT entry can name; `None` when there is none now.
+    pub(super) fn take_clean(&mut self) -> Option<FileCluster> {
+        let space = &mut self.space;
+        let n = match space.frontier.next() {
+            Some(n) => n,
+            None => space.punched.pop_first()?,
+        };
+        let at = self.position(FileCluster(n));
+        if self.version.and_then(|v| v.entry(at, self.cluster)).is_none() {
+            // F22: the format cannot name it.
+            self.space.frontier = 0..0;
+            self.space.exhausted = true;
+            return None;
+        }
+        self.space.used.insert(n as usize);
+        Some(FileCluster(n))
+    }
+
+    pub(super) fn pump_space(&mut self) {
+        if !self.space.active || self.shared.limits.read_only {
+            return;
+        }
+        self.serve_waiters();
+        if self.shared.refuses_writes() {
+            return;
+        }
+        self.start_cleaning();
+        self.start_extension();
+        self.give_up_waiters();
+    }
+
+    fn serve_waiters(&mut self) {
+        for _ in 0..self.space.waiters.len() {
+            if self.space.available() == 0 {
+                return;
+            }
+            if let Some(message) = self.space.waiters.pop_front() {
+                self.message(message);
+            }
+        }
+    }
+
+    /// F17: no clean cluster, none coming: the requests learn that the host is full. (They are
+    /// held and come back.)
+    fn give_up_waiters(&mut self) {
+        let s = &self.space;
+        let coming = s.extend.is_some()
+            || !s.dirty.is_empty()
+            || s.cleaning > 0
+            || !s.cleaned.is_empty()
+            || !self.quarantine.is_empty();
+        if s.exhausted && !s.waiters.is_empty() && !coming {
+            self.fail_space_waiters(Errno::NOSPC);
+            self.space.exhausted = false;
+        }
+    }
+
+    pub(super) fn fail_space_waiters(&mut self, errno: Errno) {
+        for message in std::mem::take(&mut self.space.waiters) {
+            let (ToKeeper::Allocate(caller, _)
+            | ToKeeper::MapClean(caller, _)
+            | ToKeeper::CopyUp { caller, .. }) = message
+            else {
+                continue;
+            };
+            self.answer(caller, Answer::Failed(errno));
+        }
+        self.fail_waiting_copies(errno);
+    }
+
+    fn start_extension(&mut self) {
+        let s = &self.space;
+        let wanted = s.low() || !s.waiters.is_empty();
+        // Freed clusters first, so that the file does not grow without need.
+        let enough_coming = s.unclean() as u64 >= s.step.min(64) && s.waiters.is_empty();
+        if self.closing || s.extend.is_some() || !wanted || s.exhausted || enough_coming {
+            return;
+        }
+        let range = s.clusters..s.clusters + s.step;
+        let at = self.cluster.file_start(FileCluster(range.start));
+        let len = self.space.step << self.cluster.log2();
+        if self.space.reserve {
+            self.space.extend = Some((Extend::Reserve, range));
+            self.push(Task::Extend, OpKind::Reserve, at, len, ptr::null_mut());
+        } else {
+            self.space.extend = Some((Extend::Truncate, range));
+            self.push(Task::Extend, OpKind::Truncate, at + len, 0, ptr::null_mut());
+        }
+    }
+
+    pub(super) fn extend_completed(&mut self, result: i32) {
+        let Some((stage, range)) = self.space.extend.take() else { return };
+        let errno = Errno::from_raw_os_error(if result < 0 { -result } else { 0 });
+        if result < 0 {
+            self.extend_failed(stage, range, errno);
+            return;
+        }
+        if stage == Extend::Reserve {
+            let end = self.cluster.file_start(FileCluster(range.end));
+            self.space.extend = Some((Extend::Truncate, range));
+            self.push(Task::Extend, OpKind::Truncate, end, 0, ptr::null_mut());
+            return;
+        }
+        self.space.clusters = range.end;
+        self.space.used.grow(range.end as usize);
+        self.space.extend = Some((Extend::Synced(self.syncs.next()), range));
+    }
+
+    fn extend_failed(&mut self, stage: Extend, range: Range<u64>, errno: Errno) {
+        if matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS) && stage == Extend::Reserve {
+            // P9: no reservation here; the length alone moves.
+            self.space.reserve = false;
+            return;
+        }
+        let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::FBIG);
+        if no_space && range.end - range.start > 1 {
+            self.space.step = 1;
+            return;
+        }
+        tracing::warn!("the top cannot grow beyond {} clusters: {errno}", self.space.clusters);
+        self.space.exhausted = true;
+    }
+
+    fn start_cleaning(&mut self) {
+        while self.space.cleaning < CLEANERS && self.now >= self.space.clean_retry_at {
+            let Some(first) = self.space.dirty.pop_first() else { return };
+            let most = (CLEAN_BYTES >> self.cluster.log2()).max(1);
+            let mut end = first + 1;
+            // P1: neighbours together, within a bound.
+            while end - first < most && self.space.dirty.remove(&end) {
+                end += 1;
+            }
+            self.clean(first..end);
+        }
+    }
+
+    fn clean(&mut self, range: Range<u64>) {
+        let at = self.cluster.file_start(FileCluster(range.start));
+        let len = (range.end - range.start) << self.cluster.log2();
+        let kind = if self.space.punch {
+            OpKind::Punch
+        } else if self.space.zero_range {
+            OpKind::ZeroRange
+        } else if self.space.scrub.is_none() {
+            self.space.scrub = Some((range.clone(), 0));
+            self.count_cleaning(&range, true);
+            self.scrub_step();
+            return;
+        } else {
+            self.space.dirty.extend(range);
+            self.space.clean_retry_at = self.now + 1_000_000;
+            return;
+        };
+        self.count_cleaning(&range, true);
+        self.push(Task::Clean(range), kind, at, len, ptr::null_mut());
+    }
+
+    fn count_cleaning(&mut self, range: &Range<u64>, begin: bool) {
+        let n = range.end - range.start;
+        if begin {
+            self.space.cleaning += 1;
+            self.space.cleaning_clusters += n;
+        } else {
+            self.space.cleaning -= 1;
+            self.space.cleaning_clusters -= n;
+        }
+    }
+
+    /// Without punching: zeros are written, a buffer at a time.
+    fn scrub_step(&mut self) {
+        let Some((range, done)) = self.space.scrub.clone() else { return };
+        let at = self.cluster.file_start(FileCluster(range.start)) + done;
+        let left = ((range.end - range.start) << self.cluster.log2()) - done;
+        let buf = self.space.zeros.as_mut_ptr();
+        self.push(Task::Clean(range), OpKind::Write, at, left.min(ZERO_BUFFER), buf);
+    }
+
+    pub(super) fn cleaned(&mut self, range: Range<u64>, result: i32) {
+        if result < 0 {
+            let errno = Errno::from_raw_os_error(-result);
+            self.count_cleaning(&range, false);
+            self.space.scrub = None;
+            self.space.dirty.extend(range);
+            if matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS) {
+                if self.space.punch {
+                    self.space.punch = false;
+                } else {
+                    self.space.zero_range = false;
+                }
+            } else {
+                tracing::warn!("free clusters of the top were not cleaned: {errno}");
+                self.space.clean_retry_at = self.now + QUARANTINE_NS;
+            }
+            return;
+        }
+        if let Some((_, done)) = &mut self.space.scrub {
+            *done += result as u64;
+            let whole = (range.end - range.start) << self.cluster.log2();
+            if *done < whole && result > 0 {
+                self.scrub_step();
+                return;
+            }
+            self.space.scrub = None;
+        }
+        self.count_cleaning(&range, false);
+        self.space.cleaned.push((self.syncs.next(), range, self.now));
+    }
+
+    /// The sync that the space waits for, if it is worth one now; else 0.
+    pub(super) fn space_sync(&self) -> u64 {
+        let s = &self.space;
+        let mut need = 0;
+        if let Some((Extend::Synced(sync), _)) = s.extend {
+            need = sync;
+        }
+        // P1: cleaned clusters ride on somebody else's sync, for a while.
+        let old = self.now.saturating_sub(QUARANTINE_NS);
+        let hurry = !s.waiters.is_empty() || s.low();
+        let wait = s.cleaned.iter().filter(|(_, _, since)| hurry || *since <= old);
+        need.max(wait.map(|(sync, _, _)| *sync).max().unwrap_or(0))
+    }
+
+    /// A sync has ended well: what it covered is clean.
+    pub(super) fn space_synced(&mut self, number: u64) {
+        let s = &mut self.space;
+        for (_, range, _) in s.cleaned.iter().filter(|(sync, _, _)| *sync <= number) {
+            s.punched.extend(range.clone());
+        }
+        s.cleaned.retain(|(sync, _, _)| *sync > number);
+        if let Some((Extend::Synced(sync), range)) = s.extend.clone()
+            && sync <= number
+        {
+            s.extend = None;
+            if s.frontier.is_empty() {
+                s.frontier = range;
+            } else {
+                // The old frontier ends where the new one begins.
+                s.frontier.end = range.end;
+            }
+            let most = (EXTEND_BYTES >> self.cluster.log2()).max(EXTEND_CLUSTERS);
+            let share = step_for(self.cluster, s.used.count_ones(..) as u64);
+            s.step = (s.step * 2).clamp(EXTEND_CLUSTERS, most).max(share);
+        }
+        if s.available() > 0 {
+            s.exhausted = false;
+        }
+    }
+
+    pub(super) fn space_deadline(&self) -> Option<u64> {
+        if self.shared.refuses_writes() {
+            return None;
+        }
+        let dirty = !self.space.dirty.is_empty() && self.space.cleaning < CLEANERS;
+        let clean = dirty.then_some(self.space.clean_retry_at);
+        let running = self.syncs.is_running();
+        let cleaned = self.space.cleaned.iter().map(|(_, _, since)| since + QUARANTINE_NS).min();
+        let cleaned = cleaned.filter(|_| !running);
+        [clean, cleaned].into_iter().flatten().min()
+    }
+}

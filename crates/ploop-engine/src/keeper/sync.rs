@@ -1,0 +1,177 @@
+//! One sync of the top in flight at a time; it serves every waiter that came before it began.
+//!
+//! Syncs are numbered. Whoever needs "a sync that starts from now on" remembers [`Syncs::next`]
+//! and is served when [`Syncs::done`] has reached it (I3, F5).
+
+use super::Keeper;
+use super::ops::Task;
+use crate::front::Errno;
+use crate::message::{Answer, Caller};
+use crate::sync::Ordering;
+use ploop_format::BatPage;
+use ploop_io::{Io, OpKind};
+use std::ptr;
+
+struct Flush {
+    caller: Caller,
+    /// Changes up to this one must be durable.
+    seq: u64,
+    /// And the data: this sync.
+    sync: u64,
+}
+
+struct Durable {
+    caller: Caller,
+    page: BatPage,
+    seq: u64,
+}
+
+/// The sync slot of the top, and who waits.
+#[derive(Default)]
+pub(super) struct Syncs {
+    started: u64,
+    done: u64,
+    running: bool,
+    /// Do not start before the page writes up to this number have ended.
+    hold: Option<u64>,
+    flushes: Vec<Flush>,
+    durables: Vec<Durable>,
+}
+
+impl Syncs {
+    /// The number of the next sync that will start.
+    pub fn next(&self) -> u64 {
+        self.started + 1
+    }
+
+    /// The newest sync that ended well.
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// A sync is in flight.
+    pub fn is_running(&self) -> bool {
+        self.running
+    }
+
+    /// Changes up to this number are waited for by flushes.
+    pub fn flush_upto(&self) -> u64 {
+        self.flushes.iter().map(|f| f.seq).max().unwrap_or(0)
+    }
+}
+
+impl<I: Io> Keeper<I> {
+    /// FLUSH: everything acknowledged before now, on any queue, becomes durable.
+    pub(super) fn flush(&mut self, caller: Caller) {
+        if self.shared.limits.read_only {
+            self.answer(caller, Answer::Done);
+            return;
+        }
+        if self.refuse(caller) {
+            return;
+        }
+        self.syncs.flushes.push(Flush { caller, seq: self.seq, sync: self.syncs.next() });
+        self.pages.touched = true;
+    }
+
+    /// FUA: the present changes of one page become durable (F3).
+    pub(super) fn durable(&mut self, caller: Caller, page: BatPage) {
+        if self.refuse(caller) {
+            return;
+        }
+        let seq = self.pages.last_change(page);
+        self.pages.want(page, seq);
+        self.syncs.durables.push(Durable { caller, page, seq });
+    }
+
+    /// Starts a sync when somebody needs one and the slot is free.
+    pub(super) fn pump_sync(&mut self) {
+        if self.syncs.running || self.shared.failed.load(Ordering::SeqCst) {
+            return;
+        }
+        let upto = self.syncs.flush_upto().max(self.quarantine.wants_upto());
+        let upto = if self.closing { self.seq } else { upto };
+        let (stage, written) = self.pages.sync_wanted(upto);
+        let stage = stage.max(self.pages.sync_overdue(self.now));
+        let data = self.syncs.flushes.iter().map(|f| f.sync).max().unwrap_or(0);
+        let space = self.space_sync();
+        let need = stage.max(written).max(data).max(space);
+        if need <= self.syncs.done {
+            return;
+        }
+        // Without copy-ups one sync serves data and pages: let the page writes of this group
+        // end first. Only those already started are waited for, so the sync is not starved.
+        let urgent = stage > self.syncs.done || space > self.syncs.done;
+        let hold = *self.syncs.hold.get_or_insert(self.pages.writes());
+        if !urgent && self.pages.in_flight_upto(hold) {
+            return;
+        }
+        self.syncs.hold = None;
+        self.syncs.started += 1;
+        self.syncs.running = true;
+        let number = self.syncs.started;
+        self.shared.keeper_stats.syncs.add(1);
+        self.push(Task::Sync(number), OpKind::Datasync, 0, 0, ptr::null_mut());
+    }
+
+    pub(super) fn sync_ended(&mut self, number: u64, result: i32) {
+        self.syncs.running = false;
+        if result < 0 {
+            let errno = Errno::from_raw_os_error(-result);
+            let path = self.shared.chain.top().file.path();
+            tracing::error!(
+                "sync of {} failed: {errno}; no flush succeeds any more",
+                path.display()
+            );
+            self.shared.failed.store(true, Ordering::SeqCst);
+            self.fail_waiters(Errno::IO);
+            return;
+        }
+        // F5: an answer looks at FAILED first; a queue's DSYNC write may have failed meanwhile.
+        if self.shared.failed.load(Ordering::SeqCst) {
+            self.fail_waiters(Errno::IO);
+            return;
+        }
+        self.syncs.done = number;
+        self.pages_synced(number);
+        self.space_synced(number);
+    }
+
+    /// Answers every flush and FUA whose changes are durable.
+    pub(super) fn answer_durable(&mut self) {
+        let done = self.syncs.done;
+        let mut i = 0;
+        while i < self.syncs.flushes.len() {
+            let f = &self.syncs.flushes[i];
+            if f.sync <= done && self.pages.all_durable(f.seq) {
+                let f = self.syncs.flushes.swap_remove(i);
+                self.shared.keeper_stats.flushes.add(1);
+                self.answer(f.caller, Answer::Done);
+            } else {
+                i += 1;
+            }
+        }
+        let mut i = 0;
+        while i < self.syncs.durables.len() {
+            let d = &self.syncs.durables[i];
+            if self.pages.is_durable(d.page, d.seq) {
+                let d = self.syncs.durables.swap_remove(i);
+                self.answer(d.caller, Answer::Done);
+            } else {
+                i += 1;
+            }
+        }
+    }
+
+    /// Nothing can become durable any more: everyone who waits for that fails (F5, I10), and so
+    /// do those who wait for space.
+    pub(super) fn fail_waiters(&mut self, errno: Errno) {
+        let flushes = std::mem::take(&mut self.syncs.flushes);
+        let durables = std::mem::take(&mut self.syncs.durables);
+        let callers = flushes.into_iter().map(|f| f.caller);
+        for caller in callers.chain(durables.into_iter().map(|d| d.caller)) {
+            self.answer(caller, Answer::Failed(errno));
+        }
+        self.fail_space_waiters(errno);
+    }
+}

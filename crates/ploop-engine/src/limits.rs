@@ -1,0 +1,36 @@
+//! Every limit of the engine, stated once (D3, D4, D9, P4).
+
+/// Piece slots of a queue beyond the one embedded in each request (D3).
+pub const EXTRA_PIECES: usize = 64;
+/// Clusters one request may step over in one turn of its queue without I/O.
+pub const CLUSTERS_PER_TURN: u64 = 1024;
+/// Clusters one `Extents` request looks at.
+pub const EXTENT_CLUSTERS: u64 = 65_536;
+/// Copy-ups that may hold a buffer at once.
+pub const COPY_BUFFERS: usize = 8;
+/// Bytes of a copy buffer; larger clusters are copied in steps of it.
+pub const COPY_BUFFER: u64 = 1 << 20;
+/// BAT pages that may be loading at once.
+pub const LOADS: usize = 32;
+/// Dirty pages at which write-back begins before the deadline.
+pub const DIRTY_PAGES: usize = 256;
+/// Largest step by which the file is extended ahead of the frontier.
+pub const EXTEND_BYTES: u64 = 128 << 20;
+/// Smallest step, in clusters.
+pub const EXTEND_CLUSTERS: u64 = 4;
+/// Bytes one cleaning operation covers at most (P1).
+pub const CLEAN_BYTES: u64 = 64 << 20;
+/// Cleaning operations in flight (D10).
+pub const CLEANERS: usize = 2;
+/// Quarantined or cleaned clusters wait this long for somebody else's sync (F16).
+pub const QUARANTINE_NS: u64 = 1_000_000_000;
+/// A failed page write is tried again after this long.
+pub const PAGE_RETRY_NS: u64 = 100_000_000;
+/// Page writes of one page that may fail in a row before the device turns read-only.
+pub const PAGE_TRIES: u32 = 5;
+/// Bytes of zeros a write of zeros takes at a time.
+pub const ZERO_BUFFER: u64 = 64 << 10;
+/// Longest read or write request.
+pub const MAX_TRANSFER: u32 = 32 << 20;
+/// Longest discard or write-zeroes request.
+pub const MAX_ZERO: u64 = 4 << 30;

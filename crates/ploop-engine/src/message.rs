@@ -1,0 +1,114 @@
+//! What queues and the keeper tell each other.
+//!
+//! A piece has at most one message under way, so the inboxes are sized once and never full (D5).
+
+use crate::front::Errno;
+use crossbeam_queue::ArrayQueue;
+use ploop_format::{BatPage, GuestCluster};
+use ploop_io::Waker;
+use std::sync::OnceLock;
+
+/// Who waits for an answer: a piece (or a request) of a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// The queue.
+    pub queue: u16,
+    /// The queue's slot.
+    pub slot: u32,
+}
+
+/// From a queue to the keeper.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ToKeeper {
+    /// Load a BAT page, then look up again.
+    Load(Caller, BatPage),
+    /// The cluster is claimed: look up again after its release.
+    Wait(Caller, GuestCluster),
+    /// Map a clean cluster for a hole, then look up again.
+    Allocate(Caller, GuestCluster),
+    /// Bring the cluster up; the guest covers `from..from+len` of it, with zeros when `zero`.
+    CopyUp {
+        /// Who.
+        caller: Caller,
+        /// Which cluster.
+        cluster: GuestCluster,
+        /// First byte the guest covers, inside the cluster.
+        from: u64,
+        /// Bytes the guest covers.
+        len: u64,
+        /// The guest's bytes are zeros; nothing will be written by the queue.
+        zero: bool,
+    },
+    /// The queue's own part of a copy-up ended.
+    CopyUpWritten(Caller, GuestCluster, Result<(), Errno>),
+    /// Take the mapping away; the cluster reads as zeros.
+    Unmap(Caller, GuestCluster),
+    /// Map a clean cluster over a lower level's.
+    MapClean(Caller, GuestCluster),
+    /// Answer when every present change of the page is durable (F3).
+    Durable(Caller, BatPage),
+    /// Answer when everything acknowledged so far is durable (I3).
+    Flush(Caller),
+}
+
+/// From the keeper to a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Register and look up again from the start.
+    Retry,
+    /// Write the guest's part of a copy-up at this byte of the top.
+    WriteAt(u64),
+    /// Done.
+    Done,
+    /// Failed.
+    Failed(Errno),
+}
+
+/// An inbox and the thread that empties it.
+pub struct Link<T> {
+    inbox: ArrayQueue<T>,
+    waker: OnceLock<Waker>,
+}
+
+impl<T> Link<T> {
+    /// An inbox that holds at most `capacity` messages.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { inbox: ArrayQueue::new(capacity.max(1)), waker: OnceLock::new() }
+    }
+
+    /// Sets the thread to wake.
+    pub fn set_waker(&self, waker: Waker) {
+        let _ = self.waker.set(waker);
+    }
+
+    /// Sends; wakes the receiver when it sleeps.
+    pub fn send(&self, message: T) {
+        let mut message = message;
+        while let Err(back) = self.inbox.push(message) {
+            // Not reached while every caller keeps to one message per piece; losing it would
+            // lose a request, so wait for room.
+            message = back;
+            std::hint::spin_loop();
+        }
+        self.wake();
+    }
+
+    /// Wakes the receiver.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
+        }
+    }
+
+    /// The next message.
+    pub fn take(&self) -> Option<T> {
+        self.inbox.pop()
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inbox.is_empty()
+    }
+}

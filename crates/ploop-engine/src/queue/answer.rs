@@ -1,0 +1,75 @@
+//! What follows the keeper's answer, and requests held because the host has no space.
+
+use super::Queue;
+use super::slots::Stage;
+use crate::front::{Errno, Outcome};
+use crate::message::Answer;
+use crate::spec::OnEnospc;
+use crate::sync::Ordering;
+use ploop_io::Io;
+
+impl<I: Io> Queue<I> {
+    /// The keeper answered a piece.
+    pub(super) fn answered(&mut self, index: u32, answer: Answer) {
+        let stage = self.slots.pieces[index as usize].stage;
+        let outcome = match (answer, stage) {
+            (Answer::Retry, _) => self.start(index),
+            (Answer::WriteAt(at), _) => {
+                self.write_copy_up(index, at);
+                None
+            }
+            (Answer::Done, Stage::Settling) => Some(Ok(0)),
+            (Answer::Done, _) => self.settle(index),
+            (Answer::Failed(errno @ (Errno::NOSPC | Errno::DQUOT)), Stage::Asked)
+            | (Answer::Failed(errno @ (Errno::NOSPC | Errno::DQUOT)), Stage::Changing) => {
+                self.park(index, errno)
+            }
+            (Answer::Failed(errno), _) => Some(Err(errno)),
+        };
+        if let Some(outcome) = outcome {
+            self.end_and_advance(index, outcome);
+        }
+    }
+
+    /// F17: holds a piece that found no space; it is not registered and holds no claim. At most
+    /// half of the queue's depth is held, so that reads, FLUSH and the guest's own trim get in.
+    pub(super) fn park(&mut self, index: u32, errno: Errno) -> Option<Outcome> {
+        let full = self.parked.len() >= (self.shared.options.depth / 2).max(1);
+        let fail = self.shared.options.on_enospc == OnEnospc::Fail;
+        if self.last_try && !fail {
+            self.shared.queue_stats[self.lane].abandoned.add(1);
+        }
+        if full || fail || self.last_try {
+            return Some(Err(errno));
+        }
+        if self.parked.is_empty() {
+            // One fixed timer, never pushed back.
+            self.parked_until = self.now + self.shared.options.enospc_retry_ms * 1_000_000;
+            tracing::warn!(
+                "no space left for {}: requests are held and tried again every {} ms",
+                self.shared.chain.top().file.path().display(),
+                self.shared.options.enospc_retry_ms
+            );
+        }
+        self.slots.pieces[index as usize].stage = Stage::Parked;
+        self.slots.pieces[index as usize].plain = false;
+        self.parked.push_back(index);
+        None
+    }
+
+    /// Tries held pieces again when their timer is over, and once more when the device stops.
+    pub(super) fn unpark(&mut self) {
+        let stopping = self.shared.stopping.load(Ordering::SeqCst);
+        if stopping && !self.last_try {
+            self.last_try = true;
+        } else if self.parked.is_empty() || self.now < self.parked_until {
+            return;
+        }
+        for _ in 0..self.parked.len() {
+            let Some(index) = self.parked.pop_front() else { break };
+            if let Some(outcome) = self.start(index) {
+                self.end_and_advance(index, outcome);
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A queue: one thread, one ring, its front ends. The whole idea in one loop:
+//! reap -> answers -> poll the front end -> split -> map -> route -> submit -> complete.
+//!
+//! A queue reads the map and never writes it. A mapped read or overwrite touches no lock and no
+//! other thread.
+
+mod answer;
+mod disk;
+mod extents;
+mod slots;
+mod start;
+
+use crate::device::Shared;
+use crate::front::{FrontEnd, Intake, Outcome, Request};
+use crate::limits::{EXTRA_PIECES, ZERO_BUFFER};
+use crate::message::Caller;
+use crate::sync::Ordering;
+use ploop_io::{AlignedBuf, Clock, Completion, Interest, Io};
+use slots::Slots;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Tokens of watches; the low bits are the front end's key.
+const WATCH: u64 = 1 << 63;
+
+/// What a turn of the loop wants next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Turn {
+    /// There is more to do at once.
+    pub busy: bool,
+    /// Come again at this time at the latest.
+    pub deadline: Option<u64>,
+    /// The device is stopping and this queue has nothing left.
+    pub finished: bool,
+}
+
+/// A queue of a device; lives on its thread.
+pub struct Queue<I: Io> {
+    shared: Arc<Shared>,
+    lane: usize,
+    io: I,
+    slots: Slots,
+    finished: Vec<(u64, Outcome)>,
+    incoming: Vec<Request>,
+    completions: Vec<Completion>,
+    /// Requests that gave way after a long walk over clusters without I/O.
+    resume: VecDeque<u32>,
+    /// Pieces held because the host has no space (F17), and when they are tried again.
+    parked: VecDeque<u32>,
+    parked_until: u64,
+    /// After a stop, held pieces got their last try (T17).
+    last_try: bool,
+    poll_at: Option<u64>,
+    zeros: AlignedBuf,
+    /// The file system refused: do not ask again.
+    no_punch: bool,
+    no_zero_range: bool,
+    now: u64,
+}
+
+impl<I: Io> Queue<I> {
+    pub(crate) fn new(shared: Arc<Shared>, lane: usize, io: I) -> Self {
+        shared.queues[lane].set_waker(io.waker());
+        let depth = shared.options.depth;
+        let caps = shared.chain.top().file.caps();
+        Self {
+            lane,
+            io,
+            slots: Slots::new(depth, EXTRA_PIECES),
+            finished: Vec::with_capacity(depth),
+            incoming: Vec::with_capacity(depth),
+            completions: Vec::with_capacity(depth + EXTRA_PIECES),
+            resume: VecDeque::with_capacity(depth),
+            parked: VecDeque::with_capacity(depth),
+            parked_until: 0,
+            last_try: false,
+            poll_at: None,
+            zeros: crate::memory::buffer(ZERO_BUFFER as usize),
+            no_punch: !caps.punch,
+            no_zero_range: !caps.zero_range,
+            now: 0,
+            shared,
+        }
+    }
+
+    /// The queue's ring.
+    pub fn io_mut(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// Serves until the device stops and everything handed in has ended.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub fn run<F: FrontEnd + ?Sized>(
+        &mut self,
+        front: &mut F,
+        clock: &dyn Clock,
+    ) -> io::Result<()> {
+        loop {
+            let turn = self.step(front, clock.now());
+            if turn.finished {
+                return Ok(());
+            }
+            if turn.busy {
+                self.io.submit()?;
+                continue;
+            }
+            let timeout =
+                turn.deadline.map(|at| Duration::from_nanos(at.saturating_sub(clock.now())));
+            let link = &self.shared.queues[self.lane];
+            let stopping = &self.shared.stopping;
+            let was = stopping.load(Ordering::SeqCst);
+            let idle = || link.is_empty() && stopping.load(Ordering::SeqCst) == was;
+            self.io.wait(timeout, &idle)?;
+        }
+    }
+
+    /// One turn of the loop; never blocks and does not submit.
+    pub fn step<F: FrontEnd + ?Sized>(&mut self, front: &mut F, now: u64) -> Turn {
+        self.now = now;
+        self.reap(front);
+        while let Some((piece, answer)) = self.shared.queues[self.lane].take() {
+            self.answered(piece, answer);
+        }
+        self.unpark();
+        for _ in 0..self.resume.len() {
+            if let Some(request) = self.resume.pop_front() {
+                self.advance(request);
+            }
+        }
+        let mut ended = self.deliver(front);
+        let full = self.poll_front(front);
+        ended |= self.deliver(front);
+        if ended {
+            front.flush_replies();
+        }
+        let stats = &self.shared.queue_stats[self.lane];
+        stats.in_flight.set(self.slots.in_flight() as u64);
+        stats.parked.set(self.parked.len() as u64);
+        let stopping = self.shared.stopping.load(Ordering::SeqCst);
+        Turn {
+            busy: !self.resume.is_empty() || (full && self.slots.room() > 0),
+            deadline: self.deadline(),
+            finished: stopping && self.slots.in_flight() == 0 && front.finished(),
+        }
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        let parked = (!self.parked.is_empty()).then_some(self.parked_until);
+        match (parked, self.poll_at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn reap<F: FrontEnd + ?Sized>(&mut self, front: &mut F) {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.io.reap(&mut completions);
+        for c in completions.drain(..) {
+            if c.token & WATCH != 0 {
+                front.ready((c.token & u64::from(u32::MAX)) as u32, c.result);
+            } else {
+                self.completed(c.token as u32, c.result);
+            }
+        }
+        self.completions = completions;
+    }
+
+    /// Lets the front end hand requests in; returns whether it filled all room.
+    fn poll_front<F: FrontEnd + ?Sized>(&mut self, front: &mut F) -> bool {
+        self.poll_at = None;
+        let room = self.slots.room();
+        let mut intake = QueueIntake {
+            io: &mut self.io,
+            incoming: &mut self.incoming,
+            room,
+            now: self.now,
+            stopping: self.shared.stopping.load(Ordering::SeqCst),
+            poll_at: &mut self.poll_at,
+        };
+        front.poll(&mut intake);
+        let mut incoming = std::mem::take(&mut self.incoming);
+        let full = incoming.len() >= room;
+        for request in incoming.drain(..) {
+            self.admit(request);
+        }
+        self.incoming = incoming;
+        full
+    }
+
+    /// Hands ended requests to the front end.
+    fn deliver<F: FrontEnd + ?Sized>(&mut self, front: &mut F) -> bool {
+        let any = !self.finished.is_empty();
+        for (tag, outcome) in self.finished.drain(..) {
+            front.complete(tag, outcome);
+        }
+        any
+    }
+
+    fn caller(&self, piece: u32) -> Caller {
+        Caller { queue: self.lane as u16, slot: piece }
+    }
+}
+
+/// What the front end sees of the queue during `poll`.
+struct QueueIntake<'a, I: Io> {
+    io: &'a mut I,
+    incoming: &'a mut Vec<Request>,
+    room: usize,
+    now: u64,
+    stopping: bool,
+    poll_at: &'a mut Option<u64>,
+}
+
+impl<I: Io> Intake for QueueIntake<'_, I> {
+    fn room(&self) -> usize {
+        self.room - self.incoming.len().min(self.room)
+    }
+
+    fn push(&mut self, request: Request) {
+        self.incoming.push(request);
+    }
+
+    fn watch(&mut self, fd: i32, interest: Interest, key: u32) {
+        self.io.watch(fd, interest, WATCH | u64::from(key));
+    }
+
+    fn unwatch(&mut self, key: u32) {
+        self.io.unwatch(WATCH | u64::from(key));
+    }
+
+    fn poll_at(&mut self, nanos: u64) {
+        *self.poll_at = Some(self.poll_at.map_or(nanos, |at| at.min(nanos)));
+    }
+
+    fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn stopping(&self) -> bool {
+        self.stopping
+    }
+}

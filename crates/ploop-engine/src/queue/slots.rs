@@ -1,0 +1,199 @@
+//! Requests and pieces in flight: fixed slots, made at start (D3).
+
+use crate::front::{Errno, Request};
+use crate::grace::Ticket;
+use crate::route::PieceKind;
+use ploop_format::GuestCluster;
+use ploop_io::FileId;
+
+/// What a piece is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Job {
+    /// A part of a data request.
+    Data(PieceKind),
+    /// A whole FLUSH, or the PREFLUSH of a request.
+    Flush,
+    /// A whole Extents request.
+    Extents,
+}
+
+/// Where a piece stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// The slot is free.
+    Free,
+    /// Asked the keeper to make a lookup possible: it answers Retry.
+    Asked,
+    /// Asked the keeper for a change of the map, or told it that its own part is written.
+    Changing,
+    /// Asked the keeper for durability: its answer ends the piece.
+    Settling,
+    /// Reading or writing in place, registered.
+    Disk,
+    /// Zeroing or punching in place, registered.
+    Zeroing,
+    /// Writing its part of a copy-up.
+    CopyUp,
+    /// Held: the host has no space.
+    Parked,
+}
+
+/// One piece.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub request: u32,
+    pub job: Job,
+    pub stage: Stage,
+    pub cluster: GuestCluster,
+    /// First byte inside the cluster.
+    pub from: u64,
+    pub len: u64,
+    pub whole: bool,
+    /// Offset of the piece in the request's buffer.
+    pub buffer: u64,
+    /// Bytes done in the present stage.
+    pub done: u64,
+    /// Bytes of the operation under way.
+    pub step: u64,
+    pub file: FileId,
+    /// Byte position of the piece in `file`.
+    pub at: u64,
+    /// Bytes of `file` that may be read; what is behind reads as zeros.
+    pub readable: u64,
+    pub ticket: Option<Ticket>,
+    /// The data is durable when its write completes.
+    pub dsync: bool,
+    /// `RWF_DSYNC` ran out of space: write plainly, then flush.
+    pub plain: bool,
+}
+
+impl Piece {
+    pub const FREE: Self = Self {
+        request: 0,
+        job: Job::Flush,
+        stage: Stage::Free,
+        cluster: GuestCluster(0),
+        from: 0,
+        len: 0,
+        whole: false,
+        buffer: 0,
+        done: 0,
+        step: 0,
+        file: FileId(-1),
+        at: 0,
+        readable: 0,
+        ticket: None,
+        dsync: false,
+        plain: false,
+    };
+}
+
+/// One request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    pub request: Request,
+    pub active: bool,
+    /// Bytes already cut into pieces.
+    pub cursor: u64,
+    /// The PREFLUSH, or the only piece of a request without data, was started.
+    pub opened: bool,
+    /// Nothing more is cut until the PREFLUSH has ended (F26).
+    pub flushing: bool,
+    pub outstanding: u32,
+    pub error: Option<Errno>,
+    /// What an Extents request found.
+    pub value: u32,
+}
+
+/// All slots of a queue. Piece `n < depth` is embedded in request `n`.
+pub(super) struct Slots {
+    pub requests: Vec<Slot>,
+    pub pieces: Vec<Piece>,
+    free_requests: Vec<u32>,
+    free_extra: Vec<u32>,
+}
+
+impl Slots {
+    pub fn new(depth: usize, extra: usize) -> Self {
+        let idle = Slot {
+            request: IDLE,
+            active: false,
+            cursor: 0,
+            opened: false,
+            flushing: false,
+            outstanding: 0,
+            error: None,
+            value: 0,
+        };
+        Self {
+            requests: vec![idle; depth],
+            pieces: vec![Piece::FREE; depth + extra],
+            free_requests: (0..depth as u32).rev().collect(),
+            free_extra: (depth as u32..(depth + extra) as u32).rev().collect(),
+        }
+    }
+
+    /// Free request slots.
+    pub fn room(&self) -> usize {
+        self.free_requests.len()
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.requests.len() - self.free_requests.len()
+    }
+
+    /// Takes a request slot.
+    pub fn admit(&mut self, request: Request) -> Option<u32> {
+        let n = self.free_requests.pop()?;
+        self.requests[n as usize] = Slot {
+            request,
+            active: true,
+            cursor: 0,
+            opened: false,
+            flushing: false,
+            outstanding: 0,
+            error: None,
+            value: 0,
+        };
+        Some(n)
+    }
+
+    /// Gives a request slot back.
+    pub fn retire(&mut self, n: u32) {
+        self.requests[n as usize].active = false;
+        self.free_requests.push(n);
+    }
+
+    /// A piece slot for a request: its own, else one of the extra ones if any is free.
+    pub fn piece(&mut self, request: u32) -> Option<u32> {
+        if self.pieces[request as usize].stage == Stage::Free {
+            return Some(request);
+        }
+        self.free_extra.pop()
+    }
+
+    /// Gives a piece slot back.
+    pub fn free_piece(&mut self, n: u32) {
+        self.pieces[n as usize].stage = Stage::Free;
+        if n as usize >= self.requests.len() {
+            self.free_extra.push(n);
+        }
+    }
+
+    /// Gives back a slot that was taken and not used.
+    pub fn unused_piece(&mut self, n: u32) {
+        if n as usize >= self.requests.len() {
+            self.free_extra.push(n);
+        }
+    }
+}
+
+const IDLE: Request = Request {
+    tag: 0,
+    operation: crate::front::Operation::Flush,
+    flags: crate::front::Flags { fua: false, preflush: false, no_unmap: false, fast_zero: false },
+    offset: 0,
+    len: 0,
+    buffer: crate::front::Buffer::NONE,
+};

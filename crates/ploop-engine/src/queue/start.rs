@@ -1,0 +1,286 @@
+//! Stages 1 to 4: a request is checked, cut into pieces, and each piece looked up and routed.
+
+use super::Queue;
+use super::slots::{Job, Piece, Stage};
+use crate::front::{Errno, Operation, Outcome, Request};
+use crate::limits::CLUSTERS_PER_TURN;
+use crate::message::ToKeeper;
+use crate::route::{Facts, PieceKind, Route, route};
+use crate::split::first_piece;
+use crate::stats::operation_index;
+use ploop_io::Io;
+
+impl<I: Io> Queue<I> {
+    /// Takes a request in, or ends it at once when it cannot be.
+    pub(super) fn admit(&mut self, request: Request) {
+        if let Err(errno) = self.check(&request) {
+            self.finish(&request, Err(errno));
+            return;
+        }
+        match self.slots.admit(request) {
+            Some(n) => self.advance(n),
+            None => self.finish(&request, Err(Errno::AGAIN)),
+        }
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Errno> {
+        let limits = &self.shared.limits;
+        let changes = matches!(
+            request.operation,
+            Operation::Write | Operation::Discard | Operation::WriteZeroes
+        );
+        if changes && limits.read_only {
+            return Err(Errno::ROFS);
+        }
+        if request.operation == Operation::Flush {
+            return Ok(());
+        }
+        let block = u64::from(limits.block);
+        let end = request.offset.checked_add(request.len).ok_or(Errno::INVAL)?;
+        if end > limits.size {
+            let write = request.operation == Operation::Write;
+            return Err(if write { Errno::NOSPC } else { Errno::INVAL });
+        }
+        if !request.offset.is_multiple_of(block) || !request.len.is_multiple_of(block) {
+            return Err(Errno::INVAL);
+        }
+        let buffer = request.buffer;
+        let aligned = (buffer.ptr() as usize).is_multiple_of(limits.buffer_align.max(1) as usize);
+        match request.operation {
+            Operation::Read | Operation::Write
+                if buffer.len() as u64 != request.len || !aligned =>
+            {
+                Err(Errno::INVAL)
+            }
+            Operation::Extents
+                if buffer.len() < crate::front::ExtentRecord::BYTES || request.len == 0 =>
+            {
+                Err(Errno::INVAL)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Cuts and starts as many pieces as there are slots, then ends the request when all are done.
+    pub(super) fn advance(&mut self, n: u32) {
+        let mut steps = 0;
+        while let Some(piece) = self.next_piece(n) {
+            if let Some(outcome) = self.start(piece) {
+                self.end_piece(piece, outcome);
+            }
+            steps += 1;
+            if steps >= CLUSTERS_PER_TURN {
+                self.resume.push_back(n);
+                return;
+            }
+        }
+        self.close_if_done(n);
+    }
+
+    fn close_if_done(&mut self, n: u32) {
+        let slot = self.slots.requests[n as usize];
+        if !slot.active || slot.outstanding > 0 || slot.flushing {
+            return;
+        }
+        let cut = slot.opened && slot.cursor >= slot.request.len;
+        if !cut && slot.error.is_none() {
+            return;
+        }
+        if self.resume.contains(&n) {
+            return;
+        }
+        self.slots.retire(n);
+        let outcome = slot.error.map_or(Ok(slot.value), Err);
+        self.finish(&slot.request, outcome);
+    }
+
+    /// Makes the next piece of a request; `None` when there is none, or no slot for it.
+    fn next_piece(&mut self, n: u32) -> Option<u32> {
+        let slot = self.slots.requests[n as usize];
+        if !slot.active || slot.error.is_some() || slot.flushing {
+            return None;
+        }
+        let request = slot.request;
+        let mut piece = Piece { request: n, ..Piece::FREE };
+        if !slot.opened {
+            self.slots.requests[n as usize].opened = true;
+            let opened = &mut self.slots.requests[n as usize];
+            match request.operation {
+                Operation::Flush | Operation::Extents => {
+                    opened.cursor = request.len;
+                    let flush = request.operation == Operation::Flush;
+                    piece.job = if flush { Job::Flush } else { Job::Extents };
+                }
+                _ if request.flags.preflush => {
+                    opened.flushing = true;
+                    piece.job = Job::Flush;
+                }
+                _ => return self.next_piece(n),
+            }
+        } else {
+            if slot.cursor >= request.len {
+                return None;
+            }
+            piece.job = Job::Data(match request.operation {
+                Operation::Read => PieceKind::Read,
+                Operation::Write => PieceKind::Write,
+                Operation::Discard => PieceKind::Discard,
+                _ => PieceKind::Zero,
+            });
+        }
+        let index = self.slots.piece(n)?;
+        if let Job::Data(kind) = piece.job {
+            let offset = request.offset + slot.cursor;
+            let left = request.len - slot.cursor;
+            let cluster = self.shared.chain.cluster;
+            let cut = first_piece(cluster, self.shared.limits.size, offset, left);
+            piece.cluster = cut.cluster;
+            piece.from = cut.from;
+            piece.len = cut.len;
+            piece.whole = cut.whole;
+            piece.buffer = slot.cursor;
+            piece.dsync = request.flags.fua && kind == PieceKind::Write;
+            self.slots.requests[n as usize].cursor += cut.len;
+        }
+        piece.stage = Stage::Asked;
+        self.slots.pieces[index as usize] = piece;
+        self.slots.requests[n as usize].outstanding += 1;
+        Some(index)
+    }
+
+    /// Starts a piece, or starts it again: register, look up, route. `Some` when it ended at once.
+    pub(super) fn start(&mut self, index: u32) -> Option<Outcome> {
+        let piece = self.slots.pieces[index as usize];
+        let kind = match piece.job {
+            Job::Flush => {
+                self.slots.pieces[index as usize].stage = Stage::Settling;
+                self.shared.keeper.send(ToKeeper::Flush(self.caller(index)));
+                return None;
+            }
+            Job::Extents => return self.extents(index),
+            Job::Data(kind) => kind,
+        };
+        if kind != PieceKind::Read && self.shared.refuses_writes() {
+            return Some(Err(Errno::IO));
+        }
+        let flags = self.slots.requests[piece.request as usize].request.flags;
+        let facts = Facts {
+            whole: piece.whole,
+            keep_blocks: flags.no_unmap || self.shared.keep_blocks,
+            top: self.shared.chain.top().id,
+            raw_top: self.shared.raw_top,
+        };
+        // I11, F9: register, fence, then look up.
+        let ticket = self.shared.grace.enter(self.lane);
+        let way = route(kind, self.shared.map.get(piece.cluster), facts);
+        let in_place =
+            matches!(way, Route::Read(..) | Route::Write(_) | Route::Zero(_) | Route::Punch(_));
+        if in_place {
+            self.slots.pieces[index as usize].ticket = Some(ticket);
+        } else {
+            // F8: whoever waits for anything but its own I/O is not registered.
+            self.leave(ticket);
+        }
+        self.follow(index, way)
+    }
+
+    fn follow(&mut self, index: u32, way: Route) -> Option<Outcome> {
+        let piece = self.slots.pieces[index as usize];
+        let caller = self.caller(index);
+        let flags = self.slots.requests[piece.request as usize].request.flags;
+        let (stage, message) = match way {
+            Route::Broken => return Some(Err(Errno::IO)),
+            Route::Nothing => return self.settle(index),
+            Route::FillZeros => {
+                self.fill_zeros(&piece, 0);
+                return Some(Ok(0));
+            }
+            Route::Read(level, at) => return self.read(index, level, at),
+            Route::Write(at) => return self.write(index, at),
+            Route::Zero(at) => return self.zero(index, at),
+            Route::Punch(at) => return self.punch(index, at),
+            Route::Allocate if self.all_zero(&piece) => return self.settle(index),
+            Route::CopyUpZero if flags.fast_zero => return Some(Err(Errno::OPNOTSUPP)),
+            Route::Load => (Stage::Asked, ToKeeper::Load(caller, piece.cluster.slot().page)),
+            Route::Wait => (Stage::Asked, ToKeeper::Wait(caller, piece.cluster)),
+            Route::Allocate => (Stage::Asked, ToKeeper::Allocate(caller, piece.cluster)),
+            Route::CopyUp | Route::CopyUpZero => (
+                Stage::Changing,
+                ToKeeper::CopyUp {
+                    caller,
+                    cluster: piece.cluster,
+                    from: piece.from,
+                    len: piece.len,
+                    zero: way == Route::CopyUpZero,
+                },
+            ),
+            Route::MapClean => (Stage::Changing, ToKeeper::MapClean(caller, piece.cluster)),
+            Route::Unmap => (Stage::Changing, ToKeeper::Unmap(caller, piece.cluster)),
+        };
+        self.slots.pieces[index as usize].stage = stage;
+        self.shared.keeper.send(message);
+        None
+    }
+
+    /// The change is in place: with FUA, wait until the page is durable (F3, I4).
+    pub(super) fn settle(&mut self, index: u32) -> Option<Outcome> {
+        let piece = self.slots.pieces[index as usize];
+        if !self.slots.requests[piece.request as usize].request.flags.fua || self.shared.raw_top {
+            return Some(Ok(0));
+        }
+        if self.shared.refuses_writes() {
+            return Some(Err(Errno::IO));
+        }
+        let page = piece.cluster.slot().page;
+        if self.shared.map.page(page).is_none_or(|p| p.is_durable()) {
+            return Some(Ok(0));
+        }
+        self.slots.pieces[index as usize].stage = Stage::Settling;
+        self.shared.keeper.send(ToKeeper::Durable(self.caller(index), page));
+        None
+    }
+
+    /// As [`Queue::settle`], for data that was written without `RWF_DSYNC`.
+    pub(super) fn settle_by_flush(&mut self, index: u32) -> Option<Outcome> {
+        let piece = self.slots.pieces[index as usize];
+        if !self.slots.requests[piece.request as usize].request.flags.fua {
+            return Some(Ok(0));
+        }
+        self.slots.pieces[index as usize].stage = Stage::Settling;
+        self.shared.keeper.send(ToKeeper::Flush(self.caller(index)));
+        None
+    }
+
+    /// A piece ended: its slot is free, and its request goes on or ends.
+    pub(super) fn end_piece(&mut self, index: u32, outcome: Outcome) {
+        let piece = self.slots.pieces[index as usize];
+        debug_assert!(piece.ticket.is_none());
+        self.slots.free_piece(index);
+        let slot = &mut self.slots.requests[piece.request as usize];
+        slot.outstanding -= 1;
+        slot.flushing = false;
+        match outcome {
+            Ok(value) => slot.value = value.max(slot.value),
+            // F26: the first error is the request's.
+            Err(errno) => slot.error = slot.error.or(Some(errno)),
+        }
+    }
+
+    /// Ends a piece outside of `advance`.
+    pub(super) fn end_and_advance(&mut self, index: u32, outcome: Outcome) {
+        let request = self.slots.pieces[index as usize].request;
+        self.end_piece(index, outcome);
+        self.advance(request);
+    }
+
+    fn finish(&mut self, request: &Request, outcome: Outcome) {
+        let stats = &self.shared.queue_stats[self.lane];
+        let kind = operation_index(request.operation);
+        stats.requests[kind].add(1);
+        stats.bytes[kind].add(request.len);
+        if outcome.is_err() {
+            stats.errors.add(1);
+        }
+        self.finished.push((request.tag, outcome));
+    }
+}

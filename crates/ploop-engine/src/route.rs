@@ -1,0 +1,182 @@
+//! Stage 4: `(operation, mapping) -> Route`, a pure function with every arm tested.
+
+use crate::map::{Cell, Place};
+use ploop_format::Sector;
+
+/// What a piece does to its cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum PieceKind {
+    /// Read.
+    Read,
+    /// Write.
+    Write,
+    /// Discard.
+    Discard,
+    /// Write zeroes.
+    Zero,
+}
+
+/// What else the decision depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// The piece is the whole cluster.
+    pub whole: bool,
+    /// Blocks must stay (NOUNMAP), or the disk is preallocated (C8).
+    pub keep_blocks: bool,
+    /// The id of the top level.
+    pub top: u8,
+    /// The top is a plain file: its mapping never changes.
+    pub raw_top: bool,
+}
+
+/// What happens to a piece next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Route {
+    /// The BAT page is not in memory: the keeper loads it.
+    Load,
+    /// The entry is broken: `EIO`.
+    Broken,
+    /// The keeper works on the cluster: wait for it.
+    Wait,
+    /// Nothing to do; the piece is done.
+    Nothing,
+    /// Fill the buffer with zeros.
+    FillZeros,
+    /// Read from a level.
+    Read(u8, Sector),
+    /// Overwrite in the top.
+    Write(Sector),
+    /// A hole, and data: the keeper maps a clean cluster (unless the data is all zeros).
+    Allocate,
+    /// A lower level has it: copy-up, also when the write covers it whole (F4).
+    CopyUp,
+    /// Zeros over a part of a cluster that a lower level has: copy-up with zeros merged.
+    CopyUpZero,
+    /// Zeros over a whole cluster that a lower level has: map a clean cluster.
+    MapClean,
+    /// Zeros over a mapped cluster that no lower level has: unmap it.
+    Unmap,
+    /// Zeros at this place of the top, by punching or writing.
+    Zero(Sector),
+    /// Give blocks back at this place of the top; edges stay.
+    Punch(Sector),
+}
+
+/// Decides. `None` for the cell means that its page is not loaded.
+#[must_use]
+pub fn route(kind: PieceKind, cell: Option<Cell>, facts: Facts) -> Route {
+    let Some(cell) = cell else { return Route::Load };
+    if cell.place == Place::Bad {
+        return Route::Broken;
+    }
+    if kind == PieceKind::Read {
+        return match cell.place {
+            Place::At { level, at } => Route::Read(level, at),
+            _ => Route::FillZeros,
+        };
+    }
+    if cell.claimed {
+        return Route::Wait;
+    }
+    let Place::At { level, at } = cell.place else {
+        return match kind {
+            PieceKind::Write => Route::Allocate,
+            _ => Route::Nothing,
+        };
+    };
+    let in_top = level == facts.top;
+    let unmap = facts.whole && !facts.keep_blocks && !facts.raw_top && !cell.has_lower;
+    match (kind, in_top) {
+        (PieceKind::Write, true) => Route::Write(at),
+        (PieceKind::Write, false) => Route::CopyUp,
+        // F11: a discard of what the top does not have changes nothing.
+        (PieceKind::Discard, false) => Route::Nothing,
+        (PieceKind::Discard, true) if facts.keep_blocks => Route::Nothing,
+        (PieceKind::Discard | PieceKind::Zero, true) if unmap => Route::Unmap,
+        // F11: unmapping would bring the lower level's bytes back.
+        (PieceKind::Discard, true) => Route::Punch(at),
+        (PieceKind::Zero, true) => Route::Zero(at),
+        (PieceKind::Zero, false) if facts.whole => Route::MapClean,
+        (PieceKind::Zero, false) => Route::CopyUpZero,
+        (PieceKind::Read, _) => Route::FillZeros,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FACTS: Facts = Facts { whole: false, keep_blocks: false, top: 2, raw_top: false };
+    const WHOLE: Facts = Facts { whole: true, ..FACTS };
+    const S: Sector = Sector(2048);
+
+    fn top(has_lower: bool) -> Option<Cell> {
+        Some(Cell::at(2, S, has_lower))
+    }
+
+    fn below() -> Option<Cell> {
+        Some(Cell::at(1, S, false))
+    }
+
+    #[test]
+    fn reads() {
+        use PieceKind::Read;
+        assert_eq!(route(Read, None, FACTS), Route::Load);
+        assert_eq!(route(Read, Some(Cell::HOLE), FACTS), Route::FillZeros);
+        assert_eq!(route(Read, top(false), FACTS), Route::Read(2, S));
+        assert_eq!(route(Read, below(), FACTS), Route::Read(1, S));
+        let claimed = Cell { claimed: true, ..Cell::at(1, S, false) };
+        assert_eq!(route(Read, Some(claimed), FACTS), Route::Read(1, S), "reads pass (F4)");
+    }
+
+    #[test]
+    fn writes() {
+        use PieceKind::Write;
+        assert_eq!(route(Write, None, FACTS), Route::Load);
+        assert_eq!(route(Write, Some(Cell::HOLE), WHOLE), Route::Allocate);
+        assert_eq!(route(Write, top(true), FACTS), Route::Write(S));
+        assert_eq!(route(Write, below(), FACTS), Route::CopyUp);
+        assert_eq!(route(Write, below(), WHOLE), Route::CopyUp, "covering too (F4)");
+    }
+
+    #[test]
+    fn discards() {
+        use PieceKind::Discard;
+        assert_eq!(route(Discard, Some(Cell::HOLE), WHOLE), Route::Nothing);
+        assert_eq!(route(Discard, below(), WHOLE), Route::Nothing);
+        assert_eq!(route(Discard, top(false), WHOLE), Route::Unmap);
+        assert_eq!(route(Discard, top(true), WHOLE), Route::Punch(S));
+        assert_eq!(route(Discard, top(false), FACTS), Route::Punch(S));
+        let prealloc = Facts { keep_blocks: true, ..WHOLE };
+        assert_eq!(route(Discard, top(false), prealloc), Route::Nothing, "C8");
+        let raw = Facts { raw_top: true, ..WHOLE };
+        assert_eq!(route(Discard, top(false), raw), Route::Punch(S));
+    }
+
+    #[test]
+    fn zeroes() {
+        use PieceKind::Zero;
+        assert_eq!(route(Zero, Some(Cell::HOLE), WHOLE), Route::Nothing);
+        assert_eq!(route(Zero, below(), WHOLE), Route::MapClean);
+        assert_eq!(route(Zero, below(), FACTS), Route::CopyUpZero);
+        assert_eq!(route(Zero, top(false), WHOLE), Route::Unmap);
+        assert_eq!(route(Zero, top(true), WHOLE), Route::Zero(S));
+        assert_eq!(route(Zero, top(false), FACTS), Route::Zero(S));
+        let keep = Facts { keep_blocks: true, ..WHOLE };
+        assert_eq!(route(Zero, top(false), keep), Route::Zero(S));
+    }
+
+    #[test]
+    fn claims_and_broken_entries() {
+        for kind in [PieceKind::Write, PieceKind::Discard, PieceKind::Zero] {
+            let claimed = Cell { claimed: true, ..Cell::at(1, S, false) };
+            assert_eq!(route(kind, Some(claimed), FACTS), Route::Wait);
+            let claimed = Cell { claimed: true, ..Cell::HOLE };
+            assert_eq!(route(kind, Some(claimed), FACTS), Route::Wait);
+        }
+        let bad = Cell { place: Place::Bad, claimed: false, has_lower: false };
+        for kind in [PieceKind::Read, PieceKind::Write, PieceKind::Discard, PieceKind::Zero] {
+            assert_eq!(route(kind, Some(bad), FACTS), Route::Broken);
+        }
+    }
+}
