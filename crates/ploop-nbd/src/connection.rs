@@ -1,0 +1,312 @@
+//! One client's socket: where reading stands, and the replies that wait to be sent.
+//!
+//! How bytes come in without a copy of payloads: while only requests without payload are seen,
+//! one `recv` takes many headers; once a write was seen, exactly one header is asked for, then the
+//! payload goes by one `recvmsg` into its own aligned block, together with the next header. Only
+//! when a client turns from reading to writing may the first bytes of one payload (less than 4 KiB)
+//! lie in the header buffer and be moved; [`crate::NbdFront::copied_bytes`] counts them.
+
+use crate::inflight::Ticket;
+use crate::memory::{Arena, Block};
+use crate::protocol::NbdError;
+use crate::protocol::reply::Head;
+use crate::protocol::request::{Agreed, BadMagic, HEADER, Header};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, sendmsg,
+};
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes of headers that are read at once.
+const INBUF: usize = 4096;
+/// Requests without payload before a client counts as one that only reads.
+const CALM: u32 = 32;
+/// Pieces in one `sendmsg`.
+const GATHER: usize = 64;
+/// A connection moves when this much went over the socket.
+const PROGRESS: usize = 64 << 10;
+
+/// Names a connection on its queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Handle {
+    pub(crate) slot: u16,
+    pub(crate) generation: u16,
+}
+
+/// Counts a client while it lives.
+pub(crate) struct Live(Arc<AtomicUsize>);
+
+impl Live {
+    /// One more, unless there are `max`.
+    pub(crate) fn enter(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        if count.fetch_add(1, Ordering::Relaxed) >= max {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A client after its handshake.
+pub(crate) struct Accepted {
+    pub(crate) fd: OwnedFd,
+    pub(crate) agreed: Agreed,
+    pub(crate) peer: String,
+    pub(crate) live: Live,
+}
+
+/// What comes next on the socket.
+pub(crate) enum Phase {
+    /// A header.
+    Header,
+    /// The payload of a write.
+    Payload { ticket: Ticket, block: Block, got: usize, len: usize },
+    /// A payload nobody wants, then the error.
+    Skip { left: u64, header: Header, error: NbdError, why: &'static str },
+    /// Nothing: this request waits for memory.
+    Waiting(Header),
+}
+
+/// What follows a reply's head.
+pub(crate) enum Body {
+    None,
+    Bytes(Vec<u8>),
+    Block(Block, usize),
+}
+
+/// A reply on its way out.
+pub(crate) struct Reply {
+    pub(crate) head: Head,
+    pub(crate) body: Body,
+}
+
+impl Reply {
+    fn len(&self) -> usize {
+        let body = match &self.body {
+            Body::None => 0,
+            Body::Bytes(bytes) => bytes.len(),
+            Body::Block(_, len) => *len,
+        };
+        self.head.bytes().len() + body
+    }
+}
+
+/// How a transfer on the socket ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Moved {
+    /// All that was asked for: there may be more.
+    Full,
+    /// Less: the socket has no more for now.
+    Partly,
+    /// The client closed its side.
+    End,
+    /// The socket failed.
+    Failed(Errno),
+}
+
+/// A client in the transmission phase.
+pub(crate) struct Connection {
+    pub(crate) fd: OwnedFd,
+    pub(crate) generation: u16,
+    pub(crate) agreed: Agreed,
+    pub(crate) peer: String,
+    _live: Live,
+    inbuf: Box<[u8; INBUF]>,
+    start: usize,
+    end: usize,
+    /// Requests without payload since the last write.
+    calm: u32,
+    pub(crate) phase: Phase,
+    pub(crate) out: VecDeque<Reply>,
+    /// Bytes of the first reply that are gone.
+    sent: usize,
+    /// Requests without a reply in `out`.
+    pub(crate) in_flight: u32,
+    /// No more requests are read; closes when the last reply is out.
+    pub(crate) draining: bool,
+    /// The socket may have something.
+    pub(crate) readable: bool,
+    /// In the queue of those to be read.
+    pub(crate) queued: bool,
+    /// In the list of those to be sent to.
+    pub(crate) dirty: bool,
+    /// The socket takes no more for now.
+    pub(crate) blocked: bool,
+    pub(crate) read_watch: bool,
+    pub(crate) write_watch: bool,
+    /// When the client last moved something, and how much since.
+    pub(crate) progress_at: u64,
+    moved: usize,
+}
+
+impl Connection {
+    pub(crate) fn new(accepted: Accepted, generation: u16, now: u64) -> Self {
+        Self {
+            fd: accepted.fd,
+            generation,
+            agreed: accepted.agreed,
+            peer: accepted.peer,
+            _live: accepted.live,
+            inbuf: Box::new([0; INBUF]),
+            start: 0,
+            end: 0,
+            calm: 0,
+            phase: Phase::Header,
+            out: VecDeque::new(),
+            sent: 0,
+            in_flight: 0,
+            draining: false,
+            readable: true,
+            queued: false,
+            dirty: false,
+            blocked: false,
+            read_watch: false,
+            write_watch: false,
+            progress_at: now,
+            moved: 0,
+        }
+    }
+
+    /// The next whole header that was read.
+    pub(crate) fn next_header(&mut self) -> Option<Result<Header, BadMagic>> {
+        let bytes = self.inbuf[self.start..self.end].first_chunk::<HEADER>()?;
+        let header = Header::parse(bytes);
+        self.start += HEADER;
+        if let Ok(header) = &header {
+            self.calm = if header.payload() > 0 { 0 } else { self.calm.saturating_add(1) };
+        }
+        Some(header)
+    }
+
+    /// Takes up to `want` bytes that were read behind a header: the start of its payload.
+    pub(crate) fn early(&mut self, want: usize) -> &[u8] {
+        let from = self.start;
+        self.start = self.end.min(from.saturating_add(want));
+        &self.inbuf[from..self.start]
+    }
+
+    /// Reads headers.
+    pub(crate) fn receive_headers(&mut self, now: u64) -> Moved {
+        self.inbuf.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        // A client that writes: not one byte further than this header.
+        let until = if self.calm < CALM { HEADER } else { INBUF };
+        let want = until.saturating_sub(self.end).max(1);
+        let buf = &mut self.inbuf[self.end..self.end + want];
+        let result = recv(&self.fd, buf, RecvFlags::empty()).map(|(_, got)| got);
+        let moved = outcome(result, want);
+        self.end += self.count(result, now);
+        moved
+    }
+
+    /// Reads a payload, and the header behind it. Returns the bytes of payload.
+    pub(crate) fn receive_payload(&mut self, rest: &mut [u8], now: u64) -> (Moved, usize) {
+        // Whatever was read early has been taken: `early` came first.
+        (self.start, self.end) = (0, 0);
+        let (need, want) = (rest.len(), rest.len() + HEADER);
+        let mut slices = [IoSliceMut::new(rest), IoSliceMut::new(&mut self.inbuf[..HEADER])];
+        let mut control = RecvAncillaryBuffer::default();
+        let result = recvmsg(&self.fd, &mut slices, &mut control, RecvFlags::empty());
+        let result = result.map(|message| message.bytes);
+        let got = self.count(result, now);
+        self.end = got.saturating_sub(need);
+        (outcome(result, want), got.min(need))
+    }
+
+    /// Reads what nobody wants. Returns the bytes.
+    pub(crate) fn receive_waste(&mut self, waste: &mut [u8], now: u64) -> (Moved, usize) {
+        let result = recv(&self.fd, &mut *waste, RecvFlags::empty()).map(|(_, got)| got);
+        (outcome(result, waste.len()), self.count(result, now))
+    }
+
+    /// Sends what it can with one call; whole replies that are out give their block to `freed`.
+    pub(crate) fn send(&mut self, arena: &mut Arena, now: u64) -> Moved {
+        let mut slices = [IoSlice::new(&[]); GATHER];
+        let (mut used, mut want, mut skip) = (0, 0, self.sent);
+        for reply in &self.out {
+            if used + 2 > GATHER {
+                break;
+            }
+            let body = match &reply.body {
+                Body::None => &[][..],
+                Body::Bytes(bytes) => bytes,
+                Body::Block(block, len) => arena.bytes(block, 0, *len),
+            };
+            for part in [reply.head.bytes(), body] {
+                let cut = skip.min(part.len());
+                skip -= cut;
+                if cut < part.len() {
+                    slices[used] = IoSlice::new(&part[cut..]);
+                    used += 1;
+                    want += part.len() - cut;
+                }
+            }
+        }
+        if want == 0 {
+            return Moved::Full;
+        }
+        let mut control = SendAncillaryBuffer::default();
+        let result = sendmsg(&self.fd, &slices[..used], &mut control, SendFlags::NOSIGNAL);
+        let gone = self.count(result, now);
+        self.sent += gone;
+        self.release_sent(arena, now);
+        match outcome(result, want) {
+            // Nothing gone is no end here.
+            Moved::End => Moved::Partly,
+            other => other,
+        }
+    }
+
+    fn release_sent(&mut self, arena: &mut Arena, now: u64) {
+        while let Some(first) = self.out.front() {
+            let len = first.len();
+            if self.sent < len {
+                break;
+            }
+            self.sent -= len;
+            self.progress_at = now;
+            if let Some(Reply { body: Body::Block(block, _), .. }) = self.out.pop_front() {
+                arena.free(block);
+            }
+        }
+    }
+
+    fn count(&mut self, result: Result<usize, Errno>, now: u64) -> usize {
+        let bytes = result.unwrap_or(0);
+        self.moved += bytes;
+        if self.moved >= PROGRESS {
+            self.moved = 0;
+            self.progress_at = now;
+        }
+        bytes
+    }
+
+    /// Whether memory waits for this client to read or to write.
+    pub(crate) fn holds_memory(&self) -> bool {
+        matches!(self.phase, Phase::Payload { .. })
+            || self.out.iter().any(|reply| matches!(reply.body, Body::Block(..)))
+    }
+}
+
+fn outcome(result: Result<usize, Errno>, want: usize) -> Moved {
+    match result {
+        Ok(0) => Moved::End,
+        Ok(got) if got < want => Moved::Partly,
+        Ok(_) => Moved::Full,
+        Err(Errno::AGAIN) => Moved::Partly,
+        // Try again at once: the next call tells.
+        Err(Errno::INTR) => Moved::Full,
+        Err(errno) => Moved::Failed(errno),
+    }
+}

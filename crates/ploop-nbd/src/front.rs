@@ -1,0 +1,415 @@
+//! The front end on a queue's thread: many clients, one arena, no blocking call.
+//!
+//! Each turn: take new clients, serve those that waited for memory, read requests round robin
+//! while the queue has room, send replies, ask to be told when sockets move again.
+//! `receive.rs` has the way in, `answer.rs` the way out.
+
+use crate::connection::{Accepted, Connection, Handle, Phase, Reply};
+use crate::inflight::{Table, Ticket};
+use crate::memory::Arena;
+use crossbeam_queue::SegQueue;
+use ploop_engine::{FrontEnd, Intake, Limits, Outcome};
+use ploop_io::{Interest, Waker};
+use rustix::net::{Shutdown, shutdown};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Turns of reading in one `poll`, over all clients.
+const STEPS: usize = 128;
+/// A client that holds memory others wait for must move within this time (nanoseconds).
+const STALL: u64 = 30_000_000_000;
+/// How often that is looked at.
+const STALL_CHECK: u64 = 1_000_000_000;
+/// Clients get this long to take their last replies when the device stops.
+const GOODBYE: u64 = 5_000_000_000;
+
+/// Where the accepting thread leaves clients for a queue.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    pub(crate) clients: SegQueue<Accepted>,
+    pub(crate) waker: OnceLock<Waker>,
+    /// The queue takes no more clients.
+    pub(crate) closed: AtomicBool,
+}
+
+impl Inbox {
+    pub(crate) fn put(&self, client: Accepted) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
+        self.clients.push(client);
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
+        }
+    }
+}
+
+/// The NBD clients of one queue.
+pub struct NbdFront {
+    inbox: Arc<Inbox>,
+    pub(crate) limits: Limits,
+    /// `None` only while it is dropped.
+    pub(crate) arena: Option<Arena>,
+    slots: Vec<Option<Connection>>,
+    generations: Vec<u16>,
+    free: Vec<u16>,
+    pub(crate) table: Table,
+    /// Requests with parts the engine had no room for.
+    pub(crate) handing: VecDeque<Ticket>,
+    /// Clients to be read, each once.
+    pub(crate) ready: VecDeque<Handle>,
+    /// Clients that wait for memory, first come first served.
+    pub(crate) waiters: VecDeque<Handle>,
+    /// Clients with replies to send, each once.
+    pub(crate) dirty: Vec<Handle>,
+    /// Clients whose watches must be renewed.
+    pub(crate) to_arm: Vec<Handle>,
+    dying: Vec<u16>,
+    pub(crate) waste: Box<[u8]>,
+    pub(crate) copied: u64,
+    pub(crate) now: u64,
+    next_stall_check: u64,
+    stopping: bool,
+    goodbye: u64,
+}
+
+impl NbdFront {
+    pub(crate) fn new(inbox: Arc<Inbox>, limits: Limits, arena: Arena) -> Self {
+        Self {
+            inbox,
+            limits,
+            arena: Some(arena),
+            slots: Vec::new(),
+            generations: Vec::new(),
+            free: Vec::new(),
+            table: Table::default(),
+            handing: VecDeque::new(),
+            ready: VecDeque::new(),
+            waiters: VecDeque::new(),
+            dirty: Vec::new(),
+            to_arm: Vec::new(),
+            dying: Vec::new(),
+            waste: vec![0; 64 << 10].into_boxed_slice(),
+            copied: 0,
+            now: 0,
+            next_stall_check: 0,
+            stopping: false,
+            goodbye: u64::MAX,
+        }
+    }
+
+    /// Tells the accepting thread how to wake this queue. Call it on the queue's thread before
+    /// the first `poll`.
+    pub fn set_waker(&self, waker: Waker) {
+        let _ = self.inbox.waker.set(waker);
+    }
+
+    /// Clients of this queue.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Payload bytes that were moved in user space: the start of the first write of a client that
+    /// only read before, never more than 4 KiB each time.
+    #[must_use]
+    pub fn copied_bytes(&self) -> u64 {
+        self.copied
+    }
+
+    pub(crate) fn connection(&mut self, handle: Handle) -> Option<&mut Connection> {
+        let slot = usize::from(handle.slot);
+        if self.generations.get(slot) != Some(&handle.generation) {
+            return None;
+        }
+        self.slots.get_mut(slot)?.as_mut()
+    }
+
+    /// The connection and the arena at once.
+    pub(crate) fn parts(&mut self, handle: Handle) -> Option<(&mut Connection, &mut Arena)> {
+        let slot = usize::from(handle.slot);
+        if self.generations.get(slot) != Some(&handle.generation) {
+            return None;
+        }
+        Some((self.slots.get_mut(slot)?.as_mut()?, self.arena.as_mut()?))
+    }
+
+    fn adopt(&mut self, client: Accepted) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.generations.push(0);
+            (self.slots.len() - 1) as u16
+        });
+        let place = usize::from(slot);
+        let generation = self.generations[place].wrapping_add(1);
+        self.generations[place] = generation;
+        tracing::debug!(peer = %client.peer, "nbd client joined the queue");
+        self.slots[place] = Some(Connection::new(client, generation, self.now));
+        self.enqueue(Handle { slot, generation });
+    }
+
+    /// Puts a client into the queue of those to be read.
+    pub(crate) fn enqueue(&mut self, handle: Handle) {
+        let Some(connection) = self.connection(handle) else { return };
+        if !connection.queued && !connection.draining {
+            connection.queued = true;
+            self.ready.push_back(handle);
+        }
+    }
+
+    /// Ends a connection now. Its requests in the engine keep their memory until they complete.
+    pub(crate) fn kill(&mut self, handle: Handle, why: &str) {
+        let Some((connection, arena)) = self.parts(handle) else { return };
+        tracing::debug!(peer = %connection.peer, why, "nbd client is gone");
+        let _ = shutdown(&connection.fd, Shutdown::Both);
+        for reply in connection.out.drain(..) {
+            if let crate::connection::Body::Block(block, _) = reply.body {
+                arena.free(block);
+            }
+        }
+        if let Phase::Payload { ticket, block, .. } =
+            std::mem::replace(&mut connection.phase, Phase::Header)
+        {
+            arena.free(block);
+            self.table.remove(ticket);
+        }
+        // From here on nobody finds it; the descriptor closes when its watches are taken back.
+        let slot = usize::from(handle.slot);
+        self.generations[slot] = self.generations[slot].wrapping_add(1);
+        self.dying.push(handle.slot);
+    }
+
+    fn bury(&mut self, intake: &mut dyn Intake) {
+        while let Some(slot) = self.dying.pop() {
+            let Some(connection) = self.slots[usize::from(slot)].take() else { continue };
+            let handle = Handle { slot, generation: connection.generation };
+            if connection.read_watch {
+                intake.unwatch(key(handle, Interest::Read));
+            }
+            if connection.write_watch {
+                intake.unwatch(key(handle, Interest::Write));
+            }
+            self.free.push(slot);
+        }
+    }
+
+    /// Reads no more from a client; it closes when the last reply is out.
+    pub(crate) fn drain(&mut self, handle: Handle) {
+        let Some((connection, arena)) = self.parts(handle) else { return };
+        connection.draining = true;
+        connection.readable = false;
+        match std::mem::replace(&mut connection.phase, Phase::Header) {
+            Phase::Payload { ticket, block, .. } => {
+                connection.in_flight -= 1;
+                arena.free(block);
+                self.table.remove(ticket);
+            }
+            Phase::Waiting(header) => self.refuse_stopped(handle, &header),
+            Phase::Header | Phase::Skip { .. } => {}
+        }
+        self.close_if_done(handle);
+    }
+
+    /// Closes a draining client that nothing is owed to.
+    pub(crate) fn close_if_done(&mut self, handle: Handle) {
+        let Some(connection) = self.connection(handle) else { return };
+        if connection.draining && connection.in_flight == 0 && connection.out.is_empty() {
+            self.kill(handle, "done");
+        }
+    }
+
+    /// Queues a reply.
+    pub(crate) fn reply(&mut self, handle: Handle, reply: Reply) {
+        let Some(connection) = self.connection(handle) else { return };
+        connection.out.push_back(reply);
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(handle);
+        }
+    }
+
+    fn handles(&self) -> Vec<Handle> {
+        let live = |(slot, c): (usize, &Option<Connection>)| {
+            let generation = c.as_ref()?.generation;
+            let current = self.generations[slot] == generation;
+            current.then_some(Handle { slot: slot as u16, generation })
+        };
+        self.slots.iter().enumerate().filter_map(live).collect()
+    }
+
+    fn stop(&mut self, intake: &mut dyn Intake) {
+        if !self.stopping {
+            self.stopping = true;
+            self.inbox.closed.store(true, Ordering::Release);
+            self.goodbye = self.now.saturating_add(GOODBYE);
+            self.waiters.clear();
+            self.handles().into_iter().for_each(|handle| self.drain(handle));
+        }
+        while self.inbox.clients.pop().is_some() {}
+        if self.clients() == 0 {
+            return;
+        }
+        if self.now < self.goodbye {
+            return intake.poll_at(self.goodbye);
+        }
+        for handle in self.handles() {
+            let owed = self.connection(handle).is_some_and(|c| !c.out.is_empty());
+            if owed {
+                tracing::warn!("an nbd client did not take its last replies");
+                self.kill(handle, "did not take its replies before the device stopped");
+            }
+        }
+    }
+
+    /// Cuts off clients that hold memory others wait for and do not move.
+    fn check_stalls(&mut self, intake: &mut dyn Intake) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        if self.now >= self.next_stall_check {
+            self.next_stall_check = self.now.saturating_add(STALL_CHECK);
+            for handle in self.handles() {
+                let limit = self.now.saturating_sub(STALL);
+                let stalled = self
+                    .connection(handle)
+                    .is_some_and(|c| c.progress_at < limit && c.holds_memory());
+                if stalled {
+                    tracing::warn!("an nbd client held memory without moving for 30 s");
+                    self.kill(handle, "held memory without moving");
+                }
+            }
+        }
+        intake.poll_at(self.next_stall_check);
+    }
+
+    fn arm(&mut self, intake: &mut dyn Intake) {
+        let mut to_arm = std::mem::take(&mut self.to_arm);
+        for handle in to_arm.drain(..) {
+            let Some(connection) = self.connection(handle) else { continue };
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&connection.fd);
+            let waits = matches!(connection.phase, Phase::Waiting(_));
+            let idle = !connection.readable && !connection.draining && !waits;
+            if idle && !connection.read_watch {
+                connection.read_watch = true;
+                intake.watch(fd, Interest::Read, key(handle, Interest::Read));
+            }
+            if connection.blocked && !connection.write_watch {
+                connection.write_watch = true;
+                intake.watch(fd, Interest::Write, key(handle, Interest::Write));
+            }
+        }
+        self.to_arm = to_arm;
+    }
+}
+
+/// Generation, slot and direction in one number.
+fn key(handle: Handle, interest: Interest) -> u32 {
+    let direction = u32::from(interest == Interest::Write);
+    u32::from(handle.generation) << 16 | u32::from(handle.slot & 0x7fff) << 1 | direction
+}
+
+fn from_key(key: u32) -> (Handle, Interest) {
+    let interest = if key & 1 == 0 { Interest::Read } else { Interest::Write };
+    (Handle { slot: (key >> 1) as u16 & 0x7fff, generation: (key >> 16) as u16 }, interest)
+}
+
+impl FrontEnd for NbdFront {
+    fn poll(&mut self, intake: &mut dyn Intake) {
+        self.now = intake.now();
+        if intake.stopping() {
+            self.stop(intake);
+        } else {
+            while let Some(client) = self.inbox.clients.pop() {
+                self.adopt(client);
+            }
+        }
+        self.serve_waiters();
+        self.hand_in(intake);
+        let mut steps = STEPS;
+        while steps > 0 && self.handing.is_empty() && intake.room() > 0 {
+            let Some(handle) = self.ready.pop_front() else { break };
+            self.turn(handle);
+            self.hand_in(intake);
+            steps -= 1;
+        }
+        self.flush_replies();
+        self.check_stalls(intake);
+        // What was just sent gave memory back.
+        self.serve_waiters();
+        self.hand_in(intake);
+        if !self.ready.is_empty() && self.handing.is_empty() && intake.room() > 0 {
+            intake.poll_at(self.now);
+        }
+        self.bury(intake);
+        self.arm(intake);
+    }
+
+    fn ready(&mut self, key: u32, events: i32) {
+        let (handle, interest) = from_key(key);
+        let Some(connection) = self.connection(handle) else { return };
+        match interest {
+            Interest::Read => connection.read_watch = false,
+            Interest::Write => connection.write_watch = false,
+        }
+        if events < 0 {
+            tracing::warn!(errno = -events, "the watch on an nbd client failed");
+            return self.kill(handle, "the watch failed");
+        }
+        match interest {
+            Interest::Read => {
+                connection.readable = true;
+                self.enqueue(handle);
+            }
+            Interest::Write => {
+                connection.blocked = false;
+                if !connection.dirty {
+                    connection.dirty = true;
+                    self.dirty.push(handle);
+                }
+            }
+        }
+    }
+
+    fn complete(&mut self, tag: u64, outcome: Outcome) {
+        let ticket = Ticket::from_tag(tag);
+        let Some(request) = self.table.get_mut(ticket) else { return };
+        if request.part_done(outcome) {
+            self.finish(ticket);
+        }
+    }
+
+    fn flush_replies(&mut self) {
+        while let Some(handle) = self.dirty.pop() {
+            self.send(handle);
+        }
+    }
+
+    fn finished(&self) -> bool {
+        self.stopping && self.table.len() == 0 && self.clients() == 0
+    }
+}
+
+impl Drop for NbdFront {
+    fn drop(&mut self) {
+        if self.table.len() > 0 {
+            // The kernel may still write into the blocks: the mapping must outlive us.
+            std::mem::forget(self.arena.take());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_name_the_client_and_the_direction() {
+        for (slot, generation) in [(0, 0), (1, 65535), (0x7fff, 1), (300, 300)] {
+            let handle = Handle { slot, generation };
+            for interest in [Interest::Read, Interest::Write] {
+                assert_eq!(from_key(key(handle, interest)), (handle, interest));
+            }
+        }
+    }
+}
