@@ -2,6 +2,7 @@
 
 use crate::Code;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::io;
 
 /// A failed operation of the tool or the server.
@@ -10,6 +11,8 @@ use std::io;
 pub struct Failure {
     /// The exit code.
     pub code: Code,
+    /// A word for it, finer than the code where the library knows more.
+    pub kind: Cow<'static, str>,
     /// What failed, with numbers.
     pub message: String,
     /// What the user can do.
@@ -23,7 +26,7 @@ impl Failure {
     /// A failure without a hint.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, kind: Cow::Borrowed(code.kind()), message: message.into(), hint: None }
     }
 
     /// A bad option or argument (38).
@@ -45,11 +48,18 @@ impl Failure {
         self
     }
 
+    /// A finer word than the code's.
+    #[must_use]
+    pub fn kind(mut self, kind: &'static str) -> Self {
+        self.kind = Cow::Borrowed(kind);
+        self
+    }
+
     /// The JSON form of T8.
     #[must_use]
     pub fn to_wire(&self) -> WireFailure {
         WireFailure {
-            kind: self.code.kind().to_owned(),
+            kind: self.kind.clone().into_owned(),
             code: self.code.number(),
             message: self.message.clone(),
             hint: self.hint.clone(),
@@ -73,7 +83,7 @@ pub struct WireFailure {
 impl From<WireFailure> for Failure {
     fn from(wire: WireFailure) -> Self {
         let code = Code::from_number(u64::from(wire.code)).unwrap_or(Code::Internal);
-        Self { code, message: wire.message, hint: wire.hint }
+        Self { code, kind: Cow::Owned(wire.kind), message: wire.message, hint: wire.hint }
     }
 }
 

@@ -5,8 +5,10 @@
 //! | [`runtime`] | a disk opened and served: queue threads, keeper thread, front ends, stop sequence |
 //! | [`registry`] | who serves what on this host, by files (T7) |
 //! | [`control`] | the control socket: varlink server and client |
+//! | [`background`] | the same, in a process of its own that outlives the tool |
 //! | [`code`], [`failure`] | exit codes of the tool, and errors that carry one |
 
+pub mod background;
 pub mod code;
 pub mod control;
 pub mod failure;
@@ -15,3 +17,4 @@ pub mod runtime;
 
 pub use code::Code;
 pub use failure::{Failure, Result};
+pub use ploop_nbd::NbdAddr;

@@ -1,5 +1,4 @@
 //! The control socket, by our client and by hand-written messages.
-#![expect(missing_docs, reason = "a test")]
 
 use ploop_daemon::control::types::{
     Extent, InfoReply, MapCall, MapReply, MountpointCall, State, StatReply, StopCall,

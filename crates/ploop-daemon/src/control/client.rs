@@ -120,11 +120,10 @@ fn failure(method: &str, error: &str, parameters: &Map<String, Value>) -> Failur
     let code = own.and_then(Code::from_error_name);
     let text = |key: &str| parameters.get(key).and_then(Value::as_str).map(str::to_owned);
     match code {
-        Some(code) => Failure {
-            code,
-            message: text("message").unwrap_or_else(|| error.to_owned()),
-            hint: text("hint"),
-        },
+        Some(code) => {
+            let message = text("message").unwrap_or_else(|| error.to_owned());
+            Failure { hint: text("hint"), ..Failure::new(code, message) }
+        }
         None => {
             let name = error.strip_prefix(SERVICE).unwrap_or(error);
             let message = format!("{method}: the server answered {name}");

@@ -17,7 +17,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Clients served at a time; more are turned away.
 pub const MAX_CLIENTS: usize = 16;
@@ -57,6 +57,7 @@ pub trait Methods: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
+    calls: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -66,10 +67,20 @@ impl Server {
     /// The socket cannot be made.
     pub fn start(path: &Path, methods: Arc<dyn Methods>) -> Result<Self> {
         let listener = bind(path).or_fail(Code::System, format!("socket {}", path.display()))?;
-        let accept = move || accept_all(&listener, &methods);
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let accept = move || accept_all(&listener, &methods, &counted);
         let thread = std::thread::Builder::new().name("ploop-control".into()).spawn(accept);
         thread.or_fail(Code::System, "cannot start the control thread")?;
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), calls })
+    }
+
+    /// Waits until every call taken so far was answered, but not longer than this.
+    pub fn settle(&self, limit: Duration) {
+        let until = Instant::now() + limit;
+        while self.calls.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Where it listens.
@@ -91,7 +102,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn accept_all(listener: &UnixListener, methods: &Arc<dyn Methods>) {
+fn accept_all(listener: &UnixListener, methods: &Arc<dyn Methods>, calls: &Arc<AtomicUsize>) {
     let clients = Arc::new(AtomicUsize::new(0));
     loop {
         let Ok((stream, _)) = listener.accept() else {
@@ -104,8 +115,9 @@ fn accept_all(listener: &UnixListener, methods: &Arc<dyn Methods>) {
         }
         clients.fetch_add(1, Ordering::SeqCst);
         let (count, methods) = (Arc::clone(&clients), Arc::clone(methods));
+        let calls = Arc::clone(calls);
         let serve = move || {
-            if let Err(error) = serve_client(stream, &*methods) {
+            if let Err(error) = serve_client(stream, &*methods, &calls) {
                 tracing::debug!(%error, "a control client was dropped");
             }
             count.fetch_sub(1, Ordering::SeqCst);
@@ -124,15 +136,16 @@ fn same_user(stream: &UnixStream) -> bool {
         .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
 }
 
-fn serve_client(stream: UnixStream, methods: &dyn Methods) -> io::Result<()> {
+fn serve_client(stream: UnixStream, methods: &dyn Methods, calls: &AtomicUsize) -> io::Result<()> {
     let mut wire = Wire::new(stream, MAX_CALL)?;
     while let Some(message) = wire.receive(Some(IDLE_TIMEOUT))? {
         let call: Call = serde_json::from_slice(&message)?;
         let oneway = call.oneway;
+        calls.fetch_add(1, Ordering::SeqCst);
         let reply = answer(call, methods);
-        if !oneway {
-            wire.send(&reply)?;
-        }
+        let sent = if oneway { Ok(()) } else { wire.send(&reply) };
+        calls.fetch_sub(1, Ordering::SeqCst);
+        sent?;
     }
     Ok(())
 }

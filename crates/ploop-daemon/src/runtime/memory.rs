@@ -2,32 +2,27 @@
 //! (F27).
 
 use rustix::mm::{MlockAllFlags, mlockall};
-use rustix::process::{Resource, Rlimit, configure_io_flusher_behavior, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Locks what is mapped now, and from now on every page once it is touched. What could not be
-/// done comes back in words.
+/// Locks what is mapped now, and from now on every page once it is touched.
+///
+/// # Errors
+/// What could not be done, in words; serving goes on.
 pub fn lock() -> Result<(), String> {
     let all = Rlimit { current: None, maximum: None };
     let unlimited = setrlimit(Resource::Memlock, all).is_ok()
         || getrlimit(Resource::Memlock).current.is_none();
     if !unlimited {
         // With a limit, a locked future would make allocations fail later: worse than no lock.
-        return Err("memory is not locked (no CAP_IPC_LOCK, RLIMIT_MEMLOCK is limited); \
-                    writing to this disk from this host may stall when memory is short"
+        return Err("memory is not locked (RLIMIT_MEMLOCK is finite): writing to this disk from \
+                    this host may stall when memory is short"
             .to_owned());
     }
     // Two calls: pages that are there are locked now; the large, mostly empty ranges reserved
-    // later (map pages) are locked page by page as they are touched.
+    // later (the map of a 16 TiB disk) are locked page by page as they are touched.
     mlockall(MlockAllFlags::CURRENT)
         .and_then(|()| mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT))
         .map_err(|error| format!("memory is not locked: {error}"))
-}
-
-/// Marks the calling thread as one that write-back depends on: its allocations do not wait for
-/// write-back. Needs CAP_SYS_RESOURCE.
-pub fn data_thread() -> Result<(), String> {
-    configure_io_flusher_behavior(true)
-        .map_err(|error| format!("PR_SET_IO_FLUSHER was refused: {error}"))
 }
 
 /// From now on a panic in any thread ends the process (F27): a device that lost a thread must not

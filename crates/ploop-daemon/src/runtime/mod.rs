@@ -1,6 +1,34 @@
 //! An open disk, served: threads, front ends, stop sequence.
+//!
+//! | part | what |
+//! |---|---|
+//! | [`spec`] | what to serve and how |
+//! | [`open`] | the disk, opened with words about who holds it |
+//! | [`session`] | queue threads and the keeper thread of one device, and their end |
+//! | [`multi`] | several front ends on one queue |
+//! | [`nbd`] | listening sockets, and their front end on each queue |
+//! | [`exports`] | FUSE files, the loop device and its partition |
+//! | [`methods`] | what the control socket does |
+//! | [`serve`] | the life of a server: start, wait, stop |
+//!
+//! Queue and keeper threads touch nothing but descriptors opened before (D8): exports are made and
+//! taken away by the thread that called [`serve()`], control clients have threads of their own.
 
+pub mod exports;
+pub mod holder;
 pub mod memory;
+pub mod methods;
 pub mod multi;
+pub mod nbd;
+pub mod open;
+pub mod partition;
+pub mod serve;
+pub mod session;
 pub mod signals;
+pub mod spec;
+
 pub use multi::MultiFront;
+pub use open::open;
+pub use serve::serve;
+pub use session::Session;
+pub use spec::{Export, OnFull, RingChoice, ServeSpec};

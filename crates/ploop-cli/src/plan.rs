@@ -1,0 +1,331 @@
+//! What was said -> what it means: sizes, names and choices as values, or an error with code 38.
+
+use crate::args;
+use ploop_daemon::runtime::{Export, OnFull, RingChoice, ServeSpec};
+use ploop_daemon::{Code, Failure, NbdAddr, Result};
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// Largest size the original takes, in sectors.
+const MAX_SECTORS: u64 = 0xffff_ffff << 9;
+
+/// How an image stores its data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// A BAT, clusters as they are written.
+    Expanded,
+    /// A BAT, every cluster there from the start.
+    Preallocated,
+    /// The bytes of the disk.
+    Raw,
+}
+
+/// A file system to make.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FsType {
+    /// ext4
+    Ext4,
+    /// xfs
+    Xfs,
+}
+
+/// What `init` will do.
+#[derive(Clone, Debug)]
+pub struct InitPlan {
+    /// The image file.
+    pub image: PathBuf,
+    /// Size of the disk in sectors.
+    pub sectors: u64,
+    /// How it stores its data.
+    pub format: Format,
+    /// 1 or 2.
+    pub version: u8,
+    /// Cluster size in sectors.
+    pub cluster_sectors: u32,
+    /// The file system, if any.
+    pub fs: Option<FsPlan>,
+    /// A raw image as a sparse file.
+    pub sparse: bool,
+}
+
+/// The file system `init` makes.
+#[derive(Clone, Debug)]
+pub struct FsPlan {
+    /// Which.
+    pub kind: FsType,
+    /// In a partition of a GPT, else on the bare device.
+    pub partition: bool,
+    /// Its block size.
+    pub block_bytes: u32,
+    /// Its label.
+    pub label: Option<String>,
+    /// Inode tables are initialized by the kernel later.
+    pub lazy: bool,
+}
+
+/// A SIZE of the original tool: a number with an optional K, M, G or T; without one it counts
+/// sectors (T1). The result is in sectors.
+pub fn size(text: &str) -> Result<u64> {
+    let bad = || {
+        Failure::parameter(format!("`{text}` is not a size"))
+            .hint("a number with K, M, G or T behind it; without one it counts sectors")
+    };
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1),
+        Some((at, 'm' | 'M')) => (&text[..at], 11),
+        Some((at, 'g' | 'G')) => (&text[..at], 21),
+        Some((at, 't' | 'T')) => (&text[..at], 31),
+        _ => (text, 0),
+    };
+    let number = number(digits).ok_or_else(bad)?;
+    let sectors = number.checked_mul(1 << shift).filter(|&sectors| sectors <= MAX_SECTORS);
+    sectors.ok_or_else(|| {
+        Failure::parameter(format!("size {text} is too large, the limit is {MAX_SECTORS} sectors"))
+    })
+}
+
+/// A number as C reads it: decimal, 0x hex or 0 octal.
+fn number(text: &str) -> Option<u64> {
+    if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return digits(hex, 16);
+    }
+    if text.len() > 1 && text.starts_with('0') {
+        return digits(&text[1..], 8);
+    }
+    digits(text, 10)
+}
+
+fn digits(text: &str, radix: u32) -> Option<u64> {
+    // from_str_radix takes a sign, we do not.
+    if text.starts_with('+') { None } else { u64::from_str_radix(text, radix).ok() }
+}
+
+/// A UUID with or without braces; the result has none.
+pub fn uuid(text: &str) -> Result<Uuid> {
+    let bare = match (text.strip_prefix('{'), text.len()) {
+        (Some(rest), 38) => rest.strip_suffix('}'),
+        (None, 36) => Some(text),
+        _ => None,
+    };
+    bare.and_then(|bare| Uuid::try_parse(bare).ok()).ok_or_else(|| {
+        Failure::parameter(format!("`{text}` is not a UUID"))
+            .hint("36 characters, hex and dashes; 38 with braces")
+    })
+}
+
+/// FORMAT of the original.
+pub fn format(text: &str) -> Result<Format> {
+    match text {
+        "ploop1" | "expanded" => Ok(Format::Expanded),
+        "preallocated" => Ok(Format::Preallocated),
+        "raw" => Ok(Format::Raw),
+        _ => Err(Failure::parameter(format!("unknown format `{text}`"))
+            .hint("ploop1 (= expanded), preallocated or raw")),
+    }
+}
+
+/// A cluster size in sectors.
+pub fn cluster(text: &str) -> Result<u32> {
+    let sectors = number(text).and_then(|sectors| u32::try_from(sectors).ok());
+    sectors
+        .filter(|&sectors| ploop_format::ClusterSize::from_sectors(sectors).is_some())
+        .ok_or_else(|| {
+            Failure::parameter(format!("cluster size `{text}` is not possible"))
+                .hint("a power of two from 64 to 131072 sectors")
+        })
+}
+
+/// An option of the original that is not built (T18).
+pub fn not_yet(verb: &str, options: &[(&str, bool)]) -> Result<()> {
+    match options.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => Err(Failure::parameter(format!(
+            "option `{option}` of `{verb}` is not available in this version"
+        ))),
+    }
+}
+
+/// The meaning of `init`.
+pub fn init(args: &args::Init) -> Result<InitPlan> {
+    let foreign = args.kind.as_deref().is_some_and(|kind| kind != "ploop");
+    not_yet("init", &[("-k", args.key.is_some()), ("-T", foreign)])?;
+    let sectors = size(&args.size)?;
+    if sectors == 0 {
+        return Err(Failure::parameter("a disk of size 0 is not possible"));
+    }
+    let format = format(&args.format)?;
+    let version = match args.version.as_str() {
+        "1" => 1,
+        "2" => 2,
+        other => {
+            return Err(Failure::parameter(format!("unknown version `{other}`")).hint("1 or 2"));
+        }
+    };
+    if args.sparse && format != Format::Raw {
+        return Err(Failure::parameter("-S is for raw images only"));
+    }
+    let fs = fs_plan(args)?;
+    let image = absolute(&args.image)?;
+    let cluster_sectors = cluster(&args.blocksize)?;
+    Ok(InitPlan { image, sectors, format, version, cluster_sectors, fs, sparse: args.sparse })
+}
+
+fn fs_plan(args: &args::Init) -> Result<Option<FsPlan>> {
+    let kind = match args.fstype.as_str() {
+        "none" => return Ok(None),
+        "ext4" => FsType::Ext4,
+        "xfs" => FsType::Xfs,
+        other => {
+            return Err(Failure::parameter(format!("file system `{other}` cannot be made"))
+                .hint("none, ext4 or xfs; make another one on an attached `-t none` disk"));
+        }
+    };
+    let block_bytes = number(&args.fs_block)
+        .and_then(|bytes| u32::try_from(bytes).ok())
+        .filter(|bytes| bytes.is_power_of_two() && (1024..=65536).contains(bytes))
+        .ok_or_else(|| {
+            let message = format!("file system block size `{}` is not possible", args.fs_block);
+            Failure::parameter(message).hint("a power of two from 1024 to 65536 bytes")
+        })?;
+    Ok(Some(FsPlan {
+        kind,
+        partition: !args.no_partition,
+        block_bytes,
+        label: args.label.clone(),
+        lazy: !args.nolazy,
+    }))
+}
+
+/// An absolute path that does not depend on where the server process runs.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::io(Code::Parameter, path.display().to_string(), &error))
+}
+
+/// The meaning of the options all serving verbs share.
+pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Result<ServeSpec> {
+    let on_full = match args.on_enospc.as_str() {
+        "hold" => OnFull::Hold,
+        "error" => OnFull::Fail,
+        other => {
+            return Err(Failure::parameter(format!("--on-enospc `{other}`")).hint("hold or error"));
+        }
+    };
+    let ring = match args.io_engine.as_str() {
+        "auto" => RingChoice::Auto,
+        "uring" => RingChoice::Uring,
+        "threads" => RingChoice::Threads,
+        other => {
+            return Err(Failure::parameter(format!("--io-engine `{other}`"))
+                .hint("auto, uring or threads"));
+        }
+    };
+    let queues = match args.queues {
+        Some(queues) if (1..=64).contains(&queues) => queues,
+        Some(queues) => {
+            return Err(Failure::parameter(format!("--queues {queues}: 1 to 64 are possible")));
+        }
+        None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4),
+    };
+    Ok(ServeSpec {
+        disk: absolute(disk)?,
+        read_only: args.ro,
+        exports,
+        queues,
+        on_full,
+        ring,
+        metadata_delay_ms: args.metadata_delay,
+        drop_cbt: args.drop_cbt,
+        allow_outside: args.allow_outside,
+        insecure_listen: false,
+    })
+}
+
+/// The meaning of `serve`.
+pub fn serve(args: &args::Serve) -> Result<ServeSpec> {
+    let mut exports = Vec::new();
+    for address in &args.nbd {
+        exports.push(nbd(address, &args.export_name, args.insecure_listen)?);
+    }
+    for file in &args.fuse {
+        exports.push(Export::Fuse { file: absolute(file)? });
+    }
+    if exports.is_empty() {
+        return Err(Failure::parameter("nothing to serve: no --nbd and no --fuse")
+            .hint("`ploop attach` makes a block device"));
+    }
+    let spec = serving(&args.disk, &args.serving, exports)?;
+    Ok(ServeSpec { insecure_listen: args.insecure_listen, ..spec })
+}
+
+fn nbd(address: &str, name: &str, insecure: bool) -> Result<Export> {
+    let parsed = NbdAddr::parse(address)?;
+    if !parsed.is_local() && !insecure {
+        let message = format!("{parsed} can be reached from other hosts");
+        return Err(Failure::parameter(message).hint(
+            "NBD here has no password and no encryption; --insecure-listen if that is all right",
+        ));
+    }
+    let address = match parsed {
+        NbdAddr::Unix(path) => NbdAddr::Unix(absolute(&path)?),
+        tcp @ NbdAddr::Tcp(_) => tcp,
+    };
+    Ok(Export::Nbd { address: address.to_string(), name: name.to_owned() })
+}
+
+/// The meaning of `attach`; `--via` picks the transport (T10).
+pub fn attach(disk: &Path, via: &str, args: &args::Serving) -> Result<ServeSpec> {
+    match via {
+        "auto" | "loop" => serving(disk, args, vec![Export::Loop]),
+        "ublk" | "nbd" => Err(Failure::parameter(format!(
+            "`--via {via}` is not available in this version"
+        ))
+        .hint("--via loop makes a block device on any kernel with FUSE and loop")),
+        other => Err(Failure::parameter(format!("unknown transport `{other}`"))
+            .hint("auto or loop")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cluster, nbd, size, uuid};
+
+    #[test]
+    fn a_size_without_suffix_counts_sectors() {
+        assert_eq!(size("262144").unwrap(), 262_144);
+        assert_eq!(size("1k").unwrap(), 2);
+        assert_eq!(size("10G").unwrap(), 10 << 21);
+        assert_eq!(size("0x10M").unwrap(), 16 << 11);
+        assert_eq!(size("010").unwrap(), 8);
+        for bad in ["", "G", "10X", "-1", "+1", "1.5G", "99999999T", "1é"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_may_have_braces() {
+        let bare = "5fbaabe3-6958-40ff-92a7-860e329aab41";
+        assert_eq!(uuid(bare).unwrap(), uuid(&format!("{{{bare}}}")).unwrap());
+        for bad in ["", "{}", &bare[1..], &format!("{{{bare}"), &bare.replace('-', "")] {
+            assert!(uuid(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn clusters_are_powers_of_two() {
+        assert_eq!(cluster("64").unwrap(), 64);
+        for bad in ["0", "63", "65", "262144", "x"] {
+            assert!(cluster(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn listening_to_the_world_must_be_said() {
+        assert!(nbd("tcp:127.0.0.1", "", false).is_ok());
+        assert!(nbd("tcp:[::1]:1", "", false).is_ok());
+        assert!(nbd("tcp:localhost:1", "", false).is_ok());
+        assert!(nbd("tcp:0.0.0.0:1", "", false).is_err());
+        assert!(nbd("tcp:0.0.0.0:1", "", true).is_ok());
+        assert!(nbd("udp:1", "", true).is_err());
+    }
+}

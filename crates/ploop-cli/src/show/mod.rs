@@ -1,0 +1,43 @@
+//! What the user sees: text for people, JSON for programs (T8).
+
+pub mod json;
+pub mod progress;
+pub mod table;
+
+use ploop_daemon::Failure;
+use std::io::{self, Write};
+
+/// How to show things.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// One JSON object on stdout, errors as JSON on stderr.
+    pub json: bool,
+    /// Words: 3 is normal.
+    pub verbosity: u8,
+}
+
+/// One line on stdout. A reader that went away (`| head`) is no error.
+pub fn line(text: impl AsRef<str>) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
+}
+
+/// One line on stderr.
+pub fn note(text: impl AsRef<str>) {
+    let _ = writeln!(io::stderr(), "{}", text.as_ref());
+}
+
+/// Shows why it failed; returns the exit code.
+pub fn failure(failure: &Failure, output: Output) -> u8 {
+    if output.json {
+        note(json::text(&json::Error { error: failure.to_wire() }));
+    } else if output.verbosity > 0 {
+        note(format!("ploop: {}: {}", failure.kind, failure.message));
+        if let Some(hint) = &failure.hint {
+            for (n, line) in hint.lines().filter(|line| !line.trim().is_empty()).enumerate() {
+                note(if n == 0 { format!("  hint: {}", line.trim()) } else { format!("  {line}") });
+            }
+        }
+    }
+    failure.code.number()
+}

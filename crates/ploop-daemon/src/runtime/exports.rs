@@ -1,0 +1,181 @@
+//! NBD sockets, FUSE files, the loop device and its partition: made and taken away outside the data path (D8).
+
+use super::nbd::Nbd;
+use super::partition::Partition;
+use super::session::Session;
+use super::spec::{Export, ServeSpec};
+use crate::registry::Claim;
+use crate::{Code, Failure, Result};
+use ploop_fuse::{FuseOptions, FuseServer, LoopDevice, LoopOptions};
+use rustix::fs::{Mode, OFlags};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long those who merely read the device (udev, a prober) may take to let go of it.
+const LET_GO: Duration = Duration::from_secs(10);
+
+/// What was exported.
+#[derive(Default)]
+pub struct Exports {
+    nbd: Option<Nbd>,
+    files: Vec<FuseServer>,
+    loop_file: Option<FuseServer>,
+    device: Option<LoopDevice>,
+    partition: Option<Partition>,
+    words: Vec<String>,
+}
+
+impl Exports {
+    /// Makes them; `nbd` listens already. After an error: [`Exports::remove`].
+    ///
+    /// # Errors
+    /// One cannot be made.
+    pub fn make(
+        &mut self,
+        spec: &ServeSpec,
+        session: &Session,
+        nbd: Option<Nbd>,
+        claim: &Claim,
+    ) -> Result<()> {
+        self.nbd = nbd;
+        for export in &spec.exports {
+            match export {
+                Export::Nbd { .. } => {}
+                Export::Fuse { file } => {
+                    let server = mount(file, session)?;
+                    self.words.push(format!("fuse {}", file.display()));
+                    self.files.push(server);
+                }
+                Export::Loop => self.attach(session, claim)?,
+            }
+        }
+        self.nbd.as_mut().map_or(Ok(()), Nbd::start)
+    }
+
+    fn attach(&mut self, session: &Session, claim: &Claim) -> Result<()> {
+        if self.device.is_some() {
+            return Err(Failure::parameter("one loop device is enough"));
+        }
+        let file = claim.path("img");
+        let limits = session.device().limits();
+        let server = mount(&file, session)?;
+        self.loop_file = Some(server);
+        let options = LoopOptions {
+            read_only: limits.read_only,
+            block_size: limits.block,
+            direct_io: true,
+        };
+        let device = LoopDevice::attach(&file, options).map_err(|error| {
+            Failure::new(Code::Device, format!("loop device: {error}"))
+                .hint("it needs root, and the loop module")
+        })?;
+        let path = device.path().to_owned();
+        self.device = Some(device);
+        match Partition::add_first(&path, u64::from(limits.block)) {
+            Ok(partition) => self.partition = partition,
+            // The bare device is of use without it.
+            Err(failure) => tracing::warn!("{failure}"),
+        }
+        Ok(())
+    }
+
+    /// The ready lines: NBD, then files.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        let nbd = self.nbd.as_ref().map(Nbd::words).unwrap_or_default();
+        nbd.iter().chain(&self.words).cloned().collect()
+    }
+
+    /// The block device.
+    #[must_use]
+    pub fn device(&self) -> Option<&Path> {
+        self.device.as_ref().map(LoopDevice::path)
+    }
+
+    /// The partition's device.
+    #[must_use]
+    pub fn partition(&self) -> Option<&Path> {
+        self.partition.as_ref().map(Partition::path)
+    }
+
+    /// Why the exports cannot go now: the block device is mounted, or claimed in another way.
+    #[must_use]
+    pub fn busy(&self) -> Option<Failure> {
+        let device = self.device()?;
+        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        // Exclusive without O_CREAT: refused while a mount, swap or device-mapper has it or a
+        // partition of it.
+        match rustix::fs::open(device, flags, Mode::empty()) {
+            Err(rustix::io::Errno::BUSY) => {
+                let message = format!("{} is in use", device.display());
+                Some(Failure::new(Code::DeviceBusy, message).hint("unmount it first"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes them away while the queues still run: caches above write back through them. With
+    /// `force` nobody is waited for.
+    pub fn remove(&mut self, force: bool) {
+        if let Some(mut nbd) = self.nbd.take() {
+            nbd.stop();
+        }
+        if let Some(partition) = self.partition.take()
+            && let Err(failure) = partition.remove()
+        {
+            tracing::warn!("{failure}");
+        }
+        if let Some(device) = self.device.take() {
+            let path = device.path().to_owned();
+            if let Err(error) = device.detach() {
+                tracing::error!("{}: {error}", path.display());
+            }
+        }
+        let until = Instant::now() + if force { Duration::ZERO } else { LET_GO };
+        if let Some(server) = self.loop_file.take() {
+            unmount(server, until);
+        }
+        for server in self.files.drain(..) {
+            unmount(server, Instant::now());
+        }
+    }
+}
+
+/// Waits for those who have the file open, then cuts them off.
+fn unmount(mut server: FuseServer, until: Instant) {
+    loop {
+        match server.stop() {
+            Ok(()) => return,
+            Err(error) if error.is_busy() && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => {
+                tracing::warn!("{error}: its users get errors now");
+                if let Err(error) = server.detach_lazy() {
+                    tracing::warn!("{error}");
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn mount(file: &Path, session: &Session) -> Result<FuseServer> {
+    let limits = session.device().limits();
+    let top = session.disk().top().map(Arc::clone);
+    let allocated = top.map(|top| {
+        let ask = move || top.allocated().unwrap_or(0);
+        Arc::new(ask) as Arc<dyn Fn() -> u64 + Send + Sync>
+    });
+    let options =
+        FuseOptions { read_only: limits.read_only, allocated, ..FuseOptions::default() };
+    FuseServer::mount(file, session.remotes().to_vec(), limits, options).map_err(|error| {
+        let failure = Failure::new(Code::Mount, format!("FUSE file: {error}"));
+        if Path::new("/dev/fuse").exists() {
+            failure
+        } else {
+            failure.hint("/dev/fuse is not there: load the fuse module")
+        }
+    })
+}

@@ -1,0 +1,222 @@
+//! What the control socket does with an open disk.
+
+use crate::control::Methods;
+use crate::control::types::{
+    Extent, Image, InfoReply, MapCall, MapReply, MountpointCall, State, StatReply, StopCall,
+};
+use crate::registry::Claim;
+use crate::{Code, Failure, Result};
+use ploop_engine::remote::RemoteHandle;
+use ploop_engine::stats::OPERATIONS;
+use ploop_engine::{Buffer, Device, ExtentRecord, Flags, LevelKind, Operation, Request};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Sender, SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Records asked for at a time.
+const RECORDS: usize = 1024;
+/// Extents of one reply.
+const EXTENTS: usize = 8192;
+
+/// What wakes the thread that serves.
+pub enum Event {
+    /// The n-th stop signal.
+    Signal(u32),
+    /// A client asked.
+    Stop {
+        /// Though the device is in use.
+        force: bool,
+        /// Gets the result of the stop.
+        reply: SyncSender<Result<()>>,
+    },
+}
+
+/// An open disk as control clients see it.
+pub struct Control {
+    device: Device,
+    remote: RemoteHandle,
+    fixed: Fixed,
+    /// `None` once the server is stopping.
+    claim: Mutex<Option<Claim>>,
+    events: Mutex<Sender<Event>>,
+}
+
+/// What does not change while the disk is open.
+pub struct Fixed {
+    /// Format version of the top.
+    pub version: Option<u32>,
+    /// The I/O engine.
+    pub engine: &'static str,
+}
+
+impl Control {
+    /// For a session that runs.
+    #[must_use]
+    pub fn new(
+        device: Device,
+        remote: RemoteHandle,
+        fixed: Fixed,
+        claim: Claim,
+        events: Sender<Event>,
+    ) -> Self {
+        let (claim, events) = (Mutex::new(Some(claim)), Mutex::new(events));
+        Self { device, remote, fixed, claim, events }
+    }
+
+    /// Takes the registry's entry away from the clients.
+    pub fn take_claim(&self) -> Option<Claim> {
+        self.claim().take()
+    }
+
+    fn claim(&self) -> MutexGuard<'_, Option<Claim>> {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn stopping() -> Failure {
+    Failure::new(Code::NotMounted, "the server is stopping")
+}
+
+/// Format version of the top image.
+#[must_use]
+pub fn version(spec: &ploop_engine::DeviceSpec) -> Option<u32> {
+    match spec.levels.last()?.kind {
+        LevelKind::Ploop { version: ploop_format::Version::V1, .. } => Some(1),
+        LevelKind::Ploop { version: ploop_format::Version::V2, .. } => Some(2),
+        LevelKind::Raw => None,
+    }
+}
+
+impl Methods for Control {
+    fn info(&self) -> Result<InfoReply> {
+        let guard = self.claim();
+        let entry = guard.as_ref().ok_or_else(stopping)?.entry();
+        let limits = self.device.limits();
+        let top = entry.images.len().saturating_sub(1);
+        let images = entry.images.iter().enumerate().map(|(level, path)| Image {
+            level: u32::try_from(level).unwrap_or(u32::MAX),
+            path: path.display().to_string(),
+            read_only: limits.read_only || level != top,
+        });
+        let state = State {
+            id: entry.id.clone(),
+            pid: entry.pid,
+            disk: entry.disk.display().to_string(),
+            images: images.collect(),
+            size_bytes: limits.size,
+            block_bytes: u64::from(limits.block),
+            cluster_bytes: limits.cluster,
+            version: self.fixed.version,
+            read_only: limits.read_only,
+            queues: self.device.queues() as u64,
+            engine: self.fixed.engine.to_owned(),
+            device: entry.device.clone(),
+            partition: entry.partition.clone(),
+            transport: entry.transport.clone(),
+            mountpoint: entry.mountpoint.as_ref().map(|path| path.display().to_string()),
+            exports: entry.exports.clone(),
+            started: entry.started,
+        };
+        Ok(InfoReply { state })
+    }
+
+    fn stat(&self) -> Result<StatReply> {
+        Ok(StatReply { counters: counters(&self.device) })
+    }
+
+    fn stop(&self, call: StopCall) -> Result<()> {
+        let (reply, result) = sync_channel(1);
+        let event = Event::Stop { force: call.force.unwrap_or(false), reply };
+        let sent = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(event);
+        sent.map_err(|_| stopping())?;
+        result.recv().unwrap_or_else(|_| Err(stopping()))
+    }
+
+    fn map(&self, call: MapCall) -> Result<MapReply> {
+        map(&self.remote, self.device.limits().size, call.offset_bytes)
+    }
+
+    fn set_mountpoint(&self, call: MountpointCall) -> Result<()> {
+        let mut guard = self.claim();
+        let claim = guard.as_mut().ok_or_else(stopping)?;
+        claim.update(|entry| entry.mountpoint = call.mountpoint.map(Into::into))
+    }
+}
+
+/// Where the disk is stored, from `offset` on: a limited number of extents.
+///
+/// # Errors
+/// The engine's: a page of the map cannot be read.
+pub fn map(remote: &RemoteHandle, size: u64, offset: u64) -> Result<MapReply> {
+    let mut extents: Vec<Extent> = Vec::new();
+    let mut at = offset;
+    let mut buffer = vec![0u8; RECORDS * ExtentRecord::BYTES];
+    while at < size && extents.len() < EXTENTS {
+        let filled = ask(remote, at, size - at, &mut buffer)?;
+        let before = at;
+        for record in ExtentRecord::parse(&buffer[..filled]) {
+            let level = (record.level != ExtentRecord::HOLE).then_some(record.level);
+            let len = record.len.min(size - at);
+            match extents.last_mut() {
+                Some(last) if last.level == level => last.length_bytes += len,
+                _ => extents.push(Extent { offset_bytes: at, length_bytes: len, level }),
+            }
+            at += len;
+        }
+        if at == before {
+            let message = format!("the map has no record for byte {at}");
+            return Err(Failure::new(Code::Internal, message));
+        }
+    }
+    Ok(MapReply { extents, next_bytes: (at < size).then_some(at) })
+}
+
+fn ask(remote: &RemoteHandle, offset: u64, len: u64, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: `call` returns only after the request was completed.
+    let memory = unsafe { Buffer::new(buffer.as_mut_ptr(), buffer.len()) };
+    let outcome = remote.call(Request {
+        tag: 0,
+        operation: Operation::Extents,
+        flags: Flags::default(),
+        offset,
+        len,
+        buffer: memory,
+    });
+    let filled = outcome
+        .map_err(|errno| Failure::new(Code::Read, format!("the map at byte {offset}: {errno}")))?;
+    Ok((filled as usize).min(buffer.len()))
+}
+
+/// All counters by name.
+fn counters(device: &Device) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    let mut add = |name: String, value: u64| *all.entry(name).or_insert(0) += value;
+    for n in 0..device.queues() {
+        let queue = device.queue_stats(n);
+        for (operation, name) in OPERATIONS.iter().enumerate() {
+            add(format!("{name}_requests"), queue.requests[operation].get());
+            add(format!("{name}_bytes"), queue.bytes[operation].get());
+        }
+        add("errors".to_owned(), queue.errors.get());
+        add("in_flight".to_owned(), queue.in_flight.get());
+        add("parked".to_owned(), queue.parked.get());
+        add("abandoned".to_owned(), queue.abandoned.get());
+    }
+    let keeper = device.keeper_stats();
+    for (name, counter) in [
+        ("clusters_allocated", &keeper.allocated),
+        ("clusters_copied_up", &keeper.copied_up),
+        ("clusters_unmapped", &keeper.unmapped),
+        ("pages_loaded", &keeper.pages_loaded),
+        ("pages_written", &keeper.pages_written),
+        ("pages_dirty", &keeper.dirty_pages),
+        ("syncs", &keeper.syncs),
+        ("flushes", &keeper.flushes),
+        ("clusters_in_quarantine", &keeper.quarantine),
+        ("clusters_clean", &keeper.clean),
+    ] {
+        add(name.to_owned(), counter.get());
+    }
+    add("failed".to_owned(), u64::from(device.is_failed()));
+    all
+}

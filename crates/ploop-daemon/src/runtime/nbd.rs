@@ -1,0 +1,90 @@
+//! The NBD server of a disk: its addresses, and a front end on each queue.
+
+use super::session::MakeFront;
+use super::spec::{Export, ServeSpec};
+use crate::{Code, Failure, Result};
+use ploop_engine::{FrontEnd, Limits};
+use ploop_nbd::{Error, ExportInfo, NbdAddr, NbdFront, NbdOptions, NbdServer};
+
+/// The listening side.
+pub struct Nbd {
+    server: NbdServer,
+    words: Vec<String>,
+}
+
+impl Nbd {
+    /// Listens on every address of the spec. Clients wait until [`Nbd::start`].
+    ///
+    /// # Errors
+    /// An address is taken, or not of this host.
+    pub fn bind(spec: &ServeSpec, limits: Limits) -> Result<Self> {
+        let options = NbdOptions { insecure: spec.insecure_listen, ..NbdOptions::default() };
+        let mut nbd = Self { server: NbdServer::new(options), words: Vec::new() };
+        for export in &spec.exports {
+            let Export::Nbd { address, name } = export else { continue };
+            let export = ExportInfo {
+                name: name.clone(),
+                description: spec.disk.display().to_string().chars().take(256).collect(),
+                read_only: spec.read_only,
+                limits,
+            };
+            let address = NbdAddr::parse(address)?;
+            let address = nbd.server.bind(&address, export)?;
+            nbd.words.push(format!("nbd {address}"));
+        }
+        Ok(nbd)
+    }
+
+    /// The front ends: one for each queue, none when there is no address.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn fronts(&mut self, limits: Limits, queues: usize) -> Result<Vec<Vec<MakeFront>>> {
+        if self.words.is_empty() {
+            return Ok(Vec::new());
+        }
+        (0..queues).map(|_| Ok(vec![maker(self.server.front(limits)?)])).collect()
+    }
+
+    /// Takes clients.
+    ///
+    /// # Errors
+    /// No thread or descriptor.
+    pub fn start(&mut self) -> Result<()> {
+        if self.words.is_empty() {
+            return Ok(());
+        }
+        Ok(self.server.start()?)
+    }
+
+    /// Takes no more clients and removes the socket files.
+    pub fn stop(&mut self) {
+        self.server.stop();
+    }
+
+    /// The ready lines.
+    #[must_use]
+    pub fn words(&self) -> &[String] {
+        &self.words
+    }
+}
+
+fn maker(front: NbdFront) -> MakeFront {
+    Box::new(move |waker| {
+        front.set_waker(waker);
+        Ok(Box::new(front) as Box<dyn FrontEnd>)
+    })
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match error {
+            Error::Address { .. } | Error::NotLoopback { .. } | Error::TooLong { .. } => {
+                Code::Parameter
+            }
+            Error::InUse { .. } => Code::Busy,
+            Error::Io { .. } => Code::System,
+        };
+        Self::new(code, error.to_string())
+    }
+}

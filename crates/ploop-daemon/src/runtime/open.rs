@@ -1,0 +1,50 @@
+//! The disk, opened as the server wants it.
+
+use super::holder::holder;
+use super::spec::ServeSpec;
+use crate::{Code, Failure, Result};
+use ploop_image::{Disk, ErrorKind, ImageError, OpenOptions};
+use ploop_io::RealDir;
+use std::sync::Arc;
+
+/// How the spec wants its disk opened.
+#[must_use]
+pub fn options(spec: &ServeSpec) -> OpenOptions {
+    let mut options = OpenOptions {
+        read_only: spec.read_only,
+        drop_cbt: spec.drop_cbt,
+        who: Some(Arc::new(holder)),
+        ..OpenOptions::default()
+    };
+    if spec.allow_outside {
+        options.gate = Arc::new(ploop_image::AnyFile);
+    }
+    options
+}
+
+/// Opens the disk; what it has to say goes to the log.
+///
+/// # Errors
+/// With the exit code of the image's error.
+pub fn open(spec: &ServeSpec) -> Result<Disk> {
+    let disk = Disk::open(Arc::new(RealDir), &spec.disk, &options(spec))?;
+    for note in disk.notes() {
+        tracing::warn!("{note}");
+    }
+    Ok(disk)
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let code = Code::from_number(u64::from(error.exit_code())).unwrap_or(Code::Internal);
+        let hint = error.hint_text().map(str::to_owned);
+        let failure = Self::new(code, error.to_string()).kind(error.kind().name());
+        // The gate has no words about our option.
+        let outside = "--allow-outside lets the descriptor name it, if that is what you want";
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None if error.kind() == ErrorKind::Gate => failure.hint(outside),
+            None => failure,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The life of a server: open, start, tell that it is ready, wait, stop.
+//!
+//! The stop: exports go while the queues still run (what is cached above comes down through
+//! them), then the queues finish, then the keeper writes everything back, then the image is
+//! closed clean and its locks go (T19), then the registry's entry, then whoever asked hears of it.
+
+use super::exports::Exports;
+use super::methods::{Control, Event, Fixed, version};
+use super::session::Session;
+use super::spec::{Export, ServeSpec};
+use super::nbd::Nbd;
+use super::{memory, open, signals};
+use crate::control::Server;
+use crate::failure::OrFail;
+use crate::registry::{Entry, Registry};
+use crate::{Code, Result};
+use ploop_image::Disk;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel};
+use std::time::{Duration, SystemTime};
+
+/// Between two looks whether a device in use was let go.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long clients may take to read their last reply.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Called when every export answers: the registry's entry, and a path for the log of a server
+/// without a terminal.
+pub type Up<'a> = &'a mut dyn FnMut(&Entry, &Path) -> Result<()>;
+
+/// Serves a disk until a signal or a client stops it.
+///
+/// # Errors
+/// It could not be opened or exported; or the close was not clean (7, T17).
+pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
+    memory::panic_is_abort();
+    let (events, inbox) = channel();
+    // First of all: a signal between the in-use mark and the handlers would leave the mark.
+    let on_signal = events.clone();
+    let told = move |count| drop(on_signal.send(Event::Signal(count)));
+    signals::on_stop_signal(told).or_fail(Code::System, "signal handlers")?;
+    if let Err(why) = memory::lock() {
+        tracing::warn!("{why}");
+    }
+    let disk = open(spec)?;
+    let entry = entry(spec, &disk);
+    let (ident, version) = (disk.ident(), version(&disk.spec()));
+    let mut listening = None;
+    let session = Session::start(disk, spec, |limits, queues| {
+        let mut nbd = Nbd::bind(spec, limits)?;
+        let fronts = nbd.fronts(limits, queues)?;
+        listening = Some(nbd);
+        Ok(fronts)
+    })?;
+    let mut exports = Exports::default();
+    let claimed = Registry::of_user().claim(ident, entry).and_then(|mut claim| {
+        exports.make(spec, &session, listening, &claim)?;
+        claim.update(|entry| note_exports(entry, &exports))?;
+        Ok(claim)
+    });
+    let claim = match claimed {
+        Ok(claim) => claim,
+        Err(failure) => {
+            exports.remove(true);
+            // The first error is the one to tell.
+            let _ = session.stop();
+            return Err(failure);
+        }
+    };
+    let ready = (claim.entry().clone(), claim.path("log"), claim.socket());
+    let remote = session.remotes()[0].clone();
+    let fixed = Fixed { version, engine: session.engine() };
+    let control = Control::new(session.device().clone(), remote, fixed, claim, events);
+    let running = Running { session, exports, control: Arc::new(control) };
+    let server = match running.announce(ready, up) {
+        Ok(server) => server,
+        Err(failure) => {
+            let _ = running.stop(true);
+            return Err(failure);
+        }
+    };
+    let (force, waiting) = wait(&inbox, &running.exports);
+    let result = running.stop(force);
+    for reply in waiting {
+        let _ = reply.send(result.clone());
+    }
+    server.settle(LAST_WORDS);
+    result
+}
+
+struct Running {
+    session: Session,
+    exports: Exports,
+    control: Arc<Control>,
+}
+
+impl Running {
+    /// Opens the control socket, then says that everything answers.
+    fn announce(&self, ready: (Entry, PathBuf, PathBuf), up: Up<'_>) -> Result<Server> {
+        let (entry, log, socket) = ready;
+        // The log of a server before us with the same base.
+        let _ = std::fs::remove_file(&log);
+        let methods = Arc::clone(&self.control) as Arc<dyn crate::control::Methods>;
+        let server = Server::start(&socket, methods)?;
+        up(&entry, &log)?;
+        Ok(server)
+    }
+
+    fn stop(mut self, force: bool) -> Result<()> {
+        self.exports.remove(force);
+        let claim = self.control.take_claim();
+        let result = self.session.stop();
+        drop(claim);
+        result
+    }
+}
+
+/// Waits until the server is to stop; returns whether by force, and who wants to hear of it.
+fn wait(inbox: &Receiver<Event>, exports: &Exports) -> (bool, Vec<SyncSender<Result<()>>>) {
+    let mut signalled = false;
+    loop {
+        let event = if signalled {
+            inbox.recv_timeout(LOOK)
+        } else {
+            inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match event {
+            Ok(Event::Signal(1)) => signalled = true,
+            // The second signal: whoever still has the device gets errors, the image is closed
+            // clean all the same.
+            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return (true, vec![]),
+            Ok(Event::Stop { force, reply }) => match exports.busy() {
+                Some(failure) if !force => {
+                    let _ = reply.send(Err(failure));
+                }
+                _ => return (force, vec![reply]),
+            },
+            Err(RecvTimeoutError::Timeout) => {
+                if exports.busy().is_none() {
+                    return (false, vec![]);
+                }
+                continue;
+            }
+        }
+        if signalled {
+            match exports.busy() {
+                None => return (false, vec![]),
+                Some(failure) => tracing::warn!(
+                    "{failure}: stopping when it is free; a second signal stops at once"
+                ),
+            }
+        }
+    }
+}
+
+fn entry(spec: &ServeSpec, disk: &Disk) -> Entry {
+    let images = disk.paths();
+    let path = disk.descriptor().map(Path::to_owned).or_else(|| images.last().cloned());
+    let path = path.unwrap_or_else(|| spec.disk.clone());
+    let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Entry {
+        id: String::new(),
+        pid: 0,
+        pid_start: 0,
+        disk: std::fs::canonicalize(&path).unwrap_or(path),
+        images,
+        read_only: disk.read_only(),
+        device: None,
+        partition: None,
+        transport: spec.exports.contains(&Export::Loop).then(|| "loop".to_owned()),
+        mountpoint: None,
+        exports: Vec::new(),
+        started: started.map_or(0, |since| since.as_secs()),
+    }
+}
+
+fn note_exports(entry: &mut Entry, exports: &Exports) {
+    let text = |path: Option<&Path>| path.map(|path| path.display().to_string());
+    entry.device = text(exports.device());
+    entry.partition = text(exports.partition());
+    entry.exports = exports.words();
+}

@@ -1,0 +1,117 @@
+//! What to serve and how: handed from the tool to a background server as JSON.
+
+use ploop_engine::{DeviceOptions, OnEnospc};
+use ploop_io::EngineChoice;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A disk to serve.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServeSpec {
+    /// Absolute path of a descriptor, its directory or a lone image.
+    pub disk: PathBuf,
+    /// No write reaches any file.
+    pub read_only: bool,
+    /// Where it can be reached.
+    pub exports: Vec<Export>,
+    /// Queue threads.
+    pub queues: usize,
+    /// When the host has no space.
+    pub on_full: OnFull,
+    /// How files are read and written.
+    pub ring: RingChoice,
+    /// A changed mapping may wait this long.
+    pub metadata_delay_ms: u64,
+    /// Drop change tracking (T9).
+    pub drop_cbt: bool,
+    /// The descriptor may name files outside its directory.
+    pub allow_outside: bool,
+    /// NBD may listen on addresses other hosts can reach (T3).
+    pub insecure_listen: bool,
+}
+
+/// A way to reach the disk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Export {
+    /// NBD.
+    Nbd {
+        /// `unix:PATH` or `tcp:ADDR:PORT`.
+        address: String,
+        /// Name of the export.
+        name: String,
+    },
+    /// A file mounted over this one.
+    Fuse {
+        /// Absolute path.
+        file: PathBuf,
+    },
+    /// A loop device over a FUSE file.
+    Loop,
+}
+
+/// When the host has no space (F17).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFull {
+    /// Hold the request and retry.
+    Hold,
+    /// Return the error.
+    Fail,
+}
+
+/// How files are read and written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RingChoice {
+    /// `io_uring`, else threads.
+    Auto,
+    /// `io_uring` or an error.
+    Uring,
+    /// Threads.
+    Threads,
+}
+
+impl ServeSpec {
+    /// For tools that read a disk in their own process: one queue, no exports.
+    #[must_use]
+    pub fn private(disk: PathBuf, read_only: bool) -> Self {
+        Self {
+            disk,
+            read_only,
+            exports: Vec::new(),
+            queues: 1,
+            on_full: OnFull::Fail,
+            ring: RingChoice::Auto,
+            metadata_delay_ms: 250,
+            drop_cbt: false,
+            allow_outside: false,
+            insecure_listen: false,
+        }
+    }
+
+    /// The engine's options.
+    #[must_use]
+    pub fn device_options(&self) -> DeviceOptions {
+        let on_enospc = match self.on_full {
+            OnFull::Hold => OnEnospc::Hold,
+            OnFull::Fail => OnEnospc::Fail,
+        };
+        DeviceOptions {
+            queues: self.queues,
+            on_enospc,
+            metadata_delay_ms: self.metadata_delay_ms,
+            ..DeviceOptions::default()
+        }
+    }
+}
+
+impl From<RingChoice> for EngineChoice {
+    fn from(choice: RingChoice) -> Self {
+        match choice {
+            RingChoice::Auto => Self::Auto,
+            RingChoice::Uring => Self::Uring,
+            RingChoice::Threads => Self::Threads,
+        }
+    }
+}
