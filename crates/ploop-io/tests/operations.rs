@@ -171,7 +171,9 @@ fn completions_show_without_a_wait(rig: &mut Rig) {
 fn dropped_with_operations_in_flight(rig: &mut Rig) {
     const PIECE: usize = 1 << 20;
     const COUNT: usize = 24;
-    rig.file.set_len((COUNT * PIECE) as u64).unwrap();
+    // Direct where that is possible: then the reads really are under way at the drop.
+    rig.file = common::create(&rig.dir.path().join("direct"), true);
+    rig.file.write_at(&AlignedBuf::new(COUNT * PIECE).unwrap(), 0).unwrap();
     let mut buf = AlignedBuf::new(COUNT * PIECE).unwrap();
     buf.fill(0xEE);
     for i in 0..COUNT {

@@ -37,6 +37,7 @@ on_every_engine! {
     a_wait_ends_with_its_timeout
     a_wake_before_the_wait_ends_it
     a_wait_that_is_not_idle_returns_at_once
+    a_thread_that_was_woken_can_sleep_again
     no_wake_is_lost
     no_message_is_slept_over
     a_readable_socket_completes_its_watch
@@ -92,6 +93,24 @@ fn a_wait_that_is_not_idle_returns_at_once(io: &mut Box<dyn Io>) {
     assert!(start.elapsed() < PATIENCE);
 }
 
+/// What a wake leaves behind does not keep a thread awake that has nothing to reap.
+fn a_thread_that_was_woken_can_sleep_again(io: &mut Box<dyn Io>) {
+    for _ in 0..5 {
+        let waker = io.waker();
+        let other = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(5));
+            waker.wake();
+        });
+        io.wait(Some(PATIENCE), &|| true).unwrap();
+        other.join().unwrap();
+    }
+    // The last bell may end one wait early, not two.
+    io.wait(Some(Duration::from_millis(50)), &|| true).unwrap();
+    let start = Instant::now();
+    io.wait(Some(Duration::from_millis(50)), &|| true).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(45));
+}
+
 /// Another thread counts up and wakes; the sleeper never relies on `idle`.
 fn no_wake_is_lost(io: &mut Box<dyn Io>) {
     ping_pong(io, true);
@@ -118,7 +137,7 @@ fn ping_pong(io: &mut Box<dyn Io>, always_idle: bool) {
                 sent.store(round, Ordering::Release);
                 waker.wake();
                 while seen.load(Ordering::Acquire) < round {
-                    thread::yield_now();
+                    thread::park();
                 }
             }
         })
@@ -135,6 +154,7 @@ fn ping_pong(io: &mut Box<dyn Io>, always_idle: bool) {
             std::hint::spin_loop();
         }
         seen.store(have, Ordering::Release);
+        other.thread().unpark();
     }
     other.join().unwrap();
 }

@@ -184,10 +184,6 @@ impl Uring {
             }
         }
     }
-
-    fn nothing_done(&mut self) -> bool {
-        self.state.done.is_empty() && self.ring.completion().is_empty()
-    }
 }
 
 /// Where a piece of work goes.
@@ -311,12 +307,14 @@ impl Io for Uring {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, idle: &dyn Fn() -> bool) -> io::Result<()> {
+        self.drain();
         self.fill();
         if self.more() || !self.state.bell_armed {
             self.submit()?;
+            self.drain();
             self.fill();
         }
-        if !self.nothing_done() || !self.state.bell_armed {
+        if !self.state.done.is_empty() || !self.state.bell_armed {
             return self.submit();
         }
         if !(self.state.waker.announce() && idle()) {
