@@ -46,9 +46,8 @@ pub struct TextFile {
 }
 
 pub fn run() -> Result<()> {
-    let files = files()?;
+    let (files, mut found) = files()?;
     let sources = sources(&files);
-    let mut found = Vec::new();
     for file in &files {
         found.extend(text::check(file, &text::Here::of_this_machine()?));
     }
@@ -68,19 +67,25 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Every text file that is in the repository or would be added to it.
-fn files() -> Result<Vec<TextFile>> {
+/// Where files that are not text may lie.
+const BINARY: &[&str] = &["tests/samples", "fuzz"];
+
+/// Every text file that is in the repository or would be added to it; what is not text and lies
+/// where only text belongs is found.
+fn files() -> Result<(Vec<TextFile>, Vec<Finding>)> {
     let args = ["ls-files", "--cached", "--others", "--exclude-standard", "-z"];
     let listing = sh::text(sh::program("git").args(args)).context("tidy needs a git clone")?;
-    let mut files = Vec::new();
+    let (mut files, mut found) = (Vec::new(), Vec::new());
     for name in listing.split('\0').filter(|name| !name.is_empty()) {
-        // A name listed but gone is being deleted; what is not UTF-8 is not text.
+        // A name listed but gone is being deleted.
         let Ok(bytes) = fs::read(name) else { continue };
-        if let Ok(text) = String::from_utf8(bytes) {
-            files.push(TextFile { path: name.into(), text });
+        match String::from_utf8(bytes) {
+            Ok(text) if !text.contains('\0') => files.push(TextFile { path: name.into(), text }),
+            _ if BINARY.iter().any(|dir| Path::new(name).starts_with(dir)) => {}
+            _ => found.push(Finding::new(Path::new(name), 0, "not text: was it left behind?")),
         }
     }
-    Ok(files)
+    Ok((files, found))
 }
 
 /// The Rust files, read; `#[cfg(test)] mod name;` makes the file of `name` a test file.

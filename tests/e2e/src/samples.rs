@@ -19,6 +19,7 @@ const MANIFEST: &str = ".unpacked";
 /// Read only: a test that changes an image works on [`copy_sample`]. Panics when the archive
 /// cannot be unpacked, or when a test has changed a sample: what would run next proves nothing.
 #[must_use]
+#[allow(clippy::panic, reason = "a helper of tests")]
 pub fn samples_dir() -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| match unpacked() {

@@ -67,9 +67,8 @@ mod tests {
     use super::*;
 
     fn whats(name: &str, section: &str, used: &str) -> Vec<String> {
-        let text = format!(
-            "[package]\nname = \"{name}\"\n[lints]\nworkspace = true\n[{section}]\n{used}.workspace = true\n"
-        );
+        let head = format!("[package]\nname = \"{name}\"\n[lints]\nworkspace = true\n");
+        let text = format!("{head}[{section}]\n{used}.workspace = true\n");
         one(Path::new("crates/x/Cargo.toml"), &text).into_iter().map(|f| f.what).collect()
     }
 

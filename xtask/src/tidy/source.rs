@@ -255,7 +255,8 @@ mod tests {
 
     #[test]
     fn test_items_are_found_to_their_end() {
-        let text = "fn a() {}\n#[cfg(test)]\nmod tests {\n  fn b() {}\n}\nfn c() {}\n#[cfg(not(test))]\nfn d() {}\n#[test]\nfn e()\n{\n}\nfn g() {}";
+        let text = "fn a() {}\n#[cfg(test)]\nmod tests {\n  fn b() {}\n}\nfn c() {}\n\
+            #[cfg(not(test))]\nfn d() {}\n#[test]\nfn e()\n{\n}\nfn g() {}";
         let source = Source::new(Path::new("src/x.rs"), text);
         let lines: Vec<usize> = (0..source.test.len()).filter(|at| source.test[*at]).collect();
         assert_eq!(lines, [1, 2, 3, 4, 8, 9, 10, 11]);
