@@ -1,0 +1,168 @@
+//! `check`: every row of the original's table with the severities of 7.x, reporting only (T4).
+//!
+//! | finding | clean | in use |
+//! |---|---|---|
+//! | header not usable | 11 | 11 |
+//! | file not a whole number of clusters | 11 | reported, 37 |
+//! | conversion in progress | - | 17 |
+//! | entry past the end, v1 entry misaligned, garbage behind the BAT | 11 with `-f` | 11 |
+//! | duplicate, entry inside the BAT | 11 with `-f -c` | 11 with `-c` |
+//! | damaged extension | 11 with `-f` | - (it is void) |
+//! | in-use mark, any value but "closed" and "v2.1" | - | 37 |
+//! | unused clusters | counted | counted |
+//!
+//! Where 7.x repairs without being asked (it lengthens a ragged file, zeroes garbage), this one
+//! writes nothing and gives the code of 7.x in its read-only mode.
+
+mod image;
+mod report;
+
+pub use report::{CheckReport, Finding, FindingKind, ImageReport, MAX_FINDINGS};
+
+use crate::error::{ErrorKind, IoContext, Result};
+use crate::locate::{self, Located};
+use crate::open::plan::{Claim, Document};
+use crate::open::{OpenOptions, attempt};
+use ploop_io::{Dir, OpenHow};
+use std::path::{Path, PathBuf};
+
+/// How to check.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CheckOptions {
+    /// `-f`: also an image that was closed properly.
+    pub force: bool,
+    /// `-c`: look for duplicate entries. Always on for a descriptor.
+    pub duplicates: bool,
+    /// `-r`: taken for scripts; nothing is ever written anyway.
+    pub read_only: bool,
+}
+
+/// Checks a disk (descriptor or directory: the whole chain) or one image file.
+///
+/// # Errors
+/// Nothing could be checked: not found, refused by the gate, open somewhere (37), no descriptor.
+pub fn check(
+    dir: &dyn Dir,
+    target: &Path,
+    options: &CheckOptions,
+    open: &OpenOptions,
+) -> Result<CheckReport> {
+    match locate::locate_file(dir, target) {
+        Ok(Located::Descriptor(path)) => check_disk(dir, &path, options, open),
+        Ok(Located::Image(path)) => check_file(dir, &path, options, open),
+        // A file that is neither: the report says so, as the original does.
+        Err(error) if error.kind() == ErrorKind::BadImage => check_file(dir, target, options, open),
+        Err(error) => Err(error),
+    }
+}
+
+fn check_file(
+    dir: &dyn Dir,
+    path: &Path,
+    options: &CheckOptions,
+    open: &OpenOptions,
+) -> Result<CheckReport> {
+    let how = OpenHow { direct: open.direct, ..OpenHow::default() };
+    let file = dir.open(path, how).at(ErrorKind::Open, "cannot open", path)?;
+    attempt::share(&file, path, open)?;
+    let images = vec![image::check_image(&*file, path, Claim::Ploop, options)?];
+    Ok(CheckReport { images, ..CheckReport::default() })
+}
+
+fn check_disk(
+    dir: &dyn Dir,
+    path: &Path,
+    options: &CheckOptions,
+    open: &OpenOptions,
+) -> Result<CheckReport> {
+    let options = CheckOptions { duplicates: true, ..*options };
+    let open = OpenOptions { read_only: true, ..open.clone() };
+    let locked = attempt::lock_all(dir, path, &open)?;
+    let mut report = CheckReport::default();
+    for file in &locked.files {
+        report.images.push(image::check_image(&*file.file, &file.path, file.claim, &options)?);
+    }
+    check_sizes(&mut report);
+    if let Some(document) = &locked.plan.document {
+        report.descriptor = Some(document.path.display().to_string());
+        check_document(&mut report, document);
+        find_orphans(dir, &mut report, document);
+    }
+    Ok(report)
+}
+
+/// One cluster size, one version, no level larger than the one above.
+fn check_sizes(report: &mut CheckReport) {
+    let ploop: Vec<&ImageReport> = report.images.iter().filter(|i| i.version != 0).collect();
+    let mut found = Vec::new();
+    let mut mixed = false;
+    for pair in ploop.windows(2) {
+        let (low, up) = (pair[0], pair[1]);
+        let names = format!("{} and {}", low.image, up.image);
+        if low.cluster_bytes != up.cluster_bytes {
+            mixed = true;
+            let text = format!(
+                "{names} have clusters of {} and {} bytes",
+                low.cluster_bytes, up.cluster_bytes
+            );
+            found.push(Finding::new(FindingKind::Chain, true, text));
+        }
+        if low.version != up.version {
+            let text = format!("{names} have versions {} and {}", low.version, up.version);
+            found.push(Finding::new(FindingKind::Chain, true, text));
+        }
+        if low.clusters > up.clusters {
+            let text = format!("{names} have {} and {} clusters", low.clusters, up.clusters);
+            found.push(Finding::new(FindingKind::Chain, true, text));
+        }
+    }
+    report.mixed_clusters = mixed;
+    report.findings.extend(found);
+}
+
+/// The descriptor against the top's header (F20: the header rules).
+fn check_document(report: &mut CheckReport, document: &Document) {
+    let Some(top) = report.images.last() else { return };
+    if top.version == 0 {
+        return;
+    }
+    let parsed = &document.parsed;
+    let sectors = top.cluster_bytes >> 9;
+    let mut found = Vec::new();
+    let wanted = parsed.size.0.div_ceil(sectors.max(1));
+    if parsed.size.0 != 0 && wanted != top.clusters {
+        let text = format!(
+            "the descriptor says {} sectors ({wanted} clusters), {} has {} clusters",
+            parsed.size.0, top.image, top.clusters
+        );
+        found.push(Finding::new(FindingKind::Descriptor, false, text));
+    }
+    if parsed.block_size != 0 && u64::from(parsed.block_size) != sectors {
+        let text = format!(
+            "the descriptor says clusters of {} sectors, {} has {sectors}",
+            parsed.block_size, top.image
+        );
+        found.push(Finding::new(FindingKind::Descriptor, true, text));
+    }
+    report.findings.extend(found);
+}
+
+/// Left-over files: listed, never opened (I9).
+fn find_orphans(dir: &dyn Dir, report: &mut CheckReport, document: &Document) {
+    let home = document.home();
+    let named: Vec<PathBuf> = document.parsed.images.iter().map(|i| home.join(&i.file)).collect();
+    let Some(base) = named.first().and_then(|p| p.file_name()) else { return };
+    let Some(base) = base.to_str() else { return };
+    let base = base.split(".{").next().unwrap_or(base);
+    let Ok(list) = dir.list(home) else { return };
+    for path in list {
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+        let path = home.join(name);
+        let delta = name.strip_prefix(base).is_some_and(|rest| rest.starts_with(".{"));
+        let staged = name.starts_with(locate::DESCRIPTOR) && name.contains(".tmp");
+        if (delta && !named.contains(&path)) || staged {
+            let text = format!("{} belongs to no snapshot of this disk", path.display());
+            report.findings.push(Finding::new(FindingKind::Orphan, false, text));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Closing a disk: cut the tail, put back Empty, clear the mark last (T19, F15).
+
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::head;
+use crate::open::{Disk, Level};
+use ploop_engine::CloseReport;
+
+impl Disk {
+    /// Finishes the files after the engine has ended, and releases them.
+    ///
+    /// # Errors
+    /// The report is not clean or a step failed: the image keeps its in-use mark (I10, I12).
+    pub fn close(self, report: CloseReport) -> Result<()> {
+        let prepared = self.prepared;
+        if !prepared.writable {
+            return Ok(());
+        }
+        let top = prepared.top()?;
+        if !report.clean {
+            let why = report.failure.as_deref().unwrap_or("the device stopped with an error");
+            let text = format!("{} stays marked in use: {why}", top.path.display());
+            return Err(ImageError::new(ErrorKind::NotClean, text)
+                .hint("what was flushed before the error is there; open it again to go on"));
+        }
+        let end = (!prepared.preallocated).then_some(report.end);
+        finish(top, end, report.mapped).map_err(|e| {
+            let text = format!("{} stays marked in use", top.path.display());
+            ImageError::new(ErrorKind::NotClean, text).because(e)
+        })
+    }
+
+    /// Takes the open back when the device was not started: nothing was written.
+    ///
+    /// # Errors
+    /// As [`Disk::close`].
+    pub fn abort(self) -> Result<()> {
+        let report = match &self.prepared.scan {
+            Some(scan) => CloseReport {
+                clean: true,
+                failure: None,
+                end: scan.end(self.prepared.cluster),
+                mapped: scan.mapped != 0,
+            },
+            None => CloseReport { clean: true, failure: None, end: 0, mapped: true },
+        };
+        self.close(report)
+    }
+}
+
+/// Everything durable, then the length, then the mark; `end` is the length to cut to.
+pub(crate) fn finish(top: &Level, end: Option<u64>, mapped: bool) -> Result<()> {
+    let path = &top.path;
+    top.file.sync().at(ErrorKind::Sync, "cannot sync", path)?;
+    let Some(header) = &top.head else { return Ok(()) };
+    if let Some(end) = end {
+        cut(top, end.max(header.data_start()))?;
+    }
+    head::rewrite(&*top.file, path, |bytes| head::set_closed(bytes, !mapped))?;
+    top.file.sync().at(ErrorKind::Sync, "cannot sync", path)
+}
+
+/// Cuts what no entry names; never makes the file longer.
+fn cut(top: &Level, end: u64) -> Result<()> {
+    let path = &top.path;
+    let len = top.file.len().at(ErrorKind::Stat, "cannot stat", path)?;
+    let bytes = top.head.as_ref().map_or(1, |head| head.cluster().bytes());
+    if end % bytes != 0 || end > len {
+        let text =
+            format!("{}: the last cluster ends at byte {end}, the file has {len}", path.display());
+        return Err(ImageError::new(ErrorKind::BadImage, text));
+    }
+    if end < len {
+        top.file.set_len(end).at(ErrorKind::Truncate, "cannot cut", path)?;
+        // The mark may only go when the new length is durable (I7).
+        top.file.sync().at(ErrorKind::Sync, "cannot sync", path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! The gate every file named by a descriptor passes before it is opened.
+//!
+//! A descriptor comes from whoever made the disk. Without the gate it could name any file of the
+//! host as its base, and a guest would read it.
+
+use crate::error::{ErrorKind, ImageError, Result};
+use ploop_io::Dir;
+use std::fmt;
+use std::path::Path;
+
+/// Says whether a disk may open a file. An image opens another file only through it.
+pub trait OpenGate: Send + Sync + fmt::Debug {
+    /// `home` is the directory of the descriptor and `file` the file it names, both canonical.
+    ///
+    /// # Errors
+    /// The file may not be opened; the text says why.
+    fn allow(&self, home: &Path, file: &Path) -> Result<(), String>;
+}
+
+/// The default: files below the disk's own directory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InsideDirectory;
+
+impl OpenGate for InsideDirectory {
+    fn allow(&self, home: &Path, file: &Path) -> Result<(), String> {
+        if file.starts_with(home) && file != home {
+            Ok(())
+        } else {
+            Err("it lies outside the directory of the disk".to_owned())
+        }
+    }
+}
+
+/// Any file the process may open. For disks whose maker is trusted (clones of a common base).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AnyFile;
+
+impl OpenGate for AnyFile {
+    fn allow(&self, _home: &Path, _file: &Path) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Resolves `file` and asks the gate; returns the canonical path, which is what must be opened.
+pub(crate) fn pass(
+    dir: &dyn Dir,
+    gate: &dyn OpenGate,
+    home: &Path,
+    file: &Path,
+) -> Result<std::path::PathBuf> {
+    let real = dir.canonical(file).map_err(|e| {
+        ImageError::new(ErrorKind::Open, format!("cannot find {}", file.display())).because(e)
+    })?;
+    gate.allow(home, &real).map_err(|why| {
+        let text = format!(
+            "the disk in {} names {}, which is refused: {why}",
+            home.display(),
+            real.display()
+        );
+        ImageError::new(ErrorKind::Gate, text)
+            .hint("allow files outside the directory only for disks you trust")
+    })?;
+    Ok(real)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_below_the_home_pass() {
+        let home = Path::new("/vz/disk");
+        let ok = |p: &str| InsideDirectory.allow(home, Path::new(p)).is_ok();
+        assert!(ok("/vz/disk/root.hds"));
+        assert!(ok("/vz/disk/deltas/a"));
+        assert!(!ok("/vz/disk"));
+        assert!(!ok("/vz/disk2/root.hds"));
+        assert!(!ok("/etc/shadow"));
+        assert!(AnyFile.allow(home, Path::new("/etc/shadow")).is_ok());
+    }
+}

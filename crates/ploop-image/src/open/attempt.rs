@@ -1,0 +1,145 @@
+//! Opening and locking every file of a disk, before a byte of them is read.
+
+use super::plan::{Claim, Plan};
+use super::{Note, OpenOptions};
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::lock::{self, LckFile, Mode};
+use ploop_io::{Dir, File, Ident, OpenHow};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// An open and locked file of the chain.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub path: PathBuf,
+    pub claim: Claim,
+    pub file: File,
+    pub ident: Ident,
+}
+
+/// A disk whose files are open and locked.
+#[derive(Debug)]
+pub(crate) struct Locked {
+    pub plan: Plan,
+    /// Base first.
+    pub files: Vec<Opened>,
+    pub writable: bool,
+    /// Keeps the `.lck` file.
+    pub lck: Option<File>,
+    pub notes: Vec<Note>,
+}
+
+enum Attempt {
+    Done(Box<Locked>),
+    Busy(ImageError),
+}
+
+/// Opens and locks all files; tries again for a while when somebody has one of them (F7).
+pub(crate) fn lock_all(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Locked> {
+    let mut spent = Duration::ZERO;
+    loop {
+        match attempt(dir, target, options)? {
+            Attempt::Done(locked) => return Ok(*locked),
+            Attempt::Busy(error) => {
+                if !options.wait.again(&mut spent) {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+fn attempt(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Attempt> {
+    let plan = Plan::make(dir, &*options.gate, target)?;
+    let mut notes = Vec::new();
+    // T5: nobody said what else belongs to a lone image, so it is only read.
+    let writable = !options.read_only && plan.document.is_some();
+    if plan.document.is_none() && !options.read_only {
+        notes.push(Note::LoneImage(plan.top().to_owned()));
+    }
+    let mut lck = None;
+    if let Some(document) = &plan.document {
+        match lock::try_lck(dir, &document.path, writable)? {
+            LckFile::Held(file) => lck = writable.then_some(file),
+            LckFile::Absent if writable => notes.push(Note::NoLockFile(document.path.clone())),
+            LckFile::Absent => {}
+            LckFile::Busy => {
+                return Ok(Attempt::Busy(lck_busy(&document.path, &plan, dir, options)));
+            }
+        }
+    }
+    let files = open_files(dir, &plan, writable, options)?;
+    for (level, opened) in files.iter().enumerate() {
+        let top = level + 1 == files.len();
+        let mode = if top && writable { Mode::Exclusive } else { Mode::Shared };
+        let got = lock::try_level(&*opened.file, mode, level == 0);
+        if !got.at(ErrorKind::System, "cannot lock", &opened.path)? {
+            let who = options.who.as_deref();
+            return Ok(Attempt::Busy(lock::refused(&opened.path, Ok(opened.ident), who)));
+        }
+    }
+    // Whoever had the locks before us may have taken a snapshot.
+    if plan.document.as_ref().is_some_and(|document| !document.unchanged(dir)) {
+        let text = format!("the descriptor of {} keeps changing", plan.top().display());
+        return Ok(Attempt::Busy(ImageError::new(ErrorKind::InUse, text)));
+    }
+    Ok(Attempt::Done(Box::new(Locked { plan, files, writable, lck, notes })))
+}
+
+/// Locks one file against writers, for a look at it (`check` of a file).
+pub(crate) fn share(file: &File, path: &Path, options: &OpenOptions) -> Result<()> {
+    let mut spent = Duration::ZERO;
+    loop {
+        let got = lock::try_level(&**file, Mode::Shared, true);
+        if got.at(ErrorKind::System, "cannot lock", path)? {
+            return Ok(());
+        }
+        if !options.wait.again(&mut spent) {
+            return Err(lock::refused(path, file.ident(), options.who.as_deref()));
+        }
+    }
+}
+
+/// The `.lck` file is taken: by a server of ours when the registry knows the base, else by a tool.
+fn lck_busy(descriptor: &Path, plan: &Plan, dir: &dyn Dir, options: &OpenOptions) -> ImageError {
+    let ident = plan.members.first().and_then(|base| dir.stat(&base.path).ok()).map(|s| s.ident);
+    let holder = options.who.as_deref().zip(ident).and_then(|(who, ident)| who(ident));
+    match holder {
+        Some(holder) => ImageError::new(
+            ErrorKind::InUse,
+            format!("{} is in use by {holder}", descriptor.display()),
+        ),
+        None => ImageError::new(
+            ErrorKind::InUse,
+            format!("{} is locked by another process", lock::lck_path(descriptor).display()),
+        )
+        .hint("a server or an operation on this disk is running"),
+    }
+}
+
+fn open_files(
+    dir: &dyn Dir,
+    plan: &Plan,
+    writable: bool,
+    options: &OpenOptions,
+) -> Result<Vec<Opened>> {
+    let mut files: Vec<Opened> = Vec::with_capacity(plan.members.len());
+    for (level, member) in plan.members.iter().enumerate() {
+        let path = &member.path;
+        // A FIFO would block the open, a device has other rules.
+        if !dir.stat(path).at(ErrorKind::Open, "cannot find", path)?.is_file {
+            let text = format!("{} is not a regular file", path.display());
+            return Err(ImageError::new(ErrorKind::Open, text));
+        }
+        let top = level + 1 == plan.members.len();
+        let how = OpenHow { write: top && writable, direct: options.direct, ..OpenHow::default() };
+        let file = dir.open(path, how).at(ErrorKind::Open, "cannot open", path)?;
+        let ident = file.ident().at(ErrorKind::Stat, "cannot stat", path)?;
+        if let Some(same) = files.iter().find(|f| f.ident == ident) {
+            let text = format!("{} and {} are one file", same.path.display(), path.display());
+            return Err(ImageError::new(ErrorKind::Descriptor, text));
+        }
+        files.push(Opened { path: path.clone(), claim: member.claim, file, ident });
+    }
+    Ok(files)
+}

@@ -1,0 +1,235 @@
+//! The levels of a disk: headers read, checked one by one and against the top.
+
+use super::attempt::{self, Locked, Opened};
+use super::plan::{Claim, ORIGINAL_LEVELS};
+use super::{Note, OpenOptions};
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::head::Head;
+use crate::scan::{BadEntry, Scan, Table, scan};
+use ploop_format::{ClusterSize, Sector};
+use ploop_io::{Dir, File, Ident};
+use std::path::{Path, PathBuf};
+
+/// How many bad entries an error lists.
+const LISTED: usize = 4;
+/// Cluster size of a raw disk whose descriptor tells none: 1 MiB.
+const DEFAULT_CLUSTER: u32 = 2048;
+
+/// One image of an open chain.
+#[derive(Debug)]
+pub(crate) struct Level {
+    pub path: PathBuf,
+    /// Carries the lock (F7).
+    pub file: File,
+    /// None for a raw base.
+    pub head: Option<Head>,
+    /// Length of the file (F18).
+    pub len: u64,
+}
+
+/// A disk that is open, locked and checked, but not marked.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub descriptor: Option<PathBuf>,
+    pub document: Option<super::plan::Document>,
+    pub levels: Vec<Level>,
+    pub writable: bool,
+    pub cluster: ClusterSize,
+    pub size: Sector,
+    pub preallocated: bool,
+    pub notes: Vec<Note>,
+    pub ident: Ident,
+    /// Writable ploop top only.
+    pub scan: Option<Scan>,
+    /// Bytes of change tracking to cut once the header no longer names it.
+    pub drop_bitmap: bool,
+    /// Keeps the `.lck` file of the original tools locked.
+    pub _lck: Option<File>,
+}
+
+impl Prepared {
+    /// Locks, reads and checks; writes nothing.
+    pub fn open(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Self> {
+        let mut locked = attempt::lock_all(dir, target, options)?;
+        if locked.writable
+            && let Some(top) = locked.files.last()
+        {
+            // F6: what a former process wrote may be in the page cache only.
+            top.file.sync().at(ErrorKind::Sync, "cannot sync", &top.path)?;
+        }
+        let levels = read_levels(&mut locked, options)?;
+        check_chain(&levels, &mut locked.notes)?;
+        let mut prepared = Self::assemble(locked, levels)?;
+        prepared.check_writable(options)?;
+        Ok(prepared)
+    }
+
+    fn assemble(locked: Locked, levels: Vec<Level>) -> Result<Self> {
+        let Locked { plan, files, writable, lck, mut notes } = locked;
+        let descriptor = plan.document.as_ref().map(|d| d.path.clone());
+        let parsed = plan.document.as_ref().map(|d| &d.parsed);
+        let Some((ident, top)) = files.first().map(|f| f.ident).zip(levels.last()) else {
+            return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
+        };
+        let said = parsed.map_or(0, |d| d.size.0);
+        let sectors = parsed.map_or(0, |d| d.block_size);
+        let (cluster, size) = match &top.head {
+            Some(head) => (head.cluster(), head.size()),
+            None => {
+                let sectors = if sectors == 0 { DEFAULT_CLUSTER } else { sectors };
+                let cluster = ClusterSize::from_sectors(sectors).ok_or_else(|| {
+                    let text = format!("the descriptor's cluster size of {sectors} is not valid");
+                    ImageError::new(ErrorKind::Descriptor, text)
+                })?;
+                let size = if said == 0 { Sector(top.len >> 9) } else { Sector(said) };
+                (cluster, size)
+            }
+        };
+        if sectors != 0 && sectors != cluster.sectors() {
+            let text = format!(
+                "the descriptor says clusters of {sectors} sectors, {} has {}",
+                top.path.display(),
+                cluster.sectors()
+            );
+            return Err(ImageError::new(ErrorKind::BadImage, text));
+        }
+        if said != 0 && said != size.0 {
+            notes.push(Note::SizeDiffers { descriptor: said, header: size.0 });
+        }
+        if top.head.is_none() && top.len < size.bytes() {
+            let (path, len) = (top.path.clone(), top.len);
+            notes.push(Note::ShortRaw { path, len, size: size.bytes() });
+        }
+        let preallocated = parsed.is_some_and(|d| d.preallocated);
+        let document = plan.document;
+        Ok(Self {
+            descriptor,
+            document,
+            levels,
+            writable,
+            cluster,
+            size,
+            preallocated,
+            notes,
+            ident,
+            scan: None,
+            drop_bitmap: false,
+            _lck: lck,
+        })
+    }
+
+    /// Everything that a change of the top needs to be true (T5, T9).
+    fn check_writable(&mut self, options: &OpenOptions) -> Result<()> {
+        let Some(top) = self.levels.last() else { return Ok(()) };
+        let Some(head) = &top.head else { return Ok(()) };
+        if head.dirty() {
+            self.notes.push(Note::Crashed(top.path.clone()));
+        }
+        if !self.writable {
+            return Ok(());
+        }
+        head.check_writable(&top.path)?;
+        self.drop_bitmap = head.check_extension(&*top.file, &top.path, options.drop_cbt)?;
+        let table = head.table(top.len);
+        if table.ragged() != 0 {
+            self.notes.push(Note::Ragged { path: top.path.clone(), bytes: table.ragged() });
+        }
+        self.scan = Some(scan_top(top, &table)?);
+        Ok(())
+    }
+
+    /// The top.
+    pub fn top(&self) -> Result<&Level> {
+        self.levels
+            .last()
+            .ok_or_else(|| ImageError::new(ErrorKind::Descriptor, "a disk without images"))
+    }
+}
+
+fn scan_top(top: &Level, table: &Table) -> Result<Scan> {
+    let mut first: Vec<BadEntry> = Vec::new();
+    let scan = scan(&*top.file, table, &mut |bad| {
+        if first.len() < LISTED {
+            first.push(bad);
+        }
+    })
+    .at(ErrorKind::Read, "cannot read the BAT of", &top.path)?;
+    if scan.bad == 0 {
+        return Ok(scan);
+    }
+    let list: Vec<String> = first.iter().map(|bad| bad.describe(table)).collect();
+    let text =
+        format!("{} has {} bad BAT entries: {}", top.path.display(), scan.bad, list.join("; "));
+    Err(ImageError::new(ErrorKind::BadImage, text)
+        .hint("ploop check -f -c shows all; --ro opens it, the clusters in question give EIO"))
+}
+
+fn read_levels(locked: &mut Locked, options: &OpenOptions) -> Result<Vec<Level>> {
+    let mut levels = Vec::with_capacity(locked.files.len());
+    for opened in &locked.files {
+        let Opened { path, claim, file, .. } = opened;
+        let len = file.len().at(ErrorKind::Stat, "cannot stat", path)?;
+        let head = match claim {
+            Claim::Raw => None,
+            Claim::Ploop => Some(Head::read(&**file, path, len)?),
+            Claim::Either => Head::read_if_ploop(&**file, path, len)?,
+        };
+        if options.direct && !file.caps().direct {
+            locked.notes.push(Note::Buffered(path.clone()));
+        }
+        levels.push(Level { path: path.clone(), file: file.clone(), head, len });
+    }
+    // Said once: the files of a disk share a file system nearly always.
+    let mut said = false;
+    locked.notes.retain(|note| {
+        let first = !matches!(note, Note::Buffered(_)) || !said;
+        said |= matches!(note, Note::Buffered(_));
+        first
+    });
+    Ok(levels)
+}
+
+fn check_chain(levels: &[Level], notes: &mut Vec<Note>) -> Result<()> {
+    if levels.len() >= ORIGINAL_LEVELS {
+        notes.push(Note::LongChain(levels.len()));
+    }
+    for (index, level) in levels.iter().enumerate() {
+        let Some(head) = &level.head else { continue };
+        head.check_conversion(&level.path)?;
+        if level.len < head.data_start() {
+            let text = format!(
+                "{} has {} bytes, header and BAT take {}",
+                level.path.display(),
+                level.len,
+                head.data_start()
+            );
+            return Err(ImageError::new(ErrorKind::BadImage, text));
+        }
+        let lower = index + 1 < levels.len();
+        if lower && head.dirty() {
+            notes.push(Note::DirtyLower(level.path.clone()));
+        }
+    }
+    for pair in levels.windows(2) {
+        check_pair(&pair[0], &pair[1])?;
+    }
+    Ok(())
+}
+
+/// Neighbours of a chain: one generation, one cluster size, sizes that never shrink (T5, F18).
+fn check_pair(lower: &Level, upper: &Level) -> Result<()> {
+    let (Some(low), Some(up)) = (&lower.head, &upper.head) else { return Ok(()) };
+    let names = || format!("{} and {}", lower.path.display(), upper.path.display());
+    let text = if low.version() != up.version() {
+        format!("{} mix the versions {:?} and {:?}", names(), low.version(), up.version())
+    } else if low.cluster() != up.cluster() {
+        let (a, b) = (low.cluster().sectors(), up.cluster().sectors());
+        format!("{} have clusters of {a} and {b} sectors", names())
+    } else if low.entries() > up.entries() {
+        let (a, b) = (low.entries(), up.entries());
+        format!("{} have {a} and {b} BAT entries: the lower is the larger one", names())
+    } else {
+        return Ok(());
+    };
+    Err(ImageError::new(ErrorKind::BadImage, text))
+}

@@ -1,0 +1,170 @@
+//! Opening a disk: files, locks, headers, BAT of the top, in-use mark.
+//!
+//! The order is the one of F6: lock, sync the top, read and check, stamp. What a step needs is in
+//! its own file; [`Disk::open`] is their list.
+
+pub(crate) mod attempt;
+mod chain;
+mod note;
+pub(crate) mod plan;
+mod stamp;
+
+pub use note::Note;
+pub use plan::{MAX_LEVELS, ORIGINAL_LEVELS};
+
+use crate::error::Result;
+use crate::gate::{InsideDirectory, OpenGate};
+use crate::lock::LockWait;
+pub(crate) use chain::{Level, Prepared};
+use ploop_engine::{DeviceSpec, LevelKind, LevelSpec};
+use ploop_format::Sector;
+use ploop_io::{Dir, File, Ident};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Says who has a file open ("ploop serve, pid 77"), when somebody knows (T6).
+pub type Who = Arc<dyn Fn(Ident) -> Option<String> + Send + Sync>;
+
+/// How to open a disk.
+#[derive(Clone)]
+pub struct OpenOptions {
+    /// No write reaches any file.
+    pub read_only: bool,
+    /// Drop change tracking, which a writable open would make wrong (T9).
+    pub drop_cbt: bool,
+    /// Ask for direct I/O.
+    pub direct: bool,
+    /// Which files the descriptor may name.
+    pub gate: Arc<dyn OpenGate>,
+    /// How long to wait for another process's locks.
+    pub wait: LockWait,
+    /// Names the other process.
+    pub who: Option<Who>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            drop_cbt: false,
+            direct: true,
+            gate: Arc::new(InsideDirectory),
+            wait: LockWait::SOME,
+            who: None,
+        }
+    }
+}
+
+impl fmt::Debug for OpenOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenOptions")
+            .field("read_only", &self.read_only)
+            .field("drop_cbt", &self.drop_cbt)
+            .field("direct", &self.direct)
+            .field("gate", &self.gate)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An open disk: its files, its locks, and the in-use mark when it is writable.
+///
+/// Dropping it without [`Disk::close`] or [`Disk::abort`] leaves the mark, as a kill would.
+#[derive(Debug)]
+pub struct Disk {
+    pub(crate) prepared: Prepared,
+}
+
+impl Disk {
+    /// Opens the disk `target` stands for: a descriptor, its directory or a lone image.
+    ///
+    /// # Errors
+    /// Typed; see [`crate::ErrorKind`]. Nothing was changed on any file when it fails before the
+    /// mark; a failure of the mark itself may leave the image marked in use.
+    pub fn open(dir: Arc<dyn Dir>, target: &Path, options: &OpenOptions) -> Result<Self> {
+        let mut prepared = Prepared::open(&*dir, target, options)?;
+        if prepared.writable {
+            stamp::stamp(&mut prepared)?;
+        }
+        Ok(Self { prepared })
+    }
+
+    /// What the engine serves. Its files are the ones that carry the locks (F7).
+    #[must_use]
+    pub fn spec(&self) -> DeviceSpec {
+        let p = &self.prepared;
+        let levels = p.levels.iter().map(Level::spec).collect();
+        let top = p.levels.last().and_then(|level| level.head.as_ref());
+        DeviceSpec {
+            levels,
+            cluster: p.cluster,
+            size: p.size,
+            read_only: !p.writable,
+            used: p.scan.as_ref().map(|scan| scan.used.clone()).unwrap_or_default(),
+            header: top.map_or([0; 64], |head| head.bytes),
+            preallocated: p.preallocated,
+        }
+    }
+
+    /// Lines for the user.
+    #[must_use]
+    pub fn notes(&self) -> &[Note] {
+        &self.prepared.notes
+    }
+
+    /// The descriptor; none for a lone image.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<&Path> {
+        self.prepared.descriptor.as_deref()
+    }
+
+    /// The image files, base first.
+    pub fn images(&self) -> impl Iterator<Item = &Path> {
+        self.prepared.levels.iter().map(|level| level.path.as_path())
+    }
+
+    /// Who the base is: the registry's key (T7).
+    #[must_use]
+    pub fn ident(&self) -> Ident {
+        self.prepared.ident
+    }
+
+    /// No write reaches any file.
+    #[must_use]
+    pub fn read_only(&self) -> bool {
+        !self.prepared.writable
+    }
+
+    /// Size of the device.
+    #[must_use]
+    pub fn size(&self) -> Sector {
+        self.prepared.size
+    }
+
+    /// The file that new data goes to.
+    #[must_use]
+    pub fn top(&self) -> Option<&File> {
+        self.prepared.levels.last().map(|level| &level.file)
+    }
+
+    /// All paths as owned values, base first.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.images().map(Path::to_owned).collect()
+    }
+}
+
+impl Level {
+    fn spec(&self) -> LevelSpec {
+        let kind = match &self.head {
+            None => LevelKind::Raw,
+            Some(head) => LevelKind::Ploop {
+                version: head.version(),
+                entries: head.entries(),
+                data_start: head.data_start(),
+            },
+        };
+        LevelSpec { file: Arc::clone(&self.file), kind, len: self.len }
+    }
+}

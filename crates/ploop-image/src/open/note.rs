@@ -1,0 +1,88 @@
+//! What an open has to say without failing. One line each on stderr.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Something worth a line, but no error.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// A lone image is only read (T5).
+    LoneImage(PathBuf),
+    /// The top was not closed: scanned, found good (T5).
+    Crashed(PathBuf),
+    /// A lower image carries the in-use mark (C6).
+    DirtyLower(PathBuf),
+    /// The chain is as long as the original tools refuse (T12).
+    LongChain(usize),
+    /// The file does not end at a cluster boundary.
+    Ragged {
+        /// Which image.
+        path: PathBuf,
+        /// Bytes behind the last whole cluster.
+        bytes: u64,
+    },
+    /// The raw file is shorter than the disk.
+    ShortRaw {
+        /// Which file.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+        /// Bytes of the device.
+        size: u64,
+    },
+    /// The descriptor tells another size; the header rules (F20).
+    SizeDiffers {
+        /// Sectors in the descriptor.
+        descriptor: u64,
+        /// Sectors in the top's header.
+        header: u64,
+    },
+    /// The `.lck` file of the original tools cannot be made.
+    NoLockFile(PathBuf),
+    /// Change tracking was dropped as asked (T9).
+    BitmapDropped(PathBuf),
+    /// The file system has no direct I/O (T14).
+    Buffered(PathBuf),
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LoneImage(path) => {
+                write!(f, "{} has no descriptor beside it: opened read-only", path.display())
+            }
+            Self::Crashed(path) => {
+                write!(f, "{} was not closed properly: its BAT was checked", path.display())
+            }
+            Self::DirtyLower(path) => {
+                write!(f, "{} was not closed properly, it is only read", path.display())
+            }
+            Self::LongChain(levels) => write!(
+                f,
+                "the chain has {levels} images, the original tools take fewer than {}",
+                super::plan::ORIGINAL_LEVELS
+            ),
+            Self::Ragged { path, bytes } => {
+                write!(f, "{} ends {bytes} bytes behind a cluster boundary", path.display())
+            }
+            Self::ShortRaw { path, len, size } => write!(
+                f,
+                "{} has {len} bytes, the disk {size}: the rest reads as zeros",
+                path.display()
+            ),
+            Self::SizeDiffers { descriptor, header } => write!(
+                f,
+                "the descriptor says {descriptor} sectors, the image {header}: the image is right"
+            ),
+            Self::NoLockFile(path) => {
+                write!(f, "no lock file beside {}: old tools are not kept out", path.display())
+            }
+            Self::BitmapDropped(path) => {
+                write!(f, "change tracking of {} was dropped", path.display())
+            }
+            Self::Buffered(path) => {
+                write!(f, "no direct I/O for {}: buffered with fdatasync", path.display())
+            }
+        }
+    }
+}

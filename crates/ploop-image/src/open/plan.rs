@@ -1,0 +1,135 @@
+//! What a disk consists of, before any image is opened.
+
+use crate::descriptor::{Descriptor, ImageType};
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::gate::{self, OpenGate};
+use crate::locate::{self, Located};
+use ploop_io::Dir;
+use std::path::{Path, PathBuf};
+
+/// Longest chain (T12).
+pub const MAX_LEVELS: usize = 253;
+/// The original tools refuse a chain of this length.
+pub const ORIGINAL_LEVELS: usize = 127;
+/// A descriptor longer than this is none.
+pub(crate) const MAX_DESCRIPTOR: u64 = 4 << 20;
+
+/// What the descriptor says of an image file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Claim {
+    /// A ploop image.
+    Ploop,
+    /// A raw file: its content says nothing about its format.
+    Raw,
+    /// A base that is not marked, under images marked raw: the signature decides.
+    Either,
+}
+
+/// One image file of the chain.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    /// The canonical path, passed by the gate.
+    pub path: PathBuf,
+    /// What it is said to be.
+    pub claim: Claim,
+}
+
+/// A descriptor as it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Document {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its bytes: compared again under the locks.
+    pub bytes: Vec<u8>,
+    /// Its meaning.
+    pub parsed: Descriptor,
+}
+
+/// The files of a disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The descriptor; none for a lone image.
+    pub document: Option<Document>,
+    /// Base first.
+    pub members: Vec<Member>,
+}
+
+impl Document {
+    /// Reads and parses the descriptor at a path.
+    pub fn read(dir: &dyn Dir, path: &Path) -> Result<Self> {
+        let path = dir.canonical(path).at(ErrorKind::Descriptor, "cannot find", path)?;
+        let bytes = dir.read_small(&path, MAX_DESCRIPTOR).at(
+            ErrorKind::Descriptor,
+            "cannot read",
+            &path,
+        )?;
+        let parsed = Descriptor::parse(&bytes).map_err(|e| {
+            ImageError::new(ErrorKind::Descriptor, format!("{} is damaged", path.display()))
+                .because(e)
+        })?;
+        Ok(Self { path, bytes, parsed })
+    }
+
+    /// Whether the file still holds the same bytes.
+    pub fn unchanged(&self, dir: &dyn Dir) -> bool {
+        dir.read_small(&self.path, MAX_DESCRIPTOR).is_ok_and(|now| now == self.bytes)
+    }
+
+    /// The directory files are relative to.
+    pub fn home(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+}
+
+impl Plan {
+    /// Finds the files of what `target` means, each passed by the gate.
+    pub fn make(dir: &dyn Dir, gate: &dyn OpenGate, target: &Path) -> Result<Self> {
+        match locate::locate(dir, target)? {
+            Located::Descriptor(path) => {
+                let document = Document::read(dir, &path)?;
+                Self::of_document(dir, gate, document)
+            }
+            Located::Image(path) => {
+                let members = vec![Member { path, claim: Claim::Ploop }];
+                Ok(Self { document: None, members })
+            }
+        }
+    }
+
+    fn of_document(dir: &dyn Dir, gate: &dyn OpenGate, document: Document) -> Result<Self> {
+        let chain = document.parsed.chain().map_err(|e| {
+            let text = format!("{} describes no chain", document.path.display());
+            ImageError::new(ErrorKind::Descriptor, text).because(e)
+        })?;
+        if chain.is_empty() || chain.len() > MAX_LEVELS {
+            let text = format!(
+                "{} has a chain of {} images, 1 to {MAX_LEVELS} can be opened",
+                document.path.display(),
+                chain.len()
+            );
+            return Err(ImageError::new(ErrorKind::Descriptor, text));
+        }
+        let marked = chain.iter().any(|image| image.kind == ImageType::Plain);
+        let mut members = Vec::with_capacity(chain.len());
+        for (level, image) in chain.iter().enumerate() {
+            // Only the base may be raw; `Plain` on another image is a habit of the original.
+            let claim = match (level, &image.kind) {
+                (0, ImageType::Plain) => Claim::Raw,
+                (0, _) if marked && chain.len() > 1 => Claim::Either,
+                _ => Claim::Ploop,
+            };
+            let path = gate::pass(dir, gate, document.home(), &document.home().join(&image.file))?;
+            if members.iter().any(|m: &Member| m.path == path) {
+                let text = format!("{} is named twice in the chain", path.display());
+                return Err(ImageError::new(ErrorKind::Descriptor, text));
+            }
+            members.push(Member { path, claim });
+        }
+        Ok(Self { document: Some(document), members })
+    }
+
+    /// The top's path.
+    pub fn top(&self) -> &Path {
+        self.members.last().map_or(Path::new(""), |m| &m.path)
+    }
+}

@@ -1,0 +1,137 @@
+//! Writing a descriptor: a new text beside the old one, then one rename (I9).
+
+use crate::create::{Kind, home_of};
+use crate::descriptor::TOP;
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::table::Layout;
+use crate::xml;
+use ploop_io::{Dir, Entropy, OpenHow};
+use std::path::{Path, PathBuf};
+use uuid::{Builder, Uuid};
+
+/// A new random name, version 4.
+pub(crate) fn new_uuid(entropy: &dyn Entropy) -> Uuid {
+    let mut bytes = [0u8; 16];
+    entropy.fill(&mut bytes);
+    Builder::from_random_bytes(bytes).into_uuid()
+}
+
+/// The last part of a path as text.
+pub(crate) fn file_name(path: &Path) -> Result<String> {
+    let name = path.file_name().and_then(|n| n.to_str());
+    name.map(str::to_owned).ok_or_else(|| {
+        let text = format!("{} is no usable file name", path.display());
+        ImageError::new(ErrorKind::Param, text)
+    })
+}
+
+/// The descriptor of a disk with one image.
+pub(crate) fn new_document(layout: &Layout, kind: Kind, name: &str) -> String {
+    let (heads, cylinders) = layout.heads_cylinders();
+    let size = layout.size().0;
+    let tracks = u64::from(heads).saturating_mul(u64::from(cylinders)).max(1);
+    let preallocated = match kind {
+        Kind::Preallocated => "\n      <Preallocated>1</Preallocated>",
+        _ => "",
+    };
+    let image = match kind {
+        Kind::Raw { .. } => "Plain",
+        _ => "Compressed",
+    };
+    format!(
+        r#"<?xml version="1.0"?>
+<Virtuozzo_disk_image>
+  <Disk_Parameters>
+    <Disk_size>{size}</Disk_size>
+    <Cylinders>{cylinders}</Cylinders>
+    <Heads>{heads}</Heads>
+    <Sectors>{sectors}</Sectors>
+    <Padding>0</Padding>
+  </Disk_Parameters>
+  <StorageData>
+    <Storage>
+      <Start>0</Start>
+      <End>{size}</End>
+      <Blocksize>{block}</Blocksize>{preallocated}
+      <Image>
+        <GUID>{{{TOP}}}</GUID>
+        <Type>{image}</Type>
+        <File>{file}</File>
+      </Image>
+    </Storage>
+  </StorageData>
+  <Snapshots>
+    <TopGUID>{{{TOP}}}</TopGUID>
+    <Shot>
+      <GUID>{{{TOP}}}</GUID>
+      <ParentGUID>{{00000000-0000-0000-0000-000000000000}}</ParentGUID>
+    </Shot>
+  </Snapshots>
+</Virtuozzo_disk_image>
+"#,
+        sectors = size / tracks,
+        block = layout.cluster().sectors(),
+        file = xml::escaped(name),
+    )
+}
+
+/// A text staged beside its descriptor: durable, not in force.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    tmp: PathBuf,
+    target: PathBuf,
+}
+
+/// Writes `text` beside `target`. The name is new, so no link of somebody else is followed.
+pub(crate) fn stage(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    target: &Path,
+    text: &str,
+) -> Result<Staged> {
+    let mut tmp = target.as_os_str().to_owned();
+    tmp.push(format!(".tmp.{}", new_uuid(entropy).simple()));
+    let staged = Staged { tmp: PathBuf::from(tmp), target: target.to_owned() };
+    let how = OpenHow { write: true, create_new: true, mode: 0o644, ..OpenHow::default() };
+    let file = dir.open(&staged.tmp, how).at(ErrorKind::Create, "cannot create", &staged.tmp)?;
+    let written = file
+        .write_at(text.as_bytes(), 0)
+        .at(ErrorKind::Write, "cannot write", &staged.tmp)
+        .and_then(|()| file.sync().at(ErrorKind::Sync, "cannot sync", &staged.tmp));
+    match written {
+        Ok(()) => Ok(staged),
+        Err(error) => {
+            staged.discard(dir);
+            Err(error)
+        }
+    }
+}
+
+impl Staged {
+    /// Puts the text in force: rename, then the directory made durable.
+    pub fn commit(self, dir: &dyn Dir) -> Result<()> {
+        if let Err(e) = dir.rename(&self.tmp, &self.target) {
+            let text = format!("cannot rename {} to {}", self.tmp.display(), self.target.display());
+            self.discard(dir);
+            return Err(ImageError::new(ErrorKind::Rename, text).because(e));
+        }
+        let home = home_of(&self.target);
+        dir.sync_dir(&home).at(ErrorKind::Sync, "cannot sync", &home)
+    }
+
+    /// Removes the staged text.
+    pub fn discard(&self, dir: &dyn Dir) {
+        // A left-over is listed by check and never opened.
+        let _ = dir.unlink(&self.tmp);
+    }
+}
+
+/// Writes the first descriptor of a directory.
+pub(crate) fn store_new(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    target: &Path,
+    text: &str,
+) -> Result<()> {
+    stage(dir, entropy, target, text)?.commit(dir)
+}
