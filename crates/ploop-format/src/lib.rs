@@ -1,35 +1,25 @@
 //! ploop disk images: bytes <-> types, no I/O.
+//!
+//! The format in words: docs/format.md.
 
+pub mod bat;
+pub mod descriptor;
+pub mod error;
+pub mod extension;
+pub mod geometry;
+pub mod guid;
+pub mod header;
+pub mod size;
 pub mod units;
+mod version;
+
+pub use bat::{BatPageView, Bounds, classify_entry};
+pub use descriptor::{Descriptor, DescriptorError, ImageRef, ImageType, Shot, Temporary};
+pub use error::{BadEntry, EntryFault, FormatError};
+pub use extension::{DirtyBitmap, Extension, ExtensionError};
+pub use geometry::Chs;
+pub use guid::{Guid, GuidError};
+pub use header::{CONVERTING, EMPTY, FileLen, HEADER_BYTES, Header, InUse};
+pub use size::{SizeError, parse_bytes, parse_sectors};
 pub use units::{BatPage, ClusterSize, FileCluster, GuestCluster, Sector, Slot};
-
-/// The two generations of the image format.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
-pub enum Version {
-    /// `WithoutFreeSpace`: a BAT entry is a position in sectors.
-    V1,
-    /// `WithouFreSpacExt`: a BAT entry is a position in clusters.
-    V2,
-}
-
-impl Version {
-    /// The file position a non-zero BAT entry names.
-    #[must_use]
-    pub const fn position(self, entry: u32, size: ClusterSize) -> Sector {
-        match self {
-            Self::V1 => Sector(entry as u64),
-            Self::V2 => Sector((entry as u64) << (size.log2() - units::SECTOR_SHIFT)),
-        }
-    }
-
-    /// The BAT entry for a cluster-aligned file position; `None` when it does not fit the format
-    /// (v1 ends at 2^32 - 1 sectors, v2 below entry `0xFFFF_FFFF`).
-    #[must_use]
-    pub const fn entry(self, at: Sector, size: ClusterSize) -> Option<u32> {
-        let value = match self {
-            Self::V1 => at.0,
-            Self::V2 => at.0 >> (size.log2() - units::SECTOR_SHIFT),
-        };
-        if value == 0 || value >= u32::MAX as u64 { None } else { Some(value as u32) }
-    }
-}
+pub use version::Version;

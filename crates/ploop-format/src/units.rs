@@ -88,9 +88,7 @@ impl ClusterSize {
     /// From a number of sectors; `None` unless it is a power of two within the limits.
     #[must_use]
     pub const fn from_sectors(sectors: u32) -> Option<Self> {
-        if !sectors.is_power_of_two()
-            || sectors < Self::MIN_SECTORS
-            || sectors > Self::MAX_SECTORS
+        if !sectors.is_power_of_two() || sectors < Self::MIN_SECTORS || sectors > Self::MAX_SECTORS
         {
             return None;
         }

@@ -1,0 +1,22 @@
+//! `DiskDescriptor.xml`: which files a disk has, and which snapshot lies on which.
+//!
+//! The document is kept as a tree; the model below is read from it, changed, and put back into a
+//! copy of the tree when it is written, so that elements of other tools survive.
+
+mod chain;
+mod edit;
+mod error;
+mod model;
+mod read;
+mod tree;
+mod write;
+mod xml;
+
+pub use error::DescriptorError;
+pub use model::{Descriptor, ImageRef, ImageType, Shot, Temporary, Volume};
+
+/// Result of reading or changing a descriptor.
+pub type Result<T> = core::result::Result<T, DescriptorError>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! From the tree to the model.
+
+use super::error::DescriptorError;
+use super::model::{Descriptor, ImageRef, ImageType, Shot, Temporary, Volume};
+use super::tree::Element;
+use super::{Result, xml};
+use crate::guid::Guid;
+use crate::size::parse_number;
+use crate::units::ClusterSize;
+
+impl Descriptor {
+    /// Reads a descriptor: every dialect, no file but these bytes.
+    ///
+    /// # Errors
+    /// Not well-formed, beyond the limits, or a part that is needed is missing or wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let document = xml::read(bytes)?;
+        let root = &document.root;
+        let parameters = child(root, "Disk_Parameters")?;
+        let data = child(root, "StorageData")?;
+        let snapshots = child(root, "Snapshots")?;
+        let storage = match data.all("Storage").count() {
+            0 => return Err(DescriptorError::Missing("Storage")),
+            1 => child(data, "Storage")?,
+            more => return Err(DescriptorError::Split(more)),
+        };
+        let images: Vec<ImageRef> = storage.all("Image").map(image).collect::<Result<_>>()?;
+        let shots: Vec<Shot> = snapshots.all("Shot").map(shot).collect::<Result<_>>()?;
+        let shots = complete(shots, images.len())?;
+        let top = top(snapshots, &shots)?;
+        let parsed = Self {
+            // A size nobody can read is left 0 as by the original: the header knows it.
+            size_sectors: lenient(parameters, "Disk_size"),
+            cylinders: lenient(parameters, "Cylinders"),
+            heads: lenient(parameters, "Heads"),
+            sectors: lenient(parameters, "Sectors"),
+            cluster: cluster(storage)?,
+            preallocated: optional(storage, "Preallocated")?.is_some_and(|value| value != 0),
+            max_delta_size: optional(parameters, "Max_delta_size")?,
+            key_id: parameters.get("Encryption").and_then(|e| e.child_text("KeyId")),
+            volume: data.get("Volume").map(volume).transpose()?,
+            images,
+            shots,
+            top,
+            document,
+        };
+        parsed.check()?;
+        Ok(parsed)
+    }
+}
+
+fn child<'a>(element: &'a Element, name: &'static str) -> Result<&'a Element> {
+    element.get(name).ok_or(DescriptorError::Missing(name))
+}
+
+fn number(element: &'static str, text: &str) -> Result<u64> {
+    let bad = || DescriptorError::Number { element, text: text.chars().take(64).collect() };
+    parse_number(text).ok_or_else(bad)
+}
+
+fn optional(element: &Element, name: &'static str) -> Result<Option<u64>> {
+    element.child_text(name).map(|text| number(name, &text)).transpose()
+}
+
+fn lenient(element: &Element, name: &'static str) -> u64 {
+    element.child_text(name).and_then(|text| parse_number(&text)).unwrap_or(0)
+}
+
+fn guid(element: &Element, name: &'static str) -> Result<Guid> {
+    let text = element.child_text(name).ok_or(DescriptorError::Missing(name))?;
+    text.parse().map_err(|error| DescriptorError::Guid { element: name, error })
+}
+
+fn cluster(storage: &Element) -> Result<ClusterSize> {
+    let value = optional(storage, "Blocksize")?.ok_or(DescriptorError::Missing("Blocksize"))?;
+    u32::try_from(value)
+        .ok()
+        .and_then(ClusterSize::from_sectors)
+        .ok_or(DescriptorError::Blocksize(value))
+}
+
+fn image(node: &Element) -> Result<ImageRef> {
+    let kind = node.child_text("Type").ok_or(DescriptorError::Missing("Type"))?;
+    let kind = match kind.as_str() {
+        "Plain" => ImageType::Plain,
+        "Compressed" => ImageType::Compressed,
+        _ => return Err(DescriptorError::ImageType(kind.chars().take(64).collect())),
+    };
+    let file = node.child_text("File").filter(|file| !file.is_empty());
+    let file = file.ok_or(DescriptorError::Missing("File"))?;
+    Ok(ImageRef { guid: guid(node, "GUID")?, kind, file, node: node.clone() })
+}
+
+fn shot(node: &Element) -> Result<Shot> {
+    let mark = |(_, name): &&(Temporary, &str)| node.get(name).is_some();
+    let temporary = Temporary::MARKS.iter().find(mark).map_or(Temporary::No, |(state, _)| *state);
+    let (guid, parent) = (guid(node, "GUID")?, guid(node, "ParentGUID")?);
+    Ok(Shot { guid, parent, temporary, node: node.clone() })
+}
+
+fn volume(node: &Element) -> Result<Volume> {
+    Ok(Volume {
+        parent: node.child_text("Parent"),
+        snapshot: node.get("SnapshotGUID").map(|_| guid(node, "SnapshotGUID")).transpose()?,
+        read_only: optional(node, "ReadOnly")?.is_some_and(|value| value != 0),
+    })
+}
+
+/// A disk that never had a snapshot may have no shots: then the one for its image is implied.
+fn complete(mut shots: Vec<Shot>, images: usize) -> Result<Vec<Shot>> {
+    if images == 0 {
+        return Err(DescriptorError::Missing("Image"));
+    }
+    if shots.len() + 1 == images && shots.iter().all(|shot| shot.guid != Guid::TOP) {
+        shots.push(Shot::new(Guid::TOP, Guid::NONE));
+    }
+    Ok(shots)
+}
+
+fn top(snapshots: &Element, shots: &[Shot]) -> Result<Guid> {
+    match snapshots.child_text("TopGUID").filter(|text| !text.is_empty()) {
+        Some(_) => guid(snapshots, "TopGUID"),
+        None if shots.iter().any(|shot| shot.guid == Guid::TOP) => Ok(Guid::TOP),
+        None => Err(DescriptorError::NoTop),
+    }
+}
