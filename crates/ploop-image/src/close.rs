@@ -55,7 +55,7 @@ pub(crate) fn finish(top: &Level, end: Option<u64>, mapped: bool) -> Result<()> 
     if let Some(end) = end {
         cut(top, end.max(header.data_start()))?;
     }
-    head::rewrite(&*top.file, path, |bytes| head::set_closed(bytes, !mapped))?;
+    head::rewrite(&*top.file, path, |header| header.close(!mapped, None))?;
     top.file.sync().at(ErrorKind::Sync, "cannot sync", path)
 }
 

@@ -3,8 +3,8 @@
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::locate::DESCRIPTOR;
 use crate::store;
-use crate::table::Layout;
-use ploop_format::{ClusterSize, Sector, Version};
+use ploop_format::units::HEADER_WORDS;
+use ploop_format::{ClusterSize, Descriptor, EMPTY, Header, ImageType, Sector, Version, geometry};
 use ploop_io::{Dir, Entropy, File, OpenHow, RawFile};
 use std::path::{Path, PathBuf};
 
@@ -65,7 +65,7 @@ pub fn create(
     options: &CreateOptions,
     progress: Progress<'_>,
 ) -> Result<Created> {
-    let layout = Layout::new(options.size, options.version, options.cluster)?;
+    let header = new_header(options)?;
     let home = home_of(path);
     let descriptor = home.join(DESCRIPTOR);
     if dir.stat(&descriptor).is_ok() {
@@ -73,9 +73,9 @@ pub fn create(
         return Err(ImageError::new(ErrorKind::DescriptorExists, text));
     }
     let name = store::file_name(path)?;
-    let document = store::new_document(&layout, options.kind, &name);
+    let document = new_document(&header, options.kind, &name)?;
     let file = open_new(dir, path)?;
-    let made = fill(&*file, &layout, options.kind, progress)
+    let made = fill(&*file, &header, options.kind, progress)
         .and_then(|()| dir.sync_dir(&home).at(ErrorKind::Sync, "cannot sync", &home))
         .and_then(|()| store::store_new(dir, entropy, &descriptor, &document));
     if let Err(error) = made {
@@ -86,7 +86,29 @@ pub fn create(
         let _ = dir.sync_dir(&home);
         return Err(error);
     }
-    Ok(Created { image: path.to_owned(), descriptor, size: layout.size() })
+    Ok(Created { image: path.to_owned(), descriptor, size: header.size() })
+}
+
+fn new_header(options: &CreateOptions) -> Result<Header> {
+    // Raw files have no header; their size is rounded as if they had.
+    let version = match options.kind {
+        Kind::Raw { .. } => Version::V2,
+        _ => options.version,
+    };
+    Header::new(version, options.cluster, options.size).map_err(|e| {
+        ImageError::new(ErrorKind::Param, "the image cannot have this size").because(e)
+    })
+}
+
+fn new_document(header: &Header, kind: Kind, name: &str) -> Result<String> {
+    let image = match kind {
+        Kind::Raw { .. } => ImageType::Plain,
+        _ => ImageType::Compressed,
+    };
+    let preallocated = kind == Kind::Preallocated;
+    Descriptor::new(header.size(), header.cluster(), image, preallocated, name)
+        .and_then(|new| new.to_xml())
+        .map_err(|e| ImageError::new(ErrorKind::Descriptor, "no descriptor can be made").because(e))
 }
 
 /// The directory of a path, also when it is a bare name.
@@ -113,36 +135,61 @@ pub(crate) fn open_new(dir: &dyn Dir, path: &Path) -> Result<File> {
 /// Writes the content of a new image and makes it durable.
 pub(crate) fn fill(
     file: &dyn RawFile,
-    layout: &Layout,
+    header: &Header,
     kind: Kind,
     progress: Progress<'_>,
 ) -> Result<()> {
     match kind {
-        Kind::Expanded => write_table(file, layout, false)?,
+        Kind::Expanded => write_table(file, header, false)?,
         Kind::Preallocated => {
-            reserve(file, layout.data_start() + layout.size().bytes(), progress)?;
-            write_table(file, layout, true)?;
+            reserve(file, geometry::preallocated_len(header), progress)?;
+            write_table(file, header, true)?;
         }
-        Kind::Raw { sparse: true } => file.set_len(layout.size().bytes()).at(
+        Kind::Raw { sparse: true } => file.set_len(header.size().bytes()).at(
             ErrorKind::Truncate,
             "cannot set the length of",
             file.path(),
         )?,
-        Kind::Raw { sparse: false } => write_zeros(file, layout.size().bytes(), progress)?,
+        Kind::Raw { sparse: false } => write_zeros(file, header.size().bytes(), progress)?,
     }
     file.sync().at(ErrorKind::Sync, "cannot sync", file.path())
 }
 
 /// Header and BAT as whole clusters: 1.x refuses an image with holes in them (C5).
-fn write_table(file: &dyn RawFile, layout: &Layout, mapped: bool) -> Result<()> {
+fn write_table(file: &dyn RawFile, header: &Header, mapped: bool) -> Result<()> {
     let path = file.path();
     let mut buffer = vec![0u8; STEP];
     let mut at = 0;
-    while at < layout.data_start() {
-        let len = (STEP as u64).min(layout.data_start() - at) as usize;
-        layout.table_bytes(at, &mut buffer[..len], mapped)?;
+    while at < header.data_start() {
+        let len = (STEP as u64).min(header.data_start() - at) as usize;
+        table_bytes(header, at, &mut buffer[..len], mapped)?;
         file.write_at(&buffer[..len], at).at(ErrorKind::Write, "cannot write", path)?;
         at += len as u64;
+    }
+    Ok(())
+}
+
+/// Bytes `at..` of header and BAT.
+fn table_bytes(header: &Header, at: u64, out: &mut [u8], mapped: bool) -> Result<()> {
+    out.fill(0);
+    if at == 0 {
+        let mut first = *header;
+        first.set_flag(EMPTY, !mapped);
+        out[..64].copy_from_slice(&first.encode());
+    }
+    if !mapped {
+        return Ok(());
+    }
+    for (index, word) in out.chunks_exact_mut(4).enumerate() {
+        let Some(slot) = (at / 4 + index as u64).checked_sub(HEADER_WORDS) else { continue };
+        if slot >= header.entries() {
+            break;
+        }
+        let entry = geometry::preallocated_entry(header, slot).ok_or_else(|| {
+            let text = format!("cluster {slot} does not fit the format when all are mapped");
+            ImageError::new(ErrorKind::Param, text)
+        })?;
+        word.copy_from_slice(&entry.to_le_bytes());
     }
     Ok(())
 }

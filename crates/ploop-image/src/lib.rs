@@ -7,6 +7,8 @@
 //! | [`open`] | [`Disk`]: locks, header and BAT checks, in-use mark, the engine's spec |
 //! | `close` | [`Disk::close`], [`Disk::abort`] |
 //! | [`create`](fn@create) | a new image and its descriptor |
+//! | [`snapshot`](fn@snapshot) | freezes the top of a disk that is not open |
+//! | [`info`](mod@info), [`restore_descriptor`] | facts; a descriptor for a lone image |
 //! | [`check`](mod@check) | the check table of the original, reporting only |
 //!
 //! Every file is reached through [`ploop_io::Dir`], so the simulator drives this code too.
@@ -14,23 +16,25 @@
 pub mod check;
 mod close;
 mod create;
-pub mod descriptor;
 mod error;
 mod extension;
-mod fields;
 pub mod gate;
 mod head;
+pub mod info;
 pub mod locate;
 mod lock;
 pub mod open;
+mod restore;
 pub mod scan;
+mod snapshot;
 mod store;
-mod table;
-mod xml;
 
 pub use check::{CheckOptions, CheckReport, check};
 pub use create::{CreateOptions, Created, Kind, Progress, create};
 pub use error::{ErrorKind, ImageError, Result};
 pub use gate::{AnyFile, InsideDirectory, OpenGate};
+pub use info::{Info, SnapshotEntry, StatFs, info, snapshots, statfs};
 pub use lock::LockWait;
 pub use open::{Disk, Note, OpenOptions, Who};
+pub use restore::restore_descriptor;
+pub use snapshot::{Snapshot, snapshot};

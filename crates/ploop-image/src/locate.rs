@@ -68,7 +68,7 @@ pub(crate) fn has_signature(dir: &dyn Dir, path: &Path) -> Result<bool> {
     let file = dir.open(path, OpenHow::default()).at(ErrorKind::Open, "cannot open", path)?;
     let mut start = [0u8; 16];
     let got = file.read_at(&mut start, 0).at(ErrorKind::Read, "cannot read", path)?;
-    Ok(got == start.len() && crate::fields::is_signature(&start))
+    Ok(got == start.len() && ploop_format::Version::of_signature(&start).is_some())
 }
 
 /// A descriptor in the same directory that names the image.

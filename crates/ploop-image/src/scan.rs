@@ -4,7 +4,7 @@
 //! per entry. Empty 4 KiB pages cost one comparison.
 
 use fixedbitset::FixedBitSet;
-use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS};
+use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS, SECTOR_SHIFT};
 use ploop_format::{ClusterSize, FileCluster, GuestCluster, Version};
 use ploop_io::RawFile;
 use std::io;
@@ -151,6 +151,8 @@ struct State<'a> {
     scan: Scan,
     /// log2 of sectors per cluster for v1, 0 for v2.
     shift: u32,
+    /// Sectors by which an unaligned v1 image has its clusters shifted.
+    offset: u32,
     data: u64,
     whole: u64,
     sink: &'a mut dyn FnMut(BadEntry),
@@ -160,14 +162,17 @@ impl<'a> State<'a> {
     fn new(table: &'a Table, sink: &'a mut dyn FnMut(BadEntry)) -> Self {
         let clusters = table.file_clusters() as usize;
         let mut used = FixedBitSet::with_capacity(clusters);
-        let data = table.data_clusters();
+        let data = table.data_start >> table.cluster.log2();
         used.insert_range(..(data as usize).min(clusters));
         let shift = match table.version {
             Version::V1 => table.cluster.sectors().trailing_zeros(),
             Version::V2 => 0,
         };
-        let whole = table.len >> table.cluster.log2();
-        Self { scan: Scan { used, mapped: 0, bad: 0 }, shift, data, whole, sink }
+        // Clusters of an unaligned image are counted from its first whole one.
+        let shifted = table.cluster.offset_in(table.data_start);
+        let offset = (shifted >> SECTOR_SHIFT) as u32;
+        let whole = table.len.saturating_sub(shifted) >> table.cluster.log2();
+        Self { scan: Scan { used, mapped: 0, bad: 0 }, shift, offset, data, whole, sink }
     }
 
     fn chunk(&mut self, at: u64, bytes: &[u8]) {
@@ -191,8 +196,9 @@ impl<'a> State<'a> {
     #[inline]
     fn entry(&mut self, slot: u64, value: u32) {
         self.scan.mapped += 1;
-        let cluster = u64::from(value >> self.shift);
-        let fault = if self.shift != 0 && value.trailing_zeros() < self.shift {
+        let shifted = value.saturating_sub(self.offset);
+        let cluster = u64::from(shifted >> self.shift);
+        let fault = if self.shift != 0 && shifted.trailing_zeros() < self.shift {
             Fault::Misaligned
         } else if cluster < self.data {
             Fault::InsideBat

@@ -1,19 +1,16 @@
 //! Writing a descriptor: a new text beside the old one, then one rename (I9).
 
-use crate::create::{Kind, home_of};
-use crate::descriptor::TOP;
+use crate::create::home_of;
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
-use crate::table::Layout;
-use crate::xml;
+use ploop_format::Guid;
 use ploop_io::{Dir, Entropy, OpenHow};
 use std::path::{Path, PathBuf};
-use uuid::{Builder, Uuid};
 
 /// A new random name, version 4.
-pub(crate) fn new_uuid(entropy: &dyn Entropy) -> Uuid {
+pub(crate) fn new_guid(entropy: &dyn Entropy) -> Guid {
     let mut bytes = [0u8; 16];
     entropy.fill(&mut bytes);
-    Builder::from_random_bytes(bytes).into_uuid()
+    Guid::from_random(bytes)
 }
 
 /// The last part of a path as text.
@@ -23,56 +20,6 @@ pub(crate) fn file_name(path: &Path) -> Result<String> {
         let text = format!("{} is no usable file name", path.display());
         ImageError::new(ErrorKind::Param, text)
     })
-}
-
-/// The descriptor of a disk with one image.
-pub(crate) fn new_document(layout: &Layout, kind: Kind, name: &str) -> String {
-    let (heads, cylinders) = layout.heads_cylinders();
-    let size = layout.size().0;
-    let tracks = u64::from(heads).saturating_mul(u64::from(cylinders)).max(1);
-    let preallocated = match kind {
-        Kind::Preallocated => "\n      <Preallocated>1</Preallocated>",
-        _ => "",
-    };
-    let image = match kind {
-        Kind::Raw { .. } => "Plain",
-        _ => "Compressed",
-    };
-    format!(
-        r#"<?xml version="1.0"?>
-<Virtuozzo_disk_image>
-  <Disk_Parameters>
-    <Disk_size>{size}</Disk_size>
-    <Cylinders>{cylinders}</Cylinders>
-    <Heads>{heads}</Heads>
-    <Sectors>{sectors}</Sectors>
-    <Padding>0</Padding>
-  </Disk_Parameters>
-  <StorageData>
-    <Storage>
-      <Start>0</Start>
-      <End>{size}</End>
-      <Blocksize>{block}</Blocksize>{preallocated}
-      <Image>
-        <GUID>{{{TOP}}}</GUID>
-        <Type>{image}</Type>
-        <File>{file}</File>
-      </Image>
-    </Storage>
-  </StorageData>
-  <Snapshots>
-    <TopGUID>{{{TOP}}}</TopGUID>
-    <Shot>
-      <GUID>{{{TOP}}}</GUID>
-      <ParentGUID>{{00000000-0000-0000-0000-000000000000}}</ParentGUID>
-    </Shot>
-  </Snapshots>
-</Virtuozzo_disk_image>
-"#,
-        sectors = size / tracks,
-        block = layout.cluster().sectors(),
-        file = xml::escaped(name),
-    )
 }
 
 /// A text staged beside its descriptor: durable, not in force.
@@ -90,7 +37,7 @@ pub(crate) fn stage(
     text: &str,
 ) -> Result<Staged> {
     let mut tmp = target.as_os_str().to_owned();
-    tmp.push(format!(".tmp.{}", new_uuid(entropy).simple()));
+    tmp.push(format!(".tmp.{}", new_guid(entropy)));
     let staged = Staged { tmp: PathBuf::from(tmp), target: target.to_owned() };
     let how = OpenHow { write: true, create_new: true, mode: 0o644, ..OpenHow::default() };
     let file = dir.open(&staged.tmp, how).at(ErrorKind::Create, "cannot create", &staged.tmp)?;

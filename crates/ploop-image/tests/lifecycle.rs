@@ -3,10 +3,8 @@
 mod common;
 use common::*;
 use ploop_engine::{CloseReport, LevelKind};
-use ploop_format::{Sector, Version};
-use ploop_image::{
-    CheckOptions, CreateOptions, ErrorKind, Kind, Note, check, create, descriptor::Descriptor,
-};
+use ploop_format::{Descriptor, Sector, Version};
+use ploop_image::{CheckOptions, CreateOptions, ErrorKind, Kind, Note, check, create};
 use ploop_io::{RealDir, RealEntropy};
 use std::fs;
 
@@ -35,7 +33,7 @@ fn a_new_disk_is_what_qemu_and_check_accept() {
             assert!(text.contains(&format!("\"virtual-size\": {}", rounded * 512)), "{text}");
         }
         let parsed = Descriptor::parse(&fs::read(&disk.made.descriptor).unwrap()).unwrap();
-        assert_eq!((parsed.size.0, parsed.block_size), (rounded, sectors));
+        assert_eq!((parsed.size_sectors, parsed.cluster.sectors()), (rounded, sectors));
     }
 }
 

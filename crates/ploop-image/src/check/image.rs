@@ -7,7 +7,6 @@ use crate::extension::Extension;
 use crate::head::Head;
 use crate::open::plan::Claim;
 use crate::scan::{self, BadEntry, Fault, Scan, Table};
-use ploop_format::Version;
 use ploop_format::units::HEADER_WORDS;
 use ploop_io::RawFile;
 use std::path::Path;
@@ -23,12 +22,12 @@ pub(super) fn check_image(
     let len = file.len().at(ErrorKind::Stat, "cannot stat", path)?;
     let head = match claim {
         Claim::Raw => return Ok(report),
-        Claim::Either => match Head::read_if_ploop(file, path, len) {
+        Claim::Either => match Head::read_if_ploop(file, path) {
             Ok(None) => return Ok(report),
             Ok(Some(head)) => Ok(head),
             Err(error) => Err(error),
         },
-        Claim::Ploop => Head::read(file, path, len),
+        Claim::Ploop => Head::read(file, path),
     };
     let head = match head {
         Ok(head) => head,
@@ -47,10 +46,7 @@ pub(super) fn check_image(
 }
 
 fn fill_header(report: &mut ImageReport, head: &Head) {
-    report.version = match head.version() {
-        Version::V1 => 1,
-        Version::V2 => 2,
-    };
+    report.version = head.version_number();
     report.cluster_bytes = head.cluster().bytes();
     report.clusters = head.entries();
     report.in_use = head.dirty();

@@ -129,18 +129,20 @@ fn check_document(report: &mut CheckReport, document: &Document) {
     let parsed = &document.parsed;
     let sectors = top.cluster_bytes >> 9;
     let mut found = Vec::new();
-    let wanted = parsed.size.0.div_ceil(sectors.max(1));
-    if parsed.size.0 != 0 && wanted != top.clusters {
+    let said = parsed.size_sectors;
+    let wanted = said.div_ceil(sectors.max(1));
+    if said != 0 && wanted != top.clusters {
         let text = format!(
-            "the descriptor says {} sectors ({wanted} clusters), {} has {} clusters",
-            parsed.size.0, top.image, top.clusters
+            "the descriptor says {said} sectors ({wanted} clusters), {} has {} clusters",
+            top.image, top.clusters
         );
         found.push(Finding::new(FindingKind::Descriptor, false, text));
     }
-    if parsed.block_size != 0 && u64::from(parsed.block_size) != sectors {
+    let claimed = parsed.cluster.sectors();
+    if u64::from(claimed) != sectors {
         let text = format!(
-            "the descriptor says clusters of {} sectors, {} has {sectors}",
-            parsed.block_size, top.image
+            "the descriptor says clusters of {claimed} sectors, {} has {sectors}",
+            top.image
         );
         found.push(Finding::new(FindingKind::Descriptor, true, text));
     }

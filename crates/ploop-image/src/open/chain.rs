@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 
 /// How many bad entries an error lists.
 const LISTED: usize = 4;
-/// Cluster size of a raw disk whose descriptor tells none: 1 MiB.
-const DEFAULT_CLUSTER: u32 = 2048;
 
 /// One image of an open chain.
 #[derive(Debug)]
@@ -71,23 +69,21 @@ impl Prepared {
         let Some((ident, top)) = files.first().map(|f| f.ident).zip(levels.last()) else {
             return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
         };
-        let said = parsed.map_or(0, |d| d.size.0);
-        let sectors = parsed.map_or(0, |d| d.block_size);
-        let (cluster, size) = match &top.head {
-            Some(head) => (head.cluster(), head.size()),
-            None => {
-                let sectors = if sectors == 0 { DEFAULT_CLUSTER } else { sectors };
-                let cluster = ClusterSize::from_sectors(sectors).ok_or_else(|| {
-                    let text = format!("the descriptor's cluster size of {sectors} is not valid");
-                    ImageError::new(ErrorKind::Descriptor, text)
-                })?;
-                let size = if said == 0 { Sector(top.len >> 9) } else { Sector(said) };
-                (cluster, size)
+        let said = parsed.map_or(0, |d| d.size_sectors);
+        let claimed = parsed.map(|d| d.cluster);
+        let (cluster, size) = match (&top.head, claimed) {
+            (Some(head), _) => (head.cluster(), head.size()),
+            (None, Some(cluster)) if said == 0 => (cluster, Sector(top.len >> 9)),
+            (None, Some(cluster)) => (cluster, Sector(said)),
+            (None, None) => {
+                let text = format!("{} is raw and has no descriptor", top.path.display());
+                return Err(ImageError::new(ErrorKind::BadImage, text));
             }
         };
-        if sectors != 0 && sectors != cluster.sectors() {
+        if let Some(claimed) = claimed.filter(|claimed| *claimed != cluster) {
             let text = format!(
-                "the descriptor says clusters of {sectors} sectors, {} has {}",
+                "the descriptor says clusters of {} sectors, {} has {}",
+                claimed.sectors(),
                 top.path.display(),
                 cluster.sectors()
             );
@@ -171,8 +167,8 @@ fn read_levels(locked: &mut Locked, options: &OpenOptions) -> Result<Vec<Level>>
         let len = file.len().at(ErrorKind::Stat, "cannot stat", path)?;
         let head = match claim {
             Claim::Raw => None,
-            Claim::Ploop => Some(Head::read(&**file, path, len)?),
-            Claim::Either => Head::read_if_ploop(&**file, path, len)?,
+            Claim::Ploop => Some(Head::read(&**file, path)?),
+            Claim::Either => Head::read_if_ploop(&**file, path)?,
         };
         if options.direct && !file.caps().direct {
             locked.notes.push(Note::Buffered(path.clone()));

@@ -7,7 +7,7 @@ pub(crate) mod attempt;
 mod chain;
 mod note;
 pub(crate) mod plan;
-mod stamp;
+pub(crate) mod stamp;
 
 pub use note::Note;
 pub use plan::{MAX_LEVELS, ORIGINAL_LEVELS};
@@ -102,7 +102,7 @@ impl Disk {
             size: p.size,
             read_only: !p.writable,
             used: p.scan.as_ref().map(|scan| scan.used.clone()).unwrap_or_default(),
-            header: top.map_or([0; 64], |head| head.bytes),
+            header: top.map_or([0; 64], |head| head.header.encode()),
             preallocated: p.preallocated,
         }
     }

@@ -1,9 +1,9 @@
 //! What a disk consists of, before any image is opened.
 
-use crate::descriptor::{Descriptor, ImageType};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::gate::{self, OpenGate};
 use crate::locate::{self, Located};
+use ploop_format::{Descriptor, ImageType};
 use ploop_io::Dir;
 use std::path::{Path, PathBuf};
 

@@ -11,8 +11,7 @@ pub(crate) fn stamp(prepared: &mut Prepared) -> Result<()> {
     let Some(top) = prepared.levels.last_mut() else { return Ok(()) };
     let Some(header) = &mut top.head else { return Ok(()) };
     // In use, no extension, not empty: the one write after which the old words mean nothing.
-    let bytes = head::rewrite(&*top.file, &top.path, |bytes| head::set_in_use(bytes))?;
-    header.replace(bytes);
+    header.header = head::rewrite(&*top.file, &top.path, |header| header.stamp())?;
     top.file.sync().at(ErrorKind::Sync, "cannot sync", &top.path)?;
     fix_length(prepared)
 }

@@ -1,0 +1,147 @@
+//! A snapshot of a disk that is not open: the top is frozen, a new delta goes on it.
+//!
+//! Order (I9): repair the old top, then make the new delta durable under its name, then put the
+//! new descriptor in force with one rename. A crash before the rename leaves a file that `check`
+//! lists; after it the new chain is complete.
+
+use crate::close::finish;
+use crate::create::{home_of, open_new};
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::open::plan::MAX_LEVELS;
+use crate::open::{Note, OpenOptions, Prepared, stamp};
+use crate::store;
+use ploop_format::{DescriptorError, Guid, Header, Version};
+use ploop_io::{Dir, Entropy};
+use std::path::{Path, PathBuf};
+
+/// A snapshot that was taken.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Its name: that of the image that froze.
+    pub guid: Guid,
+    /// The new top.
+    pub image: PathBuf,
+    /// What there is to say.
+    pub notes: Vec<Note>,
+}
+
+/// Where the header keeps the size of the device.
+const SIZE_AT: std::ops::Range<usize> = 36..44;
+/// Bytes of one write of the new delta.
+const STEP: u64 = 1 << 20;
+
+/// Freezes the top of a disk that nobody has open under the name `guid` (a new one if none).
+///
+/// # Errors
+/// The disk is open (37), its chain is full or the name is taken (38), the top is damaged (11) or
+/// carries change tracking that nobody allowed to drop (44), or a step failed: then the disk is as
+/// it was, unless the text says that the directory could not be synced.
+pub fn snapshot(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    target: &Path,
+    guid: Option<Guid>,
+    options: &OpenOptions,
+) -> Result<Snapshot> {
+    let options = OpenOptions { read_only: false, ..options.clone() };
+    let mut prepared = Prepared::open(dir, target, &options)?;
+    let Some(document) = prepared.document.take() else {
+        let text = format!("{} is a lone image: a snapshot needs a descriptor", target.display());
+        return Err(
+            ImageError::new(ErrorKind::Param, text).hint("make one with ploop restore-descriptor")
+        );
+    };
+    let levels = prepared.levels.len();
+    if levels >= MAX_LEVELS {
+        let text = format!("the chain has {levels} images already, {MAX_LEVELS} is the limit");
+        return Err(ImageError::new(ErrorKind::Param, text).hint("merge some snapshots first"));
+    }
+    if levels + 1 >= crate::open::ORIGINAL_LEVELS {
+        prepared.notes.push(Note::LongChain(levels + 1));
+    }
+    let guid = guid.unwrap_or_else(|| store::new_guid(entropy));
+    let mut parsed = document.parsed.clone();
+    let file = parsed.delta_file(store::new_guid(entropy));
+    let text = parsed.add_snapshot(guid, &file).and_then(|()| parsed.to_xml());
+    let text = text.map_err(|e| refused(&document.path, e))?;
+    let image = document.home().join(&file);
+    repair(&mut prepared)?;
+    let header = new_header(&prepared)?;
+    make_delta(dir, &image, &header)?;
+    let staged = store::stage(dir, entropy, &document.path, &text);
+    let committed = staged.and_then(|staged| staged.commit(dir));
+    if let Err(error) = committed {
+        // Only when the old descriptor is still in force does nothing name the new file.
+        if document.unchanged(dir) {
+            let _ = dir.unlink(&image);
+        }
+        return Err(error);
+    }
+    Ok(Snapshot { guid, image, notes: prepared.notes })
+}
+
+fn refused(path: &Path, error: DescriptorError) -> ImageError {
+    let kind = match error {
+        DescriptorError::Duplicate(_) | DescriptorError::Reserved(_) => ErrorKind::Param,
+        _ => ErrorKind::Descriptor,
+    };
+    ImageError::new(kind, format!("{} cannot take this snapshot", path.display())).because(error)
+}
+
+/// What an open and a clean close would do: mark cleared, tail and bitmap cut (F14, C6).
+fn repair(prepared: &mut Prepared) -> Result<()> {
+    let Some(scan) = &prepared.scan else { return Ok(()) };
+    let end = scan.end(prepared.cluster);
+    let mapped = scan.mapped != 0;
+    let top = prepared.top()?;
+    let Some(head) = &top.head else { return Ok(()) };
+    let tail = top.len > end && !prepared.preallocated;
+    let ragged = head.table(top.len).ragged() != 0;
+    if !head.dirty() && !tail && !ragged && !prepared.drop_bitmap {
+        return Ok(());
+    }
+    stamp::stamp(prepared)?;
+    finish(prepared.top()?, (!prepared.preallocated).then_some(end), mapped)
+}
+
+/// The header of the new delta: geometry of the old top, size to the sector (QEMU's may end inside
+/// a cluster), first block minimal (C9).
+fn new_header(prepared: &Prepared) -> Result<Header> {
+    let top = prepared.top()?;
+    let version = top.head.as_ref().map_or(Version::V2, |head| head.version());
+    let made = Header::new(version, prepared.cluster, prepared.size).and_then(|header| {
+        let mut bytes = header.encode();
+        bytes[SIZE_AT].copy_from_slice(&prepared.size.0.to_le_bytes());
+        Header::parse(&bytes)
+    });
+    made.map_err(|e| ImageError::new(ErrorKind::BadImage, "no delta can have this size").because(e))
+}
+
+/// Makes the new delta and its name durable; removes it when that fails.
+fn make_delta(dir: &dyn Dir, path: &Path, header: &Header) -> Result<()> {
+    let file = open_new(dir, path)?;
+    let home = home_of(path);
+    let made = write_empty(&*file, header)
+        .and_then(|()| dir.sync_dir(&home).at(ErrorKind::Sync, "cannot sync", &home));
+    if made.is_err() {
+        drop(file);
+        let _ = dir.unlink(path);
+    }
+    made
+}
+
+fn write_empty(file: &dyn ploop_io::RawFile, header: &Header) -> Result<()> {
+    let path = file.path();
+    let end = header.data_start();
+    let mut buffer = vec![0u8; STEP.min(end) as usize];
+    let bytes = header.encode();
+    buffer[..bytes.len()].copy_from_slice(&bytes);
+    let mut at = 0;
+    while at < end {
+        let len = STEP.min(end - at);
+        file.write_at(&buffer[..len as usize], at).at(ErrorKind::Write, "cannot write", path)?;
+        buffer[..bytes.len()].fill(0);
+        at += len;
+    }
+    file.sync().at(ErrorKind::Sync, "cannot sync", path)
+}
