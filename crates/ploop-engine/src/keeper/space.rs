@@ -259,9 +259,8 @@ impl<I: Io> Keeper<I> {
 
     pub(super) fn extend_completed(&mut self, result: i32) {
         let Some((stage, range)) = self.space.extend.take() else { return };
-        let errno = Errno::from_raw_os_error(if result < 0 { -result } else { 0 });
         if result < 0 {
-            self.extend_failed(stage, range, errno);
+            self.extend_failed(stage, range, Errno::from_raw_os_error(-result));
             return;
         }
         if stage == Extend::Reserve {
