@@ -80,7 +80,7 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
         Verb::List(args) => verbs::list::run(&args, output),
         Verb::Snapshot(args) => verbs::snapshot::run(&args, output),
         Verb::SnapshotList(args) => verbs::snapshot_list::run(&args, output),
-        Verb::Check(args) => verbs::check::run(&args, output),
+        Verb::Check(args) => return verbs::check::run(&args, output),
         Verb::RestoreDescriptor(args) => verbs::restore_descriptor::run(&args, output),
         Verb::Map(args) => verbs::map::run(&args, output),
         Verb::ServeInBackground => return Ok(background::run()),

@@ -3,11 +3,9 @@
 use crate::args;
 use ploop_daemon::runtime::{Export, OnFull, RingChoice, ServeSpec};
 use ploop_daemon::{Code, Failure, NbdAddr, Result};
+use ploop_format::Guid;
 use std::path::{Path, PathBuf};
-use uuid::Uuid;
 
-/// Largest size the original takes, in sectors.
-const MAX_SECTORS: u64 = 0xffff_ffff << 9;
 
 /// How an image stores its data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,54 +61,18 @@ pub struct FsPlan {
     pub lazy: bool,
 }
 
-/// A SIZE of the original tool: a number with an optional K, M, G or T; without one it counts
-/// sectors (T1). The result is in sectors.
+/// A SIZE of the original tool, in sectors (T1).
 pub fn size(text: &str) -> Result<u64> {
-    let bad = || {
-        Failure::parameter(format!("`{text}` is not a size"))
+    let sectors = ploop_format::parse_sectors(text);
+    sectors.map(|sectors| sectors.0).map_err(|error| {
+        Failure::parameter(format!("size `{text}`: {error}"))
             .hint("a number with K, M, G or T behind it; without one it counts sectors")
-    };
-    let (digits, shift) = match text.char_indices().next_back() {
-        Some((at, 'k' | 'K')) => (&text[..at], 1),
-        Some((at, 'm' | 'M')) => (&text[..at], 11),
-        Some((at, 'g' | 'G')) => (&text[..at], 21),
-        Some((at, 't' | 'T')) => (&text[..at], 31),
-        _ => (text, 0),
-    };
-    let number = number(digits).ok_or_else(bad)?;
-    let sectors = number.checked_mul(1 << shift).filter(|&sectors| sectors <= MAX_SECTORS);
-    sectors.ok_or_else(|| {
-        Failure::parameter(format!("size {text} is too large, the limit is {MAX_SECTORS} sectors"))
     })
 }
 
-/// A number as C reads it: decimal, 0x hex or 0 octal.
-fn number(text: &str) -> Option<u64> {
-    if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        return digits(hex, 16);
-    }
-    if text.len() > 1 && text.starts_with('0') {
-        return digits(&text[1..], 8);
-    }
-    digits(text, 10)
-}
-
-fn digits(text: &str, radix: u32) -> Option<u64> {
-    // from_str_radix takes a sign, we do not.
-    if text.starts_with('+') { None } else { u64::from_str_radix(text, radix).ok() }
-}
-
-/// A UUID with or without braces; the result has none.
-pub fn uuid(text: &str) -> Result<Uuid> {
-    let bare = match (text.strip_prefix('{'), text.len()) {
-        (Some(rest), 38) => rest.strip_suffix('}'),
-        (None, 36) => Some(text),
-        _ => None,
-    };
-    bare.and_then(|bare| Uuid::try_parse(bare).ok()).ok_or_else(|| {
-        Failure::parameter(format!("`{text}` is not a UUID"))
-            .hint("36 characters, hex and dashes; 38 with braces")
-    })
+/// A UUID with or without braces.
+pub fn guid(text: &str) -> Result<Guid> {
+    text.parse::<Guid>().map_err(|error| Failure::parameter(error.to_string()))
 }
 
 /// FORMAT of the original.
@@ -126,7 +88,7 @@ pub fn format(text: &str) -> Result<Format> {
 
 /// A cluster size in sectors.
 pub fn cluster(text: &str) -> Result<u32> {
-    let sectors = number(text).and_then(|sectors| u32::try_from(sectors).ok());
+    let sectors = ploop_format::size::parse_number(text).and_then(|sectors| u32::try_from(sectors).ok());
     sectors
         .filter(|&sectors| ploop_format::ClusterSize::from_sectors(sectors).is_some())
         .ok_or_else(|| {
@@ -180,7 +142,7 @@ fn fs_plan(args: &args::Init) -> Result<Option<FsPlan>> {
                 .hint("none, ext4 or xfs; make another one on an attached `-t none` disk"));
         }
     };
-    let block_bytes = number(&args.fs_block)
+    let block_bytes = ploop_format::size::parse_number(&args.fs_block)
         .and_then(|bytes| u32::try_from(bytes).ok())
         .filter(|bytes| bytes.is_power_of_two() && (1024..=65536).contains(bytes))
         .ok_or_else(|| {
@@ -288,7 +250,7 @@ pub fn attach(disk: &Path, via: &str, args: &args::Serving) -> Result<ServeSpec>
 
 #[cfg(test)]
 mod tests {
-    use super::{cluster, nbd, size, uuid};
+    use super::{cluster, nbd, size};
 
     #[test]
     fn a_size_without_suffix_counts_sectors() {
@@ -299,15 +261,6 @@ mod tests {
         assert_eq!(size("010").unwrap(), 8);
         for bad in ["", "G", "10X", "-1", "+1", "1.5G", "99999999T", "1é"] {
             assert!(size(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_uuid_may_have_braces() {
-        let bare = "5fbaabe3-6958-40ff-92a7-860e329aab41";
-        assert_eq!(uuid(bare).unwrap(), uuid(&format!("{{{bare}}}")).unwrap());
-        for bad in ["", "{}", &bare[1..], &format!("{{{bare}"), &bare.replace('-', "")] {
-            assert!(uuid(bad).is_err(), "{bad}");
         }
     }
 

@@ -19,8 +19,3 @@ pub fn text(value: &impl Serialize) -> String {
 pub fn print(value: &impl Serialize) {
     super::line(text(value));
 }
-
-/// A UUID in braces and lower case.
-pub fn uuid(uuid: &uuid::Uuid) -> String {
-    uuid.braced().to_string()
-}

@@ -8,12 +8,14 @@
 //! | [`multi`] | several front ends on one queue |
 //! | [`nbd`] | listening sockets, and their front end on each queue |
 //! | [`exports`] | FUSE files, the loop device and its partition |
+//! | [`cursor`] | the device as something to read, write and seek in |
 //! | [`methods`] | what the control socket does |
 //! | [`serve`] | the life of a server: start, wait, stop |
 //!
 //! Queue and keeper threads touch nothing but descriptors opened before (D8): exports are made and
 //! taken away by the thread that called [`serve()`], control clients have threads of their own.
 
+pub mod cursor;
 pub mod exports;
 pub mod holder;
 pub mod memory;

@@ -1,0 +1,31 @@
+//! `ploop attach`: a block device by a server in the background.
+
+use crate::host::server;
+use crate::show::{self, Output, json};
+use crate::{args, plan};
+use ploop_daemon::{Code, Failure, Result};
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Attached<'a> {
+    device: &'a str,
+    partition: Option<&'a str>,
+    read_only: bool,
+    pid: u32,
+}
+
+/// Prints the device's path when it is ready.
+pub fn run(args: &args::Attach, output: Output) -> Result<()> {
+    let spec = plan::attach(&args.disk, &args.via, &args.serving)?;
+    let entry = server::start(&spec, output.verbosity)?.entry;
+    let device = entry.device.as_deref();
+    let device = device.ok_or_else(|| Failure::new(Code::Internal, "the server has no device"))?;
+    if output.json {
+        let partition = entry.partition.as_deref();
+        let (read_only, pid) = (entry.read_only, entry.pid);
+        json::print(&Attached { device, partition, read_only, pid });
+    } else {
+        show::line(device);
+    }
+    Ok(())
+}

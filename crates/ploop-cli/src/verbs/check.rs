@@ -1,0 +1,88 @@
+//! `ploop check`: reports, writes nothing (T4).
+
+use crate::plan;
+use crate::show::{self, Output, json};
+use crate::{args, host::server};
+use ploop_daemon::runtime::{ServeSpec, open};
+use ploop_daemon::{Code, Failure, Result};
+use ploop_image::check::ImageReport;
+use ploop_image::{CheckOptions, CheckReport};
+use ploop_io::RealDir;
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    report: &'a CheckReport,
+    code: u8,
+}
+
+/// The exit code of 7.x.
+pub fn run(args: &args::Check, output: Output) -> Result<u8> {
+    plan::not_yet(
+        "check",
+        &[
+            ("-F", args.hard_force),
+            ("-d", args.drop_inuse),
+            ("-R", args.raw),
+            ("-b", args.blocksize.is_some()),
+            ("-S", args.repair_sparse),
+            ("-D", args.defrag),
+            ("-u", args.uuid.is_some()),
+        ],
+    )?;
+    let disk = plan::absolute(&args.disk)?;
+    if let Some(entry) = server::of_disk(&disk)?.filter(|entry| !entry.read_only) {
+        let message = format!("{} is open: pid {}", args.disk.display(), entry.pid);
+        return Err(Failure::new(Code::InUse, message).hint("stop its server first"));
+    }
+    let options =
+        CheckOptions { force: args.force, duplicates: args.check, read_only: args.ro };
+    let how = open::options(&ServeSpec::private(disk.clone(), true));
+    let report = ploop_image::check(&RealDir, &disk, &options, &how)?;
+    let code = report.exit_code();
+    if output.json {
+        json::print(&Shown { report: &report, code });
+    } else if !args.silent {
+        print(&report);
+    }
+    Ok(code)
+}
+
+fn print(report: &CheckReport) {
+    for image in &report.images {
+        for finding in &image.findings {
+            let severity = if finding.fatal { "error: " } else { "" };
+            show::line(format!("{}: {severity}{}", image.image, finding.detail));
+        }
+        if image.findings_omitted > 0 {
+            show::line(format!("{}: and {} more", image.image, image.findings_omitted));
+        }
+        show::line(summary(image));
+    }
+    for finding in &report.findings {
+        let severity = if finding.fatal { "error: " } else { "" };
+        show::line(format!("{severity}{}", finding.detail));
+    }
+}
+
+fn summary(image: &ImageReport) -> String {
+    let kind = match image.version {
+        0 => "raw".to_owned(),
+        version => format!("v{version}"),
+    };
+    let mut text = format!("{}: {kind}", image.image);
+    if image.skipped {
+        return text + ", clean, not looked at (-f does)";
+    }
+    if image.version != 0 {
+        text += &format!(", {} of {} clusters in use", image.allocated, image.clusters);
+    }
+    if image.leaks > 0 {
+        text += &format!(", {} unused in the file", image.leaks);
+    }
+    if image.in_use {
+        text += ", marked in use";
+    }
+    text
+}

@@ -1,0 +1,20 @@
+//! `ploop detach`: stops the server of a device.
+
+use crate::args;
+use crate::host::server;
+use ploop_daemon::{Code, Failure, Result};
+
+/// Refuses while the device is mounted.
+pub fn run(args: &args::Detach) -> Result<()> {
+    let target = args.target.display();
+    let Some(entry) = server::of_target(&args.target)? else {
+        return Err(Failure::new(Code::NotMounted, format!("{target} is not attached"))
+            .hint("`ploop list` shows what is"));
+    };
+    if entry.device.is_none() {
+        let message = format!("{target} is served, not attached: {}", entry.exports.join(", "));
+        return Err(Failure::new(Code::NotMounted, message)
+            .hint(format!("stop the server with: kill {}", entry.pid)));
+    }
+    server::stop(&entry, args.force)
+}

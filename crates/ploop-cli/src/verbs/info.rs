@@ -1,0 +1,157 @@
+//! `ploop info`: space and inodes, or size, or device.
+
+use crate::host::command::{program, run as run_program};
+use crate::host::statfs::Statfs;
+use crate::host::{mkfs, mounts, server};
+use crate::show::{self, Output, json};
+use crate::{args, plan};
+use ploop_daemon::failure::OrFail;
+use ploop_daemon::registry::Entry;
+use ploop_daemon::runtime::{Export, ServeSpec, open};
+use ploop_daemon::{Code, Failure, Result};
+use ploop_image::locate::{Located, locate};
+use ploop_io::RealDir;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+#[derive(Default, Serialize)]
+struct Shown {
+    disk: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<Size>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_system: Option<Usage>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Size {
+    size_bytes: u64,
+    cluster_bytes: u64,
+    /// 0 for raw.
+    version: u32,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Usage {
+    size_bytes: u64,
+    used_bytes: u64,
+    inodes: u64,
+    inodes_used: u64,
+}
+
+/// Without an option: the table of the original, mounting the disk for a moment if need be.
+pub fn run(args: &args::Info, output: Output) -> Result<()> {
+    plan::not_yet("info", &[("-b", args.bat)])?;
+    let disk = match locate(&RealDir, &args.disk)? {
+        Located::Descriptor(path) | Located::Image(path) => plan::absolute(&path)?,
+    };
+    let entry = server::of_disk(&disk)?;
+    let mut shown = Shown { disk: disk.clone(), ..Shown::default() };
+    if args.device {
+        let entry = entry.as_ref().filter(|entry| entry.device.is_some()).ok_or_else(|| {
+            Failure::new(Code::NotMounted, format!("{} is not attached", args.disk.display()))
+        })?;
+        shown.device.clone_from(&entry.device);
+        shown.partition = Some(server::mountable(entry)?.to_owned());
+    }
+    if args.size {
+        shown.size = Some(size(&disk)?);
+    }
+    if !args.size && !args.device {
+        shown.file_system = Some(usage(statfs(&disk, entry.as_ref(), output)?));
+    }
+    if output.json {
+        json::print(&shown);
+    } else {
+        print(&shown);
+    }
+    Ok(())
+}
+
+fn print(shown: &Shown) {
+    if let Some(size) = shown.size {
+        show::line(format!("size:\t\t{}", size.size_bytes >> 9));
+        show::line(format!("blocksize:\t{}", size.cluster_bytes >> 9));
+        show::line(format!("fmt_version:\t{}", size.version));
+    }
+    if let (Some(device), Some(partition)) = (&shown.device, &shown.partition) {
+        show::line(format!("device:\t\t{device}"));
+        show::line(format!("partition:\t{partition}"));
+    }
+    if let Some(usage) = shown.file_system {
+        let (size, used) = (usage.size_bytes >> 10, usage.used_bytes >> 10);
+        show::line(format!("{:>11} {:>14} {:>14}", "resource", "Size", "Used"));
+        show::line(format!("{:>11} {size:>14} {used:>14}", "1k-blocks"));
+        let (inodes, used) = (usage.inodes, usage.inodes_used);
+        show::line(format!("{:>11} {inodes:>14} {used:>14}", "inodes"));
+    }
+}
+
+fn usage(stat: Statfs) -> Usage {
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.block_bytes);
+    Usage {
+        size_bytes: bytes(stat.blocks),
+        used_bytes: bytes(stat.blocks.saturating_sub(stat.free_blocks)),
+        inodes: stat.inodes,
+        inodes_used: stat.inodes.saturating_sub(stat.free_inodes),
+    }
+}
+
+/// From the headers; they can be read while the disk is open.
+fn size(disk: &Path) -> Result<Size> {
+    let how = open::options(&ServeSpec::private(disk.to_owned(), true));
+    let info = ploop_image::info(&RealDir, disk, &how)?;
+    Ok(Size {
+        size_bytes: info.size << 9,
+        cluster_bytes: u64::from(info.blocksize) << 9,
+        version: info.fmt_version,
+    })
+}
+
+fn statfs(disk: &Path, entry: Option<&Entry>, output: Output) -> Result<Statfs> {
+    if let Some(entry) = entry.filter(|entry| entry.device.is_some()) {
+        if let Some(mount) = mounts::of_entry(entry)?.first() {
+            return Statfs::of_mount(&mount.target);
+        }
+        return from_device(server::mountable(entry)?);
+    }
+    if let Some(stat) = Statfs::stored(disk) {
+        return Ok(stat);
+    }
+    let spec = ServeSpec {
+        exports: vec![Export::Loop],
+        ..ServeSpec::private(disk.to_owned(), true)
+    };
+    let server = server::start(&spec, output.verbosity)?;
+    let entry = server.entry.clone();
+    let stat = server::mountable(&entry).and_then(from_device);
+    let stopped = server::stop(&entry, stat.is_err());
+    stat.and_then(|stat| stopped.map(|()| stat))
+}
+
+/// Mounts it read-only for a moment; a journal that was not replayed is left alone.
+fn from_device(device: &str) -> Result<Statfs> {
+    let options = match mkfs::detect(device).as_deref() {
+        Some("ext4" | "ext3") => "ro,noload",
+        Some("xfs") => "ro,norecovery,nouuid",
+        Some(_) => "ro",
+        None => {
+            return Err(Failure::new(Code::Mount, format!("{device} has no known file system"))
+                .hint("`ploop info -s` shows the size of the disk"));
+        }
+    };
+    let dir = std::env::temp_dir().join(format!("ploop-info-{}", std::process::id()));
+    std::fs::create_dir(&dir).or_fail(Code::Mkdir, dir.display().to_string())?;
+    let words = ["-o".as_ref(), options.as_ref(), device.as_ref(), dir.as_os_str()];
+    let stat = run_program(program("mount", words), Code::Mount).and_then(|()| {
+        let stat = Statfs::of_mount(&dir);
+        let gone = rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::empty());
+        gone.or_fail(Code::Umount, dir.display().to_string()).and(stat)
+    });
+    let _ = std::fs::remove_dir(&dir);
+    stat
+}

@@ -1,0 +1,16 @@
+//! The verbs, one file each: done by the libraries, shown by [`crate::show`].
+
+pub mod attach;
+pub mod check;
+pub mod detach;
+pub mod external;
+pub mod info;
+pub mod init;
+pub mod list;
+pub mod map;
+pub mod mount;
+pub mod restore_descriptor;
+pub mod serve;
+pub mod snapshot;
+pub mod snapshot_list;
+pub mod umount;

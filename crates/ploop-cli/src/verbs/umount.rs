@@ -1,0 +1,74 @@
+//! `ploop umount`: unmount what is mounted from a disk, then detach it.
+
+use crate::args;
+use crate::host::command::{program, run as run_program};
+use crate::host::mounts::{self, Mount};
+use crate::host::server;
+use crate::host::statfs::Statfs;
+use crate::plan;
+use crate::show::Output;
+use ploop_daemon::registry::{Entry, Registry};
+use ploop_daemon::{Code, Failure, Result};
+use std::path::Path;
+
+/// Code 40 when it is not mounted.
+pub fn run(args: &args::Umount, _output: Output) -> Result<()> {
+    plan::not_yet("umount", &[("-c", args.component.is_some())])?;
+    let entry = entry(args)?;
+    let mounts = mounts::of_entry(&entry)?;
+    if let Some(mount) = mounts.last() {
+        match Statfs::of_mount(&mount.target) {
+            Ok(stat) => stat.store(&entry.disk),
+            Err(failure) => tracing::info!("{failure}"),
+        }
+    }
+    // The last one first: one may lie on another.
+    for mount in mounts.iter().rev() {
+        unmount(mount)?;
+    }
+    server::stop(&entry, false)
+}
+
+fn unmount(mount: &Mount) -> Result<()> {
+    use rustix::mount::UnmountFlags;
+    let target = mount.target.display();
+    match rustix::mount::unmount(&mount.target, UnmountFlags::empty()) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::BUSY) => {
+            Err(Failure::new(Code::DeviceBusy, format!("{target} is in use"))
+                .hint(format!("`fuser -vm {target}` shows by whom")))
+        }
+        // Perhaps mounted by a helper that knows more.
+        Err(_) => run_program(program("umount", [&mount.target]), Code::Umount),
+    }
+}
+
+/// The attached disk that was meant.
+fn entry(args: &args::Umount) -> Result<Entry> {
+    let given = [args.mountpoint.is_some(), args.device.is_some(), args.disk.is_some()];
+    if given.iter().filter(|&&given| given).count() != 1 {
+        return Err(Failure::parameter("one of -m DIR, -d DEV and DISK is needed"));
+    }
+    let (entry, what) = if let Some(dir) = &args.mountpoint {
+        (at_mountpoint(dir)?, dir.display().to_string())
+    } else if let Some(device) = &args.device {
+        (Registry::of_user().by_device(device)?, device.clone())
+    } else {
+        let disk = args.disk.as_deref().unwrap_or(Path::new(""));
+        (server::of_disk(disk)?, disk.display().to_string())
+    };
+    entry.filter(|entry| entry.device.is_some()).ok_or_else(|| {
+        Failure::new(Code::NotMounted, format!("{what} is not mounted"))
+            .hint("`ploop list -a` shows what is")
+    })
+}
+
+fn at_mountpoint(dir: &Path) -> Result<Option<Entry>> {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    for entry in Registry::of_user().entries()? {
+        if mounts::of_entry(&entry)?.iter().any(|mount| mount.target == dir) {
+            return Ok(Some(entry));
+        }
+    }
+    Ok(None)
+}
