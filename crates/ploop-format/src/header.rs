@@ -154,7 +154,7 @@ impl Header {
         if first == 0 && self.version == Version::V1 {
             return Ok(());
         }
-        if first == 0 || first % self.cluster.sectors() != 0 {
+        if first == 0 || !first.is_multiple_of(self.cluster.sectors()) {
             return Err(FormatError::cluster(first, self.cluster));
         }
         let (first, needed) = (Sector(first.into()).bytes(), self.bat_bytes());

@@ -12,6 +12,9 @@ pub(super) const MAX_DEPTH: usize = 32;
 /// Most elements, attributes, texts, comments and instructions.
 pub(super) const MAX_NODES: usize = 1 << 16;
 
+/// Most attributes of an element: looking for duplicates is quadratic.
+pub(super) const MAX_ATTRIBUTES: usize = 256;
+
 type Result<T> = core::result::Result<T, DescriptorError>;
 
 /// Reads a document.
@@ -117,6 +120,9 @@ impl<'a> Builder<'a> {
         let mut element = Element::new(start.name().as_ref());
         for attribute in start.attributes() {
             self.count()?;
+            if element.attributes.len() >= MAX_ATTRIBUTES {
+                return Err(DescriptorError::TooMany(MAX_ATTRIBUTES));
+            }
             let attribute = attribute.map_err(|e| self.syntax(e))?;
             let value =
                 attribute.normalized_value(XmlVersion::Explicit1_0).map_err(|e| self.syntax(e))?;
