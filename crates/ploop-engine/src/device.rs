@@ -162,6 +162,11 @@ impl Device {
         }
     }
 
+    /// Makes the keeper look again, after a queue has returned.
+    pub fn wake_keeper(&self) {
+        self.shared.keeper.wake();
+    }
+
     /// Whether a sync failed or metadata cannot be written.
     #[must_use]
     pub fn is_failed(&self) -> bool {

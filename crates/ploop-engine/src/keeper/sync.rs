@@ -44,11 +44,6 @@ impl Syncs {
         self.started + 1
     }
 
-    /// The newest sync that ended well.
-    pub fn done(&self) -> u64 {
-        self.done
-    }
-
     /// A sync is in flight.
     pub fn is_running(&self) -> bool {
         self.running

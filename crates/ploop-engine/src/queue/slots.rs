@@ -180,13 +180,6 @@ impl Slots {
             self.free_extra.push(n);
         }
     }
-
-    /// Gives back a slot that was taken and not used.
-    pub fn unused_piece(&mut self, n: u32) {
-        if n as usize >= self.requests.len() {
-            self.free_extra.push(n);
-        }
-    }
 }
 
 const IDLE: Request = Request {
