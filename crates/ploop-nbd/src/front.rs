@@ -229,6 +229,12 @@ impl NbdFront {
         }
     }
 
+    fn send_all(&mut self) {
+        while let Some(handle) = self.dirty.pop() {
+            self.send(handle);
+        }
+    }
+
     fn handles(&self) -> Vec<Handle> {
         let live = |(slot, c): (usize, &Option<Connection>)| {
             let generation = c.as_ref()?.generation;
@@ -333,7 +339,7 @@ impl FrontEnd for NbdFront {
             self.hand_in(intake);
             steps -= 1;
         }
-        self.flush_replies();
+        self.send_all();
         self.check_stalls(intake);
         // What was just sent gave memory back.
         self.serve_waiters();
@@ -347,11 +353,15 @@ impl FrontEnd for NbdFront {
 
     fn ready(&mut self, key: u32, events: i32) {
         let (handle, interest) = from_key(key);
-        let Some(connection) = self.connection(handle) else { return };
-        match interest {
-            Interest::Read => connection.read_watch = false,
-            Interest::Write => connection.write_watch = false,
+        // Also for one that was killed since: its watch is spent.
+        let place = self.slots.get_mut(usize::from(handle.slot)).and_then(Option::as_mut);
+        if let Some(connection) = place.filter(|c| c.generation == handle.generation) {
+            match interest {
+                Interest::Read => connection.read_watch = false,
+                Interest::Write => connection.write_watch = false,
+            }
         }
+        let Some(connection) = self.connection(handle) else { return };
         if events < 0 {
             tracing::warn!(errno = -events, "the watch on an nbd client failed");
             return self.kill(handle, "the watch failed");
@@ -380,8 +390,15 @@ impl FrontEnd for NbdFront {
     }
 
     fn flush_replies(&mut self) {
-        while let Some(handle) = self.dirty.pop() {
-            self.send(handle);
+        self.send_all();
+        // The queue may sleep now without another `poll`, and only `poll` can watch a socket that
+        // is full, read on, or close.
+        let memory = !self.waiters.is_empty();
+        let left = !self.to_arm.is_empty() || !self.dying.is_empty() || !self.ready.is_empty();
+        if (left || memory)
+            && let Some(waker) = self.inbox.waker.get()
+        {
+            waker.wake();
         }
     }
 

@@ -1,6 +1,7 @@
 //! Tests of the handshake's state machine.
 
 use super::*;
+use crate::protocol::OPTION_REPLY_MAGIC;
 
 fn offer() -> Offer {
     Offer {
