@@ -9,6 +9,7 @@ mod tree;
 mod work;
 
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
@@ -16,15 +17,21 @@ use crate::{setup, sh};
 use timeline::Timeline;
 use work::Work;
 
+/// The `ploop` to show: `$PLOOP_BIN`, else a release build of this tree.
+fn tool() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PLOOP_BIN") {
+        return Ok(path.into());
+    }
+    sh::say("building ploop (release)");
+    sh::run(sh::cargo().args(["build", "--quiet", "--release", "--package", "ploop-cli"]))?;
+    Ok(sh::target_dir()?.join("release/ploop"))
+}
+
 pub fn run() -> Result<()> {
     setup::for_demo()?;
     let root = std::fs::metadata("/proc/self")?.uid() == 0;
     ensure!(root, "the demo mounts file systems: run it as root");
-    sh::say("building ploop (release)");
-    sh::run(sh::cargo().args(["build", "--quiet", "--release", "--package", "ploop-cli"]))?;
-    let tool = sh::target_dir()?.join("release/ploop");
-
-    let mut work = Work::new(tool)?;
+    let mut work = Work::new(tool()?)?;
     let mut timeline = Timeline::start();
     let result = steps::all(&mut work, &mut timeline);
     let end = work.clean_up();

@@ -1,10 +1,14 @@
 //! Running programs and talking to the person who waits.
 
-use std::env;
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+use std::{env, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -94,6 +98,65 @@ pub fn text(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
 }
 
+/// Like [`text`], but gives up (and kills the program, by its pid) after `limit` or when `stop`
+/// says so. A program stuck in the kernel is left behind rather than waited for.
+pub fn text_within(command: &mut Command, limit: Duration, stop: &AtomicBool) -> Result<String> {
+    let output = within(command, limit, stop)?;
+    let said = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    let said = String::from_utf8_lossy(&said);
+    ensure!(
+        output.status.success(),
+        "`{}` failed: {}\n{}",
+        words(command),
+        output.status,
+        said.trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
+}
+
+/// Runs a command and keeps what it says, unless `limit` passes or `stop` is set.
+pub fn within(command: &mut Command, limit: Duration, stop: &AtomicBool) -> Result<Output> {
+    ensure!(!stop.load(Ordering::Relaxed), "interrupted");
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", words(command)))?;
+    let stdout = collect(child.stdout.take());
+    let stderr = collect(child.stderr.take());
+    loop {
+        if let Some(status) = child.try_wait()? {
+            // A server it left in the background may hold the pipes: what is there must do.
+            let wait = Duration::from_secs(1);
+            let stdout = stdout.recv_timeout(wait).unwrap_or_default();
+            let stderr = stderr.recv_timeout(wait).unwrap_or_default();
+            return Ok(Output { status, stdout, stderr });
+        }
+        let late = start.elapsed() > limit;
+        if late || stop.load(Ordering::Relaxed) {
+            let _ = child.kill();
+            let why = if late { "took too long" } else { "interrupted" };
+            bail!("`{}`: {why}, after {} s", words(command), start.elapsed().as_secs());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Reads a pipe to its end on a thread of its own.
+fn collect(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        let _ = send.send(bytes);
+    });
+    receive
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +164,25 @@ mod tests {
     #[test]
     fn words_show_the_name_not_the_path() {
         assert_eq!(words(Command::new("/usr/bin/env").arg("-x").arg("y z")), "env -x y z");
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_left() {
+        let (stop, start) = (AtomicBool::new(false), Instant::now());
+        let limit = Duration::from_millis(100);
+        let error = text_within(Command::new("sleep").arg("60"), limit, &stop).unwrap_err();
+        assert!(error.to_string().contains("too long"), "{error}");
+        stop.store(true, Ordering::Relaxed);
+        assert!(within(Command::new("sleep").arg("60"), limit, &stop).is_err());
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn much_output_does_not_block() {
+        let stop = AtomicBool::new(false);
+        let mut command = Command::new("seq");
+        let said = text_within(command.arg("200000"), Duration::from_secs(60), &stop).unwrap();
+        assert_eq!(said.lines().count(), 200_000);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -90,7 +89,7 @@ fn fill(work: &mut Work, show: &mut Timeline, disk: &Disk) -> Result<Manifest> {
     fs::create_dir(&to)?;
     work.text(&mut tree::copy(&from, &to))?;
     work.text(sh::program("sync").arg("--file-system").arg(&work.mount_point))?;
-    let manifest = Manifest::of(&to, &work.dir)?;
+    let manifest = work.manifest(&to)?;
     let used = fs::metadata(&disk.base)?.blocks() / 2048;
     let parent = from.first().and_then(|dir| dir.parent()).unwrap_or(Path::new("/"));
     show.step(
@@ -125,11 +124,11 @@ fn change(work: &mut Work, show: &mut Timeline, disk: &Disk, first: &Manifest) -
     let said = work.mount(&disk.descriptor, false)?;
     show.step("mount", &said);
     let tree = work.mount_point.join("tree");
-    first.must_equal(&Manifest::of(&tree, &work.dir)?, "after the snapshot")?;
+    first.must_equal(&work.manifest(&tree)?, "after the snapshot")?;
     show.proof("", "all files read through the chain as they were copied");
     let words = tree::change(&tree)?;
     show.step("change", &words);
-    let manifest = Manifest::of(&tree, &work.dir)?;
+    let manifest = work.manifest(&tree)?;
     ensure!(manifest != *first, "nothing changed");
     let trimmed = work.text(sh::program("fstrim").arg("--verbose").arg(&work.mount_point))?;
     show.step("fstrim", &trimmed.replace(&*work.mount_point.to_string_lossy(), "mount point"));
@@ -156,9 +155,9 @@ fn qemu_check(work: &Work, disk: &Disk) -> Result<()> {
 
 /// The current state, read from disk and not from a cache.
 fn current(work: &mut Work, show: &mut Timeline, disk: &Disk, second: &Manifest) -> Result<()> {
-    show.step("drop caches", drop_caches()?);
+    show.step("drop caches", drop_caches(work)?);
     work.mount(&disk.descriptor, false)?;
-    let now = Manifest::of(&work.mount_point.join("tree"), &work.dir)?;
+    let now = work.manifest(&work.mount_point.join("tree"))?;
     second.must_equal(&now, "the current state")?;
     work.umount()?;
     show.proof("mount, hash", &format!("{} files of the current state are right", now.len()));
@@ -167,17 +166,18 @@ fn current(work: &mut Work, show: &mut Timeline, disk: &Disk, second: &Manifest)
 
 /// The state of the snapshot: the lower image alone, read only.
 fn frozen(work: &mut Work, show: &mut Timeline, disk: &Disk, first: &Manifest) -> Result<()> {
-    drop_caches()?;
+    drop_caches(work)?;
     work.mount(&disk.base, true)?;
-    let then = Manifest::of(&work.mount_point.join("tree"), &work.dir)?;
+    let then = work.manifest(&work.mount_point.join("tree"))?;
     first.must_equal(&then, "the snapshot")?;
     work.umount()?;
     show.proof("mount -r", &format!("{} files of the snapshot are right", then.len()));
     Ok(())
 }
 
-fn drop_caches() -> Result<&'static str> {
-    sh::text(&mut Command::new("sync"))?;
+/// Only the file system that holds the disk is synced: others may be busy for long.
+fn drop_caches(work: &Work) -> Result<&'static str> {
+    work.text(sh::program("sync").arg("--file-system").arg(&work.dir))?;
     match fs::write("/proc/sys/vm/drop_caches", "3") {
         Ok(()) => Ok("the kernel forgot what it had read"),
         Err(_) => Ok("not permitted here: the next reads may come from the kernel's cache"),
@@ -197,9 +197,9 @@ fn flipped_bit(work: &mut Work, show: &mut Timeline, disk: &Disk, first: &Manife
 
     let place = damage::flip_bit_of(&bytes, &copy.base)?;
     show.step("damage", &format!("one bit of a copy flipped, at byte {place}"));
-    drop_caches()?;
+    drop_caches(work)?;
     work.mount(&copy.base, true)?;
-    let now = Manifest::of(&work.mount_point.join("tree"), &work.dir)?;
+    let now = work.manifest(&work.mount_point.join("tree"))?;
     work.umount()?;
     let difference = first.difference(&now);
     ensure!(!difference.changed.is_empty(), "the hashes did not notice the flipped bit");
@@ -226,7 +226,7 @@ fn doubled_entry(work: &Work, show: &mut Timeline) -> Result<()> {
     let image = work.dir.join("copy/root.hds");
     let (first, second) = damage::duplicate_entry(&image)?;
     show.step("damage", &format!("BAT entries {first} and {second} of the copy name one cluster"));
-    let output = sh::output(work.ploop(&["check", "-f", "-c"]).arg(&image))?;
+    let output = work.output(work.ploop(&["check", "-f", "-c"]).arg(&image))?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).trim().to_string();
     let code = output.status.code();
@@ -246,7 +246,7 @@ fn partitioned(work: &mut Work, show: &mut Timeline) -> Result<()> {
     let file = work.mount_point.join("note");
     fs::write(&file, "written through the partition\n")?;
     work.umount()?;
-    drop_caches()?;
+    drop_caches(work)?;
     work.mount(&disk.descriptor, true)?;
     let text = fs::read_to_string(&file).context("the file is gone")?;
     ensure!(text == "written through the partition\n", "the file reads as {text:?}");

@@ -1,7 +1,7 @@
 //! The demo's directory, and everything that must be taken down again.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +9,11 @@ use std::{env, fs, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::tree::Manifest;
 use crate::sh;
+
+/// No step of the demo needs longer, even on a slow disk.
+const LIMIT: Duration = Duration::from_secs(120);
 
 pub struct Work {
     pub dir: PathBuf,
@@ -43,10 +47,20 @@ impl Work {
         command
     }
 
-    /// Runs a command, unless the person wants to stop.
+    /// Runs a command that must succeed, unless it hangs or the person wants to stop.
     pub fn text(&self, command: &mut Command) -> Result<String> {
+        sh::text_within(command, LIMIT, &self.interrupted)
+    }
+
+    /// The same for a command that may fail.
+    pub fn output(&self, command: &mut Command) -> Result<Output> {
+        sh::within(command, LIMIT, &self.interrupted)
+    }
+
+    /// Hashes a tree, unless the person wants to stop.
+    pub fn manifest(&self, tree: &Path) -> Result<Manifest> {
         ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
-        sh::text(command)
+        Manifest::of(tree, &self.dir)
     }
 
     /// Attaches a disk; the device path.
@@ -100,14 +114,13 @@ impl Work {
     /// Takes everything down and looks whether it is gone. Safe to call at any point.
     pub fn clean_up(&mut self) -> Result<()> {
         if self.mounted {
-            let gone = sh::output(self.ploop(&["umount", "-m"]).arg(&self.mount_point));
-            if !gone.is_ok_and(|output| output.status.success()) {
-                let _ = sh::output(sh::program("umount").arg("--lazy").arg(&self.mount_point));
+            if quietly(self.ploop(&["umount", "-m"]).arg(&self.mount_point)).is_err() {
+                let _ = quietly(sh::program("umount").arg("--lazy").arg(&self.mount_point));
             }
             self.mounted = false;
         }
         for disk in std::mem::take(&mut self.attached) {
-            let _ = sh::output(self.ploop(&["detach"]).arg(disk));
+            let _ = quietly(self.ploop(&["detach"]).arg(disk));
         }
         self.end_servers()?;
         let left = self.left()?;
@@ -123,7 +136,7 @@ impl Work {
     fn end_servers(&self) -> Result<()> {
         for signal in ["-TERM", "-KILL"] {
             for pid in self.servers() {
-                let _ = sh::output(sh::program("kill").args([signal, &pid.to_string()]));
+                let _ = quietly(sh::program("kill").args([signal, &pid.to_string()]));
             }
             let start = Instant::now();
             while !self.servers().is_empty() && start.elapsed() < Duration::from_secs(10) {
@@ -171,6 +184,11 @@ impl Work {
         }
         Ok(left)
     }
+}
+
+/// A command of the clean-up: it runs although the person wants to stop, but not for ever.
+fn quietly(command: &mut Command) -> Result<String> {
+    sh::text_within(command, Duration::from_secs(20), &AtomicBool::new(false))
 }
 
 impl Drop for Work {
