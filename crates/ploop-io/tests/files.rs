@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::{Kind, Lcg, Place, Rig};
 use ploop_io::{
@@ -218,4 +219,51 @@ fn a_pool_is_bounded() {
     pool.give(b);
     assert_eq!((pool.available(), pool.total(), pool.size()), (2, 2, 8192));
     assert!(AlignedBuf::new(0).unwrap().is_empty());
+}
+
+/// A raw base may be a block device: its length is not in the inode, and the file system its name
+/// is on says nothing about it.
+#[test]
+fn a_block_device_has_a_length_and_direct_io() {
+    let dir = common::temp(Place::Disk);
+    let image = dir.path().join("image");
+    fs::write(&image, pattern(1 << 20, 3)).unwrap();
+    let Some(device) = Loop::attach(&image) else { return };
+    let how = OpenHow { direct: true, ..OpenHow::default() };
+    let file = RealDir.open(&device.0, how).unwrap();
+    assert_eq!(file.len().unwrap(), 1 << 20);
+    let caps = file.caps();
+    assert!(caps.direct && caps.offset_align >= 512 && !caps.reserve, "{caps:?}");
+    let mut back = vec![0; 5000];
+    assert_eq!(file.read_at(&mut back, 1000).unwrap(), 5000);
+    assert_eq!(back, pattern(1 << 20, 3)[1000..6000]);
+    assert_eq!(file.read_at(&mut back, (1 << 20) - 100).unwrap(), 100);
+}
+
+/// A loop device made by `losetup`, read-only, taken away at the end.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn attach(image: &Path) -> Option<Self> {
+        let made = Command::new("losetup").args(["-r", "-f", "--show"]).arg(image).output();
+        match made {
+            Ok(out) if out.status.success() => {
+                Some(Self(PathBuf::from(String::from_utf8(out.stdout).unwrap().trim())))
+            }
+            Ok(out) => {
+                common::skip(&format!("losetup: {}", String::from_utf8_lossy(&out.stderr).trim()));
+                None
+            }
+            Err(error) => {
+                common::skip(&format!("losetup: {error}"));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
 }

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, Mode, OFlags, StatxFlags, fallocate, fcntl_getfl, fcntl_setfl, fstat,
-    fstatfs, open, statx,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, StatFs, StatxFlags, fallocate, fcntl_getfl,
+    fcntl_setfl, fstat, fstatfs, open, statx,
 };
 use rustix::io::{Errno, pread};
 
@@ -32,12 +32,17 @@ type Modes = (bool, bool, bool);
 /// Looks at an open file; turns `O_DIRECT` on when asked and possible.
 pub(super) fn discover(file: &File, path: &Path, writable: bool, direct: bool) -> Caps {
     let fd = file.as_fd();
-    let fs = fstatfs(fd).ok();
-    let magic = fs.map_or(0, |fs| u64::from(fs.f_type as u32));
+    // A block device is not on the file system its name is on.
+    let regular = fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode).is_file());
+    let fs = if regular { fstatfs(fd).ok() } else { None };
+    let magic = fs.map_or(0, |fs| kind(&fs));
     let align = if direct { direct_alignment(fd, magic) } else { None };
     let (mem_align, offset_align) = align.unwrap_or((1, 1));
     let mut modes = known(magic);
-    if writable && let Some(probed) = probe(path, fd) {
+    if writable
+        && regular
+        && let Some(probed) = probe(path, magic)
+    {
         modes = probed;
     }
     // Reserving on tmpfs takes memory, on ZFS it cannot guarantee a later write (copy on write).
@@ -52,6 +57,12 @@ pub(super) fn discover(file: &File, path: &Path, writable: bool, direct: bool) -
         zero_range: modes.1,
         reserve: modes.2 && worth,
     }
+}
+
+/// The file system's magic number, whatever the width of the field.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "32 bits are defined")]
+fn kind(fs: &StatFs) -> u64 {
+    u64::from(fs.f_type as u32)
 }
 
 /// A power of two from 512 to 1 MiB, else 4096.
@@ -72,7 +83,7 @@ fn known(magic: u64) -> Modes {
 }
 
 /// Tries each mode on an unnamed file beside `path`.
-fn probe(path: &Path, file: BorrowedFd<'_>) -> Option<Modes> {
+fn probe(path: &Path, magic: u64) -> Option<Modes> {
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
@@ -80,7 +91,7 @@ fn probe(path: &Path, file: BorrowedFd<'_>) -> Option<Modes> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let scratch = open(dir, flags, Mode::from_raw_mode(0o600)).ok()?;
     // Through a link the directory may be on another file system than the file.
-    if fstat(&scratch).ok()?.st_dev != fstat(file).ok()?.st_dev {
+    if kind(&fstatfs(&scratch).ok()?) != magic {
         return None;
     }
     let works = |flags| {
