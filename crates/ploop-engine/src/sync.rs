@@ -1,6 +1,6 @@
-//! Atomics behind one name, so that a model checker can take their place (`--cfg loom`).
+//! Atomics behind one name, so that a model checker can take their place (feature `loom`).
 
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 pub use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 pub use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
