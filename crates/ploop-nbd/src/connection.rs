@@ -144,13 +144,35 @@ pub(crate) struct Connection {
     pub(crate) blocked: bool,
     pub(crate) read_watch: bool,
     pub(crate) write_watch: bool,
-    /// When the client last moved something, and how much since.
-    pub(crate) progress_at: u64,
+    /// How the client sends the payload that is awaited.
+    pub(crate) incoming: Progress,
+    /// How the client takes its replies.
+    pub(crate) outgoing: Progress,
+}
+
+/// Whether one direction of a client moves.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Progress {
+    at: u64,
     moved: usize,
 }
 
+impl Progress {
+    /// Something new is awaited, or something awaited is done.
+    pub(crate) fn restart(&mut self, now: u64) {
+        *self = Self { at: now, moved: 0 };
+    }
+
+    fn count(&mut self, bytes: usize, now: u64) {
+        self.moved += bytes;
+        if self.moved >= PROGRESS {
+            self.restart(now);
+        }
+    }
+}
+
 impl Connection {
-    pub(crate) fn new(accepted: Accepted, generation: u16, now: u64) -> Self {
+    pub(crate) fn new(accepted: Accepted, generation: u16) -> Self {
         Self {
             fd: accepted.fd,
             generation,
@@ -172,8 +194,8 @@ impl Connection {
             blocked: false,
             read_watch: false,
             write_watch: false,
-            progress_at: now,
-            moved: 0,
+            incoming: Progress::default(),
+            outgoing: Progress::default(),
         }
     }
 
@@ -196,7 +218,7 @@ impl Connection {
     }
 
     /// Reads headers.
-    pub(crate) fn receive_headers(&mut self, now: u64) -> Moved {
+    pub(crate) fn receive_headers(&mut self) -> Moved {
         self.inbuf.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
@@ -206,7 +228,7 @@ impl Connection {
         let buf = &mut self.inbuf[self.end..self.end + want];
         let result = recv(&self.fd, buf, RecvFlags::empty()).map(|(_, got)| got);
         let moved = outcome(result, want);
-        self.end += self.count(result, now);
+        self.end += result.unwrap_or(0);
         moved
     }
 
@@ -219,18 +241,19 @@ impl Connection {
         let mut control = RecvAncillaryBuffer::default();
         let result = recvmsg(&self.fd, &mut slices, &mut control, RecvFlags::empty());
         let result = result.map(|message| message.bytes);
-        let got = self.count(result, now);
+        let got = result.unwrap_or(0);
+        self.incoming.count(got, now);
         self.end = got.saturating_sub(need);
         (outcome(result, want), got.min(need))
     }
 
     /// Reads what nobody wants. Returns the bytes.
-    pub(crate) fn receive_waste(&mut self, waste: &mut [u8], now: u64) -> (Moved, usize) {
+    pub(crate) fn receive_waste(&mut self, waste: &mut [u8]) -> (Moved, usize) {
         let result = recv(&self.fd, &mut *waste, RecvFlags::empty()).map(|(_, got)| got);
-        (outcome(result, waste.len()), self.count(result, now))
+        (outcome(result, waste.len()), result.unwrap_or(0))
     }
 
-    /// Sends what it can with one call; whole replies that are out give their block to `freed`.
+    /// Sends what it can with one call; the blocks of replies that are out are free again.
     pub(crate) fn send(&mut self, arena: &mut Arena, now: u64) -> Moved {
         let mut slices = [IoSlice::new(&[]); GATHER];
         let (mut used, mut want, mut skip) = (0, 0, self.sent);
@@ -258,7 +281,8 @@ impl Connection {
         }
         let mut control = SendAncillaryBuffer::default();
         let result = sendmsg(&self.fd, &slices[..used], &mut control, SendFlags::NOSIGNAL);
-        let gone = self.count(result, now);
+        let gone = result.unwrap_or(0);
+        self.outgoing.count(gone, now);
         self.sent += gone;
         self.release_sent(arena, now);
         match outcome(result, want) {
@@ -275,27 +299,19 @@ impl Connection {
                 break;
             }
             self.sent -= len;
-            self.progress_at = now;
+            self.outgoing.restart(now);
             if let Some(Reply { body: Body::Block(block, _), .. }) = self.out.pop_front() {
                 arena.free(block);
             }
         }
     }
 
-    fn count(&mut self, result: Result<usize, Errno>, now: u64) -> usize {
-        let bytes = result.unwrap_or(0);
-        self.moved += bytes;
-        if self.moved >= PROGRESS {
-            self.moved = 0;
-            self.progress_at = now;
-        }
-        bytes
-    }
-
-    /// Whether memory waits for this client to read or to write.
-    pub(crate) fn holds_memory(&self) -> bool {
-        matches!(self.phase, Phase::Payload { .. })
-            || self.out.iter().any(|reply| matches!(reply.body, Body::Block(..)))
+    /// Whether memory waits for this client, which has not moved since `limit`.
+    pub(crate) fn stalls(&self, limit: u64) -> bool {
+        let sends = matches!(self.phase, Phase::Payload { .. });
+        let mut bodies = self.out.iter().map(|reply| &reply.body);
+        let takes = bodies.any(|body| matches!(body, Body::Block(..)));
+        (sends && self.incoming.at < limit) || (takes && self.outgoing.at < limit)
     }
 }
 

@@ -145,7 +145,7 @@ impl NbdFront {
         let generation = self.generations[place].wrapping_add(1);
         self.generations[place] = generation;
         tracing::debug!(peer = %client.peer, "nbd client joined the queue");
-        self.slots[place] = Some(Connection::new(client, generation, self.now));
+        self.slots[place] = Some(Connection::new(client, generation));
         self.enqueue(Handle { slot, generation });
     }
 
@@ -221,7 +221,11 @@ impl NbdFront {
 
     /// Queues a reply.
     pub(crate) fn reply(&mut self, handle: Handle, reply: Reply) {
+        let now = self.now;
         let Some(connection) = self.connection(handle) else { return };
+        if connection.out.is_empty() {
+            connection.outgoing.restart(now);
+        }
         connection.out.push_back(reply);
         if !connection.dirty {
             connection.dirty = true;
@@ -277,9 +281,7 @@ impl NbdFront {
             self.next_stall_check = self.now.saturating_add(STALL_CHECK);
             for handle in self.handles() {
                 let limit = self.now.saturating_sub(STALL);
-                let stalled = self
-                    .connection(handle)
-                    .is_some_and(|c| c.progress_at < limit && c.holds_memory());
+                let stalled = self.connection(handle).is_some_and(|c| c.stalls(limit));
                 if stalled {
                     tracing::warn!("an nbd client held memory without moving for 30 s");
                     self.kill(handle, "held memory without moving");

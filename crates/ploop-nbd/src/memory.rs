@@ -90,7 +90,7 @@ impl Arena {
         let base = unsafe { map.cast::<u8>().add(skip) };
         let top = (len / UNIT).ilog2() as usize;
         let order = |n: usize| {
-            let places = len / UNIT >> n;
+            let places = (len / UNIT) >> n;
             Order { bits: vec![0; places.div_ceil(64)], free: 0, hint: 0 }
         };
         let mut orders: Vec<Order> = (0..=top).map(order).collect();

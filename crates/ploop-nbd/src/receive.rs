@@ -148,7 +148,9 @@ impl NbdFront {
         arena.bytes_mut(&block, 0, got).copy_from_slice(early);
         self.copied += got as u64;
         let ticket = self.table.insert(Inflight::new(handle, header, None));
+        let now = self.now;
         if let Some(connection) = self.connection(handle) {
+            connection.incoming.restart(now);
             connection.phase = Phase::Payload { ticket, block, got, len };
         }
         self.end_payload(handle);
@@ -186,7 +188,7 @@ impl NbdFront {
             return false;
         };
         let moved = match std::mem::replace(&mut connection.phase, Phase::Header) {
-            Phase::Header => connection.receive_headers(now),
+            Phase::Header => connection.receive_headers(),
             Phase::Payload { ticket, block, got, len } => {
                 let rest = arena.bytes_mut(&block, got, len);
                 let (moved, more) = connection.receive_payload(rest, now);
@@ -195,7 +197,7 @@ impl NbdFront {
             }
             Phase::Skip { left, header, error, why } => {
                 let room = waste.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                let (moved, gone) = connection.receive_waste(&mut waste[..room], now);
+                let (moved, gone) = connection.receive_waste(&mut waste[..room]);
                 let left = left - gone as u64;
                 connection.phase = Phase::Skip { left, header, error, why };
                 moved
@@ -227,7 +229,6 @@ impl NbdFront {
 
     /// Gives memory to those that waited for it, in their order.
     pub(crate) fn serve_waiters(&mut self) {
-        let now = self.now;
         while let Some(handle) = self.waiters.front().copied() {
             let waiting = self.connection(handle).and_then(|c| match c.phase {
                 Phase::Waiting(header) => Some(header),
@@ -238,7 +239,6 @@ impl NbdFront {
                 if let Some(connection) = self.connection(handle) {
                     connection.phase = Phase::Header;
                     connection.readable = true;
-                    connection.progress_at = now;
                 }
                 self.start(handle, header, Some(block));
                 self.enqueue(handle);

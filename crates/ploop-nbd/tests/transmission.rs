@@ -1,4 +1,10 @@
 //! Every command over a real socket, against a device in memory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 

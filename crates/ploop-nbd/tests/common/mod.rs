@@ -1,5 +1,11 @@
 //! An engine of the tests: a queue's loop over poll(2) and a device in memory. It drives the real
 //! front end with real sockets, completes out of order, and can hold or fail requests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod client;
@@ -36,6 +42,8 @@ pub struct Device {
     pub hold: AtomicBool,
     pub fail: Mutex<Option<(Operation, Errno)>>,
     pub room: usize,
+    /// Seconds of the device's clock in one real second.
+    pub speed: u64,
 }
 
 pub fn limits(size: usize) -> Limits {
@@ -60,6 +68,7 @@ impl Device {
             hold: AtomicBool::new(false),
             fail: Mutex::new(None),
             room: 64,
+            speed: 1,
         })
     }
 
@@ -84,7 +93,7 @@ impl Device {
             &mut [][..]
         } else {
             let align = self.limits.buffer_align as usize;
-            assert!(request.buffer.ptr().addr() % align == 0, "unaligned buffer");
+            assert!(request.buffer.ptr().addr().is_multiple_of(align), "unaligned buffer");
             // SAFETY: the front end keeps the memory until `complete`.
             unsafe { std::slice::from_raw_parts_mut(request.buffer.ptr(), request.buffer.len()) }
         };
@@ -217,7 +226,7 @@ fn run(mut front: NbdFront, device: &Device, stop: &AtomicBool, wake: &Arc<Event
     let mut pending: Vec<Request> = Vec::new();
     let mut seed = 42u64;
     loop {
-        let now = start.elapsed().as_nanos() as u64;
+        let now = start.elapsed().as_nanos() as u64 * device.speed;
         let stopping = stop.load(Ordering::SeqCst);
         let mut intake = FakeIntake {
             watches: &mut watches,
@@ -249,7 +258,7 @@ fn run(mut front: NbdFront, device: &Device, stop: &AtomicBool, wake: &Arc<Event
         let busy = !held && !pending.is_empty();
         let wait = match poll_at {
             _ if busy => Duration::ZERO,
-            Some(at) => Duration::from_nanos(at.saturating_sub(now)),
+            Some(at) => Duration::from_nanos(at.saturating_sub(now) / device.speed),
             None => Duration::from_secs(3600),
         };
         wait_for(&mut front, &mut watches, wake, wait);
@@ -304,6 +313,7 @@ pub struct Setup {
     pub name: &'static str,
     pub read_only: bool,
     pub room: usize,
+    pub speed: u64,
 }
 
 impl Default for Setup {
@@ -316,6 +326,7 @@ impl Default for Setup {
             name: "",
             read_only: false,
             room: 64,
+            speed: 1,
         }
     }
 }
@@ -329,7 +340,8 @@ impl Setup {
             NbdAddr::Unix(dir.path().join("nbd.sock"))
         };
         let mut device = Device::new(self.limits);
-        Arc::get_mut(&mut device).unwrap().room = self.room;
+        let inner = Arc::get_mut(&mut device).unwrap();
+        (inner.room, inner.speed) = (self.room, self.speed);
         let export = ExportInfo {
             name: self.name.into(),
             description: "a disk of the tests".into(),

@@ -34,8 +34,7 @@ fn feed(bytes: &[u8], step: usize) -> (Status, Vec<u8>, usize) {
     assert_eq!(out.len(), 18);
     out.clear();
     let mut at = 0;
-    loop {
-        let Status::Need(need) = handshake.status() else { break };
+    while let Status::Need(need) = handshake.status() {
         let len = need.min(step).min(bytes.len() - at);
         if len == 0 {
             break;
