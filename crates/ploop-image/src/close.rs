@@ -2,6 +2,7 @@
 
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head;
+use crate::lock;
 use crate::open::{Disk, Level};
 use ploop_engine::CloseReport;
 
@@ -11,7 +12,16 @@ impl Disk {
     /// # Errors
     /// The report is not clean or a step failed: the image keeps its in-use mark (I10, I12).
     pub fn close(self, report: CloseReport) -> Result<()> {
-        let prepared = self.prepared;
+        let closed = self.finish_top(report);
+        // A child between its fork and exec may still share the descriptions.
+        for level in &self.prepared.levels {
+            lock::release(&*level.file);
+        }
+        closed
+    }
+
+    fn finish_top(&self, report: CloseReport) -> Result<()> {
+        let prepared = &self.prepared;
         if !prepared.writable {
             return Ok(());
         }
@@ -64,7 +74,7 @@ fn cut(top: &Level, end: u64) -> Result<()> {
     let path = &top.path;
     let len = top.file.len().at(ErrorKind::Stat, "cannot stat", path)?;
     let bytes = top.head.as_ref().map_or(1, |head| head.cluster().bytes());
-    if end % bytes != 0 || end > len {
+    if !end.is_multiple_of(bytes) || end > len {
         let text =
             format!("{}: the last cluster ends at byte {end}, the file has {len}", path.display());
         return Err(ImageError::new(ErrorKind::BadImage, text));

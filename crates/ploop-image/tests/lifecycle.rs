@@ -1,4 +1,5 @@
 //! Create, open, close: what is on disk after each step.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
 mod common;
 use common::*;

@@ -1,4 +1,5 @@
 //! Offline snapshots.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
 mod common;
 use common::*;

@@ -75,7 +75,8 @@ fn attempt(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Attemp
         let got = lock::try_level(&*opened.file, mode, level == 0);
         if !got.at(ErrorKind::System, "cannot lock", &opened.path)? {
             let who = options.who.as_deref();
-            return Ok(Attempt::Busy(lock::refused(&opened.path, Ok(opened.ident), who)));
+            let idents = [opened.ident, files[0].ident];
+            return Ok(Attempt::Busy(lock::refused(&opened.path, &idents, who)));
         }
     }
     // Whoever had the locks before us may have taken a snapshot.
@@ -95,7 +96,8 @@ pub(crate) fn share(file: &File, path: &Path, options: &OpenOptions) -> Result<(
             return Ok(());
         }
         if !options.wait.again(&mut spent) {
-            return Err(lock::refused(path, file.ident(), options.who.as_deref()));
+            let idents: Vec<_> = file.ident().into_iter().collect();
+            return Err(lock::refused(path, &idents, options.who.as_deref()));
         }
     }
 }

@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// 64 KiB clusters.
@@ -53,9 +54,10 @@ impl TestDisk {
     }
 }
 
-/// No waiting for locks.
+/// Little waiting for locks: a child that another test forks shares them for a moment.
 pub fn quick() -> OpenOptions {
-    OpenOptions { wait: LockWait::NONE, ..OpenOptions::default() }
+    let wait = LockWait { total: Duration::from_millis(300), ..LockWait::SOME };
+    OpenOptions { wait, ..OpenOptions::default() }
 }
 
 pub fn read_only() -> OpenOptions {
