@@ -43,7 +43,11 @@ pub fn run() -> Result<()> {
             Ok(())
         }
         Err(error) => {
-            timeline.step("FAILED", "see the last line; everything was taken down");
+            timeline.step("FAILED", "see the last line");
+            match end {
+                Ok(()) => timeline.step("clean up", "everything was taken down"),
+                Err(end) => timeline.step("clean up", &format!("{end:#}")),
+            }
             Err(error)
         }
     }

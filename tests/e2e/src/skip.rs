@@ -20,6 +20,37 @@ pub fn skip(test: &str, reason: &str) {
     let Some(path) = std::env::var_os(LOG) else { return };
     let log = OpenOptions::new().create(true).append(true).open(&path);
     if let Err(error) = log.and_then(|mut log| log.write_all(line.as_bytes())) {
-        print!("skip: cannot write {}: {error}\n", path.to_string_lossy());
+        println!("skip: cannot write {}: {error}", path.to_string_lossy());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_name_and_reason() {
+        // Another process with its own variable: this one's may be the real log.
+        let exe = std::env::current_exe().unwrap();
+        let log = std::env::temp_dir().join(format!("ploop-skip-{}", std::process::id()));
+        let inner = "skip::tests::inner_says_it_cannot_run";
+        let output = std::process::Command::new(exe)
+            .args(["--exact", inner, "--nocapture"])
+            .env(LOG, &log)
+            .env("PLOOP_SKIP_INNER", "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        let text = std::fs::read_to_string(&log).unwrap();
+        std::fs::remove_file(&log).unwrap();
+        assert_eq!(text, "skip: inner: no device here\n");
+    }
+
+    /// Does nothing unless the test above runs it.
+    #[test]
+    fn inner_says_it_cannot_run() {
+        if std::env::var_os("PLOOP_SKIP_INNER").is_some() {
+            skip("inner", "no device\nhere");
+        }
     }
 }
