@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub(crate) const LOOP_CLR_FD: libc::c_ulong = 0x4C01;
@@ -11,6 +12,8 @@ pub(crate) const LOOP_GET_STATUS64: libc::c_ulong = 0x4C05;
 pub(crate) const LOOP_SET_CAPACITY: libc::c_ulong = 0x4C07;
 pub(crate) const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 pub(crate) const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
+/// The kernel's number for loop devices.
+pub(crate) const LOOP_MAJOR: u32 = 7;
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 
 pub(crate) const LO_FLAGS_READ_ONLY: u32 = 1;
@@ -75,10 +78,9 @@ pub struct LoopStatus {
     pub number: u32,
     /// The file below; the kernel adds " (deleted)" when its name is gone.
     pub file: PathBuf,
-    /// `st_dev` of the file below.
-    pub file_dev: u64,
-    /// `st_ino` of the file below.
-    pub file_ino: u64,
+    /// `st_dev` and `st_ino` of the file below; none when the file cannot be asked any more: the
+    /// server of a FUSE file is dead.
+    pub file_id: Option<(u64, u64)>,
     /// Goes away with the last one who has it open.
     pub autoclear: bool,
     /// Opened read-only.
@@ -94,25 +96,29 @@ impl LoopStatus {
     /// The device cannot be opened or asked.
     pub fn of(device: &Path) -> Result<Option<Self>> {
         let file = File::open(device).map_err(|error| Error::system("open", device, error))?;
-        let Some(info) = status(&file, device)? else { return Ok(None) };
-        let named = std::fs::read(format!("/sys/block/loop{}/loop/backing_file", info.number));
-        let mut name = match named {
-            Ok(name) => name,
-            // Cut to 63 bytes, but better than nothing.
-            Err(_) => info.file_name.iter().copied().take_while(|&byte| byte != 0).collect(),
+        let number = number(device)?;
+        let sysfs = PathBuf::from(format!("/sys/block/loop{number}"));
+        let info = match status(&file, device) {
+            Ok(Some(info)) => Some(info),
+            Ok(None) => return Ok(None),
+            // The file below does not answer; what was configured is known all the same.
+            Err(_) if sysfs.join("loop/backing_file").exists() => None,
+            Err(error) => return Err(error),
         };
+        // The name in LoopInfo is cut to 63 bytes.
+        let Ok(mut name) = std::fs::read(sysfs.join("loop/backing_file")) else { return Ok(None) };
         if name.last() == Some(&b'\n') {
             name.pop();
         }
+        let set = |name| std::fs::read(sysfs.join(name)).is_ok_and(|text| text.starts_with(b"1"));
         Ok(Some(Self {
             device: device.to_path_buf(),
-            number: info.number,
+            number,
             file: PathBuf::from(std::ffi::OsString::from_vec(name)),
-            file_dev: info.device,
-            file_ino: info.inode,
-            autoclear: info.flags & LO_FLAGS_AUTOCLEAR != 0,
-            read_only: info.flags & LO_FLAGS_READ_ONLY != 0,
-            direct_io: info.flags & LO_FLAGS_DIRECT_IO != 0,
+            file_id: info.map(|info| (info.device, info.inode)),
+            autoclear: set("loop/autoclear"),
+            read_only: set("ro"),
+            direct_io: set("loop/dio"),
         }))
     }
 
@@ -137,6 +143,15 @@ impl LoopStatus {
         found.sort_by_key(|status| status.number);
         Ok(found)
     }
+}
+
+/// N of `/dev/loopN`, from the device itself: the name may be a link.
+fn number(device: &Path) -> Result<u32> {
+    let data = std::fs::metadata(device).map_err(|error| Error::system("find", device, error))?;
+    if !data.file_type().is_block_device() || rustix::fs::major(data.rdev()) != LOOP_MAJOR {
+        return Err(Error::Invalid { what: format!("{} is no loop device", device.display()) });
+    }
+    Ok(rustix::fs::minor(data.rdev()))
 }
 
 /// `LOOP_GET_STATUS64`.

@@ -1,31 +1,36 @@
 //! Loop devices over the FUSE file (or any file).
 //!
-//! The device is configured with autoclear and this process keeps it open: it goes when the
-//! process ends in whatever way and nobody else uses it. Without autoclear a killed server would
-//! leave a device over a dead file for somebody to find; without the open descriptor the device
-//! would vanish before its first user came. A file system mounted on it keeps it, with I/O errors,
-//! until it is unmounted.
+//! The device is configured with autoclear and kept open here: it goes when this process ends in
+//! whatever way and nobody else uses it. Without autoclear a killed server would leave a device
+//! over a dead file for somebody to find; without the open descriptor the device would vanish
+//! before its first user came. A file system mounted on it keeps it, with I/O errors, until it is
+//! unmounted.
 //!
-//! Nothing here may run on a queue's, keeper's or FUSE thread: opening and configuring the device
-//! read from the file below (D8).
+//! **The descriptor lives in a thread with a descriptor table of its own.** The last close of a
+//! block device writes out its page cache, here into our own FUSE file. In the common table a
+//! killed process would do that before it closes /dev/fuse, and wait for itself for ever. A thread
+//! with its own table waits alone, while the others close /dev/fuse, which ends the wait.
+//!
+//! That thread also opens and configures the device, so no queue's, keeper's or FUSE thread ever
+//! does (D8); the caller, which waits for it, must not be one of them either.
 
 use crate::error::{Error, Result};
 use crate::loop_status::{
     LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LOOP_CLR_FD, LOOP_CONFIGURE,
-    LOOP_CTL_GET_FREE, LOOP_SET_CAPACITY, LoopConfig, LoopInfo, outcome, size, status,
+    LOOP_CTL_GET_FREE, LOOP_MAJOR, LOOP_SET_CAPACITY, LoopConfig, LoopInfo, outcome, size, status,
 };
 use rustix::fs::{FileType, Mode};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How often another process may take the device we were told is free.
 const ATTEMPTS: u32 = 64;
-/// The kernel's number for loop devices.
-const LOOP_MAJOR: u32 = 7;
 
 /// How to attach.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,13 +49,17 @@ impl Default for LoopOptions {
     }
 }
 
+/// Something to do with the open device.
+type Job = Box<dyn FnOnce(&File) + Send>;
+
 /// A loop device that lives as long as this value (and its users).
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
     number: u32,
-    /// Keeps the device: autoclear waits for the last descriptor.
-    fd: File,
+    /// To the thread that keeps the device open.
+    jobs: Option<Sender<Job>>,
+    keeper: Option<JoinHandle<()>>,
 }
 
 impl LoopDevice {
@@ -59,46 +68,24 @@ impl LoopDevice {
     /// # Errors
     /// No right, no free device, or no direct I/O though it was asked for.
     pub fn attach(file: &Path, options: LoopOptions) -> Result<Self> {
-        let system = |what| move |error: io::Error| Error::system(what, file, error);
-        let backing = OpenOptions::new()
-            .read(true)
-            .write(!options.read_only)
-            .open(file)
-            .map_err(system("open"))?;
-        let control_path = Path::new("/dev/loop-control");
-        let control = OpenOptions::new().read(true).write(true).open(control_path);
-        let control = control.map_err(|error| Error::system("open", control_path, error))?;
-        for attempt in 0..ATTEMPTS {
-            // SAFETY: takes no argument.
-            let number = outcome(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) })
-                .map_err(|error| Error::system("find a free device by", control_path, error))?;
-            let number = number.unsigned_abs();
-            let path = PathBuf::from(format!("/dev/loop{number}"));
-            let device = open(&path, number, options.read_only)?;
-            match configure(&device, &backing, file, options) {
-                Ok(()) => {
-                    let made = Self { path, number, fd: device };
-                    made.check(file, options)?;
-                    return Ok(made);
-                }
-                // Taken by another process between the question and now.
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                    std::thread::sleep(Duration::from_millis(u64::from(attempt.min(20))));
-                }
-                Err(error) => return Err(Error::system("configure", &path, error)),
+        let (jobs, inbox) = channel::<Job>();
+        let (made, answer) = sync_channel(1);
+        let name = file.to_path_buf();
+        let keeper = std::thread::Builder::new().name("ploop-loop".to_owned()).spawn(move || {
+            let device = own_table(&name).and_then(|()| make(&name, options));
+            let (told, device) = match device {
+                Ok((path, number, device)) => (Ok((path, number)), Some(device)),
+                Err(error) => (Err(error), None),
+            };
+            if made.send(told).is_ok()
+                && let Some(device) = device
+            {
+                inbox.into_iter().for_each(|job| job(&device));
             }
-        }
-        Err(Error::Busy { path: control_path.to_path_buf() })
-    }
-
-    /// The kernel falls back to the page cache without a word.
-    fn check(&self, file: &Path, options: LoopOptions) -> Result<()> {
-        let info = status(&self.fd, &self.path)?;
-        let direct = info.is_some_and(|info| info.flags & LO_FLAGS_DIRECT_IO != 0);
-        if options.direct_io && !direct {
-            return Err(Error::NoDirectIo { path: self.path.clone(), file: file.to_path_buf() });
-        }
-        Ok(())
+        });
+        let keeper = keeper.map_err(|error| Error::system("attach", file, error))?;
+        let (path, number) = answer.recv().map_err(|_| gone(file))??;
+        Ok(Self { path, number, jobs: Some(jobs), keeper: Some(keeper) })
     }
 
     /// `/dev/loopN`.
@@ -113,18 +100,13 @@ impl LoopDevice {
         self.number
     }
 
-    /// The open device.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
     /// Bytes of the device.
     ///
     /// # Errors
     /// The device does not answer.
     pub fn size(&self) -> Result<u64> {
-        size(self.fd.as_fd()).map_err(|error| Error::system("ask the size of", &self.path, error))
+        self.with(|device| size(device.as_fd()))?
+            .map_err(|error| Error::system("ask the size of", &self.path, error))
     }
 
     /// Takes the size of the file below after it has changed.
@@ -133,7 +115,7 @@ impl LoopDevice {
     /// The kernel refuses.
     pub fn update_size(&self) -> Result<()> {
         // SAFETY: takes no argument.
-        outcome(unsafe { libc::ioctl(self.fd.as_raw_fd(), LOOP_SET_CAPACITY) })
+        self.with(|device| outcome(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_CAPACITY) }))?
             .map_err(|error| Error::system("resize", &self.path, error))?;
         Ok(())
     }
@@ -144,9 +126,11 @@ impl LoopDevice {
     /// # Errors
     /// Data could not be written; the device is freed all the same.
     pub fn detach(self) -> Result<()> {
-        let synced = rustix::fs::fsync(&self.fd);
-        // SAFETY: takes no argument.
-        let cleared = outcome(unsafe { libc::ioctl(self.fd.as_raw_fd(), LOOP_CLR_FD) });
+        let (synced, cleared) = self.with(|device| {
+            let synced = rustix::fs::fsync(device);
+            // SAFETY: takes no argument.
+            (synced, outcome(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD) }))
+        })?;
         match cleared {
             Err(error) if error.raw_os_error() != Some(libc::ENXIO) => {
                 Err(Error::system("free", &self.path, error))
@@ -154,6 +138,82 @@ impl LoopDevice {
             _ => synced.map_err(|error| Error::system("sync", &self.path, error)),
         }
     }
+
+    /// Runs something on the thread that has the device open, and waits for it.
+    fn with<T: Send + 'static>(&self, run: impl FnOnce(&File) -> T + Send + 'static) -> Result<T> {
+        let (sender, answer) = sync_channel(1);
+        let job: Job = Box::new(move |device| {
+            let _ = sender.send(run(device));
+        });
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        let answer = if sent { answer.recv().ok() } else { None };
+        answer.ok_or_else(|| gone(&self.path))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if self.keeper.take().is_some_and(|keeper| keeper.join().is_err()) {
+            tracing::warn!(device = %self.path.display(), "the thread that kept it panicked");
+        }
+    }
+}
+
+fn gone(path: &Path) -> Error {
+    Error::system("keep", path, io::Error::from(io::ErrorKind::BrokenPipe))
+}
+
+/// Gives this thread an own table of descriptors, with standard input to error only.
+fn own_table(path: &Path) -> Result<()> {
+    const CLOSE_RANGE_UNSHARE: libc::c_uint = 2;
+    // SAFETY: closes copies of descriptors, in a table that no other thread sees; this thread
+    // owns none of them.
+    let done = unsafe {
+        libc::syscall(libc::SYS_close_range, 3 as libc::c_uint, u32::MAX, CLOSE_RANGE_UNSHARE)
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(Error::system("prepare to attach", path, io::Error::last_os_error())),
+    }
+}
+
+/// Finds a free device and configures it.
+fn make(file: &Path, options: LoopOptions) -> Result<(PathBuf, u32, File)> {
+    let backing = OpenOptions::new().read(true).write(!options.read_only).open(file);
+    let backing = backing.map_err(|error| Error::system("open", file, error))?;
+    let control_path = Path::new("/dev/loop-control");
+    let control = OpenOptions::new().read(true).write(true).open(control_path);
+    let control = control.map_err(|error| Error::system("open", control_path, error))?;
+    for attempt in 0..ATTEMPTS {
+        // SAFETY: takes no argument.
+        let number = outcome(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) })
+            .map_err(|error| Error::system("find a free device by", control_path, error))?;
+        let number = number.unsigned_abs();
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        let device = open(&path, number, options.read_only)?;
+        match configure(&device, &backing, file, options) {
+            Ok(()) => {
+                check(&device, &path, file, options)?;
+                return Ok((path, number, device));
+            }
+            // Taken by another process between the question and now.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                std::thread::sleep(Duration::from_millis(u64::from(attempt.min(20))));
+            }
+            Err(error) => return Err(Error::system("configure", &path, error)),
+        }
+    }
+    Err(Error::Busy { path: control_path.to_path_buf() })
+}
+
+/// The kernel falls back to the page cache without a word.
+fn check(device: &File, path: &Path, file: &Path, options: LoopOptions) -> Result<()> {
+    let direct = status(device, path)?.is_some_and(|info| info.flags & LO_FLAGS_DIRECT_IO != 0);
+    if options.direct_io && !direct {
+        return Err(Error::NoDirectIo { path: path.to_path_buf(), file: file.to_path_buf() });
+    }
+    Ok(())
 }
 
 /// Bytes of a block device.

@@ -69,7 +69,7 @@ impl Disk {
     }
 
     fn serve(&self, request: &Request) -> Outcome {
-        let ok = request.offset % self.block == 0 && request.len % self.block == 0;
+        let ok = (request.offset | request.len).is_multiple_of(self.block);
         let mut data = self.data.lock().unwrap();
         if !ok || request.offset + request.len > data.len() as u64 {
             return Err(Errno::INVAL);
@@ -82,7 +82,9 @@ impl Disk {
         match request.operation {
             Operation::Read | Operation::Write => {
                 let (ptr, len) = (request.buffer.ptr(), request.buffer.len());
-                if len as u64 != request.len || len as u64 > self.longest || ptr as usize % 512 != 0
+                if len as u64 != request.len
+                    || len as u64 > self.longest
+                    || !(ptr as usize).is_multiple_of(512)
                 {
                     return Err(Errno::INVAL);
                 }
@@ -303,6 +305,7 @@ pub fn fio_verify(file: &Path, size: &str, extra: &[&str]) {
         "--randrepeat=0",
         "--fallocate=none",
         "--allow_file_create=0",
+        "--verify_state_save=0",
         "--output-format=terse",
     ];
     let size = format!("--size={size}");
