@@ -6,14 +6,37 @@ use std::path::PathBuf;
 
 /// Verbs of the original tool that are not built yet (T18).
 pub const NOT_YET: &[&str] = &[
-    "fscheck", "convert", "resize", "grow", "tsnapshot", "snapshot-switch", "snapshot-delete",
-    "snapshot-merge", "merge", "replace", "copy", "stat", "encrypt", "start", "stop", "clear",
-    "delete", "rm", "tg-init", "tg-deinit", "tg-status", "degrade",
+    "fscheck",
+    "convert",
+    "resize",
+    "grow",
+    "tsnapshot",
+    "snapshot-switch",
+    "snapshot-delete",
+    "snapshot-merge",
+    "merge",
+    "replace",
+    "copy",
+    "stat",
+    "encrypt",
+    "start",
+    "stop",
+    "clear",
+    "delete",
+    "rm",
+    "tg-init",
+    "tg-deinit",
+    "tg-status",
+    "degrade",
 ];
 
 /// ploop disks on any Linux: create, serve, attach, mount, snapshot, check.
 #[derive(Debug, Parser)]
-#[command(name = "ploop", version, disable_help_subcommand = true, after_help = "\
+#[command(
+    name = "ploop",
+    version,
+    disable_help_subcommand = true,
+    after_help = "\
 Wherever DISK is wanted: DiskDescriptor.xml, its directory, or a lone image.
 
 Examples:
@@ -24,7 +47,8 @@ Examples:
   ploop check /vz/disk                            is it in order?
 
 Exit codes: 0 done, 11 bad image, 17 busy, 37 in use, 38 bad option, 39 bad descriptor,
-40 not mounted; the others as in the original tool.")]
+40 not mounted; the others as in the original tool."
+)]
 pub struct Cli {
     /// More words; only before the verb (-v, -vvv, -v5)
     #[arg(short, action = ArgAction::Count)]

@@ -63,8 +63,11 @@ fn parse(words: Vec<OsString>) -> Result<Cli, Parsed> {
 /// The verbs there are, for those who named none or another.
 fn first_words() -> String {
     let command = Cli::command();
-    let verbs: Vec<_> =
-        command.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name).collect();
+    let verbs: Vec<_> = command
+        .get_subcommands()
+        .filter(|c| !c.is_hide_set())
+        .map(clap::Command::get_name)
+        .collect();
     format!("one of {}; `ploop --help` says more", verbs.join(", "))
 }
 

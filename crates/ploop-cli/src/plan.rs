@@ -6,7 +6,6 @@ use ploop_daemon::{Code, Failure, NbdAddr, Result};
 use ploop_format::Guid;
 use std::path::{Path, PathBuf};
 
-
 /// How an image stores its data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
@@ -88,7 +87,8 @@ pub fn format(text: &str) -> Result<Format> {
 
 /// A cluster size in sectors.
 pub fn cluster(text: &str) -> Result<u32> {
-    let sectors = ploop_format::size::parse_number(text).and_then(|sectors| u32::try_from(sectors).ok());
+    let sectors =
+        ploop_format::size::parse_number(text).and_then(|sectors| u32::try_from(sectors).ok());
     sectors
         .filter(|&sectors| ploop_format::ClusterSize::from_sectors(sectors).is_some())
         .ok_or_else(|| {
@@ -178,8 +178,9 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
         "uring" => RingChoice::Uring,
         "threads" => RingChoice::Threads,
         other => {
-            return Err(Failure::parameter(format!("--io-engine `{other}`"))
-                .hint("auto, uring or threads"));
+            return Err(
+                Failure::parameter(format!("--io-engine `{other}`")).hint("auto, uring or threads")
+            );
         }
     };
     let queues = match args.queues {
@@ -239,12 +240,13 @@ fn nbd(address: &str, name: &str, insecure: bool) -> Result<Export> {
 pub fn attach(disk: &Path, via: &str, args: &args::Serving) -> Result<ServeSpec> {
     match via {
         "auto" | "loop" => serving(disk, args, vec![Export::Loop]),
-        "ublk" | "nbd" => Err(Failure::parameter(format!(
-            "`--via {via}` is not available in this version"
-        ))
-        .hint("--via loop makes a block device on any kernel with FUSE and loop")),
-        other => Err(Failure::parameter(format!("unknown transport `{other}`"))
-            .hint("auto or loop")),
+        "ublk" | "nbd" => {
+            Err(Failure::parameter(format!("`--via {via}` is not available in this version"))
+                .hint("--via loop makes a block device on any kernel with FUSE and loop"))
+        }
+        other => {
+            Err(Failure::parameter(format!("unknown transport `{other}`")).hint("auto or loop"))
+        }
     }
 }
 

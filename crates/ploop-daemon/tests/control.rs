@@ -1,7 +1,8 @@
 //! The control socket, by our client and by hand-written messages.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use ploop_daemon::control::types::{
-    Extent, InfoReply, MapCall, MapReply, MountpointCall, State, StatReply, StopCall,
+    Extent, InfoReply, MapCall, MapReply, MountpointCall, StatReply, State, StopCall,
 };
 use ploop_daemon::control::{Client, DESCRIPTION, Methods, Server};
 use ploop_daemon::{Code, Failure, Result};

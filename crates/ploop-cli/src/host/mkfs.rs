@@ -18,8 +18,7 @@ pub fn mkfs(plan: &FsPlan, device: &str, size: u64) -> Result<()> {
         FsType::Ext4 => {
             let lazy = u8::from(plan.lazy);
             // Nothing to discard on a new disk; resize: room to grow online to 16 TiB.
-            let extended =
-                format!("-Elazy_itable_init={lazy},nodiscard,resize={}", u32::MAX);
+            let extended = format!("-Elazy_itable_init={lazy},nodiscard,resize={}", u32::MAX);
             let block = format!("-b{block}");
             let mut args = vec!["-q", "-F", "-j", &block, &extended];
             if size >= JOURNAL_FROM {
@@ -66,8 +65,7 @@ pub fn fsck(device: &str, fstype: Option<&str>) -> Result<()> {
             if matches!(output.status.code(), Some(0 | 1)) {
                 return Ok(());
             }
-            let message =
-                format!("e2fsck {device}: {}, {}", output.status, last_words(&output));
+            let message = format!("e2fsck {device}: {}, {}", output.status, last_words(&output));
             Err(Failure::new(Code::Fsck, message).hint(format!("ploop attach, then fsck {device}")))
         }
         Some("xfs") => run(program("xfs_repair", [device]), Code::Fsck),

@@ -36,8 +36,7 @@ pub fn run(args: &args::Check, output: Output) -> Result<u8> {
         let message = format!("{} is open: pid {}", args.disk.display(), entry.pid);
         return Err(Failure::new(Code::InUse, message).hint("stop its server first"));
     }
-    let options =
-        CheckOptions { force: args.force, duplicates: args.check, read_only: args.ro };
+    let options = CheckOptions { force: args.force, duplicates: args.check, read_only: args.ro };
     let how = open::options(&ServeSpec::private(disk.clone(), true));
     let report = ploop_image::check(&RealDir, &disk, &options, &how)?;
     let code = report.exit_code();

@@ -13,11 +13,8 @@ pub fn run(words: &[OsString]) -> Failure {
     };
     let name = verb.to_string_lossy();
     if NOT_YET.contains(&&*name) {
-        return Failure::new(
-            Code::Parameter,
-            format!("`{name}` is not available in this version"),
-        )
-        .kind("not_available");
+        return Failure::new(Code::Parameter, format!("`{name}` is not available in this version"))
+            .kind("not_available");
     }
     // A verb with a slash would run a program of the current directory.
     if name.contains('/') {

@@ -122,10 +122,8 @@ fn statfs(disk: &Path, entry: Option<&Entry>, output: Output) -> Result<Statfs> 
     if let Some(stat) = Statfs::stored(disk) {
         return Ok(stat);
     }
-    let spec = ServeSpec {
-        exports: vec![Export::Loop],
-        ..ServeSpec::private(disk.to_owned(), true)
-    };
+    let spec =
+        ServeSpec { exports: vec![Export::Loop], ..ServeSpec::private(disk.to_owned(), true) };
     let server = server::start(&spec, output.verbosity)?;
     let entry = server.entry.clone();
     let stat = server::mountable(&entry).and_then(from_device);

@@ -1,10 +1,10 @@
 //! `ploop init`: image, descriptor, file system.
 
+use crate::args;
 use crate::host::{gpt, mkfs, server};
 use crate::plan::{self, Format, FsPlan, FsType, InitPlan};
 use crate::show::progress::Progress;
 use crate::show::{self, Output, json};
-use crate::args;
 use ploop_daemon::runtime::{Export, ServeSpec};
 use ploop_daemon::{Code, Failure, Result};
 use ploop_format::{ClusterSize, Sector, Version};
@@ -89,12 +89,7 @@ fn create(plan: &InitPlan, progress: &Progress) -> Result<Created> {
 }
 
 /// Partition table through the disk's own path, then mkfs on an attached device.
-fn file_system(
-    fs: &FsPlan,
-    created: &Created,
-    progress: &Progress,
-    output: Output,
-) -> Result<()> {
+fn file_system(fs: &FsPlan, created: &Created, progress: &Progress, output: Output) -> Result<()> {
     if fs.partition {
         progress.say("writing the partition table");
         gpt::write(&created.descriptor)?;

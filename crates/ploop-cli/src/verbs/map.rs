@@ -46,7 +46,11 @@ pub fn run(args: &args::Map, output: Output) -> Result<()> {
         Some(entry) => from_server(&entry)?,
         None => from_files(&disk)?,
     };
-    if output.json { print_json(mapped) } else { print_table(&mapped) }
+    if output.json {
+        print_json(mapped)
+    } else {
+        print_table(&mapped)
+    }
     Ok(())
 }
 

@@ -135,8 +135,10 @@ fn mount_device(device: &str, target: &Path, args: &args::Mount, read_only: bool
     words.extend([device.into(), target.into()]);
     run_program(program("mount", words), Code::Mount).map_err(|failure| {
         if read_only {
-            failure.hint("a file system that was not unmounted needs `-o noload` (ext4) or \
-                          `-o norecovery` (xfs) when it is only read")
+            failure.hint(
+                "a file system that was not unmounted needs `-o noload` (ext4) or \
+                          `-o norecovery` (xfs) when it is only read",
+            )
         } else {
             failure
         }

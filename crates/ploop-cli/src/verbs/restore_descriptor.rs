@@ -1,8 +1,8 @@
 //! `ploop restore-descriptor`: a descriptor for a lone image.
 
+use crate::args;
 use crate::plan::{self, Format};
 use crate::show::{Output, json};
-use crate::args;
 use ploop_daemon::Result;
 use ploop_format::ClusterSize;
 use ploop_image::Kind;

@@ -1,7 +1,7 @@
 //! The client side, for the tool.
 
 use super::types::{
-    Extent, InfoReply, MapCall, MapReply, MountpointCall, State, StatReply, StopCall,
+    Extent, InfoReply, MapCall, MapReply, MountpointCall, StatReply, State, StopCall,
 };
 use super::wire::{Call, MAX_REPLY, Reply, Wire};
 use super::{INTERFACE, SERVICE};

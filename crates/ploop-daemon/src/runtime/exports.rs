@@ -61,11 +61,8 @@ impl Exports {
         let limits = session.device().limits();
         let server = mount(&file, session)?;
         self.loop_file = Some(server);
-        let options = LoopOptions {
-            read_only: limits.read_only,
-            block_size: limits.block,
-            direct_io: true,
-        };
+        let options =
+            LoopOptions { read_only: limits.read_only, block_size: limits.block, direct_io: true };
         let device = LoopDevice::attach(&file, options).map_err(|error| {
             Failure::new(Code::Device, format!("loop device: {error}"))
                 .hint("it needs root, and the loop module")
@@ -168,8 +165,7 @@ fn mount(file: &Path, session: &Session) -> Result<FuseServer> {
         let ask = move || top.allocated().unwrap_or(0);
         Arc::new(ask) as Arc<dyn Fn() -> u64 + Send + Sync>
     });
-    let options =
-        FuseOptions { read_only: limits.read_only, allocated, ..FuseOptions::default() };
+    let options = FuseOptions { read_only: limits.read_only, allocated, ..FuseOptions::default() };
     FuseServer::mount(file, session.remotes().to_vec(), limits, options).map_err(|error| {
         let failure = Failure::new(Code::Mount, format!("FUSE file: {error}"));
         if Path::new("/dev/fuse").exists() {

@@ -3,6 +3,7 @@
 
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 
 /// Locks what is mapped now, and from now on every page once it is touched.
 ///
@@ -10,13 +11,18 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// What could not be done, in words; serving goes on.
 pub fn lock() -> Result<(), String> {
     let all = Rlimit { current: None, maximum: None };
+    let capable =
+        || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
     let unlimited = setrlimit(Resource::Memlock, all).is_ok()
-        || getrlimit(Resource::Memlock).current.is_none();
+        || getrlimit(Resource::Memlock).current.is_none()
+        || capable();
     if !unlimited {
         // With a limit, a locked future would make allocations fail later: worse than no lock.
-        return Err("memory is not locked (RLIMIT_MEMLOCK is finite): writing to this disk from \
-                    this host may stall when memory is short"
-            .to_owned());
+        return Err(
+            "memory is not locked (RLIMIT_MEMLOCK is finite and CAP_IPC_LOCK is missing): \
+                    writing to this disk from this host may stall when memory is short"
+                .to_owned(),
+        );
     }
     // Two calls: pages that are there are locked now; the large, mostly empty ranges reserved
     // later (the map of a 16 TiB disk) are locked page by page as they are touched.

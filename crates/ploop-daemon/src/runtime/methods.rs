@@ -2,7 +2,7 @@
 
 use crate::control::Methods;
 use crate::control::types::{
-    Extent, Image, InfoReply, MapCall, MapReply, MountpointCall, State, StatReply, StopCall,
+    Extent, Image, InfoReply, MapCall, MapReply, MountpointCall, StatReply, State, StopCall,
 };
 use crate::registry::Claim;
 use crate::{Code, Failure, Result};

@@ -6,9 +6,9 @@
 
 use super::exports::Exports;
 use super::methods::{Control, Event, Fixed, version};
+use super::nbd::Nbd;
 use super::session::Session;
 use super::spec::{Export, ServeSpec};
-use super::nbd::Nbd;
 use super::{memory, open, signals};
 use crate::control::Server;
 use crate::failure::OrFail;
