@@ -8,37 +8,8 @@
 
 mod common;
 
+use common::programs::{have, must, run, text};
 use common::{Setup, TestServer, limits, noise};
-use std::path::Path;
-use std::process::{Command, Output};
-
-/// Whether a program is there; says so when it is not.
-fn have(program: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()));
-    if !found {
-        println!("skip: {program} not installed");
-    }
-    found
-}
-
-fn run(program: &str, args: &[&str]) -> Output {
-    // No client may hang the tests.
-    Command::new("timeout").arg("60").arg(program).args(args).output().unwrap()
-}
-
-/// Runs a program that must succeed; its standard output.
-fn must(program: &str, args: &[&str]) -> String {
-    let output = run(program, args);
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {args:?}: {}\n{stdout}{stderr}", output.status);
-    stdout
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 fn serve(queues: usize, tcp: bool) -> TestServer {
     Setup { queues, tcp, limits: limits(24 << 20), ..Setup::default() }.serve()

@@ -9,6 +9,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod client;
+pub mod programs;
 
 use ploop_engine::{Errno, ExtentRecord, FrontEnd, Intake, Limits, Operation, Outcome, Request};
 use ploop_io::{Interest, Wake};
