@@ -127,8 +127,8 @@ impl FuseServer {
     /// The device has grown (or shrunk): the file follows. Not for a thread that serves (D8).
     pub fn set_size(&self, bytes: u64) {
         self.engine.set_size(bytes);
-        // An attribute the kernel still believes goes by itself after a second.
-        if let Err(error) = self.notifier.inval_inode(INodeNo::ROOT, 0, 0) {
+        // Attributes only (offset -1); if it fails they go by themselves after a second.
+        if let Err(error) = self.notifier.inval_inode(INodeNo::ROOT, -1, 0) {
             tracing::debug!(%error, "the kernel was not told the new size");
         }
     }
