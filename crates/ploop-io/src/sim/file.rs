@@ -84,7 +84,7 @@ impl SimFile {
         let inode = world.inodes.get_mut(&self.ino).ok_or_else(|| errno(libc::EBADF))?;
         let result = match verdict {
             Verdict::Fail(code) | Verdict::FailTorn(code) => {
-                inode.doubt_all();
+                inode.doubt_all(0);
                 Err(code)
             }
             _ => {

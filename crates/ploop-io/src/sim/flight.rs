@@ -303,8 +303,8 @@ impl World {
             match flight.kind {
                 OpKind::WriteDsync if result >= 0 => inode.cover(&seqs),
                 OpKind::Datasync | OpKind::Sync if result >= 0 => inode.cover_before(flight.start),
-                OpKind::Datasync | OpKind::Sync => inode.doubt_all(),
-                OpKind::WriteDsync if result != -libc::ENOSPC => inode.doubt_all(),
+                OpKind::Datasync | OpKind::Sync => inode.doubt_all(0),
+                OpKind::WriteDsync if result != -libc::ENOSPC => inode.doubt_all(tick),
                 _ => {}
             }
         }

@@ -30,8 +30,9 @@ pub(super) struct Entry {
     pub(super) done: Option<u64>,
     /// On disk for certain.
     pub(super) covered: bool,
-    /// A sync that should have covered it failed: no later sync does (F5).
-    pub(super) doubt: bool,
+    /// A sync that should have covered it failed: no sync that starts after this moment covers it
+    /// (F5).
+    pub(super) doubt: Option<u64>,
 }
 
 /// What a crash does with one change.
@@ -128,7 +129,7 @@ impl Inode {
     /// Records a change and shows it to readers.
     pub(super) fn change(&mut self, seq: u64, done: Option<u64>, effect: Effect) {
         effect.apply(&mut self.live);
-        self.log.push(Entry { seq, effect, done, covered: false, doubt: false });
+        self.log.push(Entry { seq, effect, done, covered: false, doubt: None });
     }
 
     /// The operation that made these changes was reported.
@@ -138,10 +139,11 @@ impl Inode {
         }
     }
 
-    /// Marks these changes as durable: a write with `RWF_DSYNC`.
+    /// Marks these changes as durable: a write with `RWF_DSYNC` has its own sync, whatever became
+    /// of another one meanwhile.
     pub(super) fn cover(&mut self, seqs: &[u64]) {
         for entry in self.log.iter_mut().filter(|e| seqs.contains(&e.seq)) {
-            entry.covered = !entry.doubt;
+            entry.covered = true;
         }
         self.fold();
     }
@@ -149,17 +151,19 @@ impl Inode {
     /// A sync that started at `start` has ended: what was reported before is durable.
     pub(super) fn cover_before(&mut self, start: u64) {
         for entry in &mut self.log {
-            if entry.done.is_some_and(|done| done < start) && !entry.doubt {
+            let healed = entry.doubt.is_none_or(|since| start < since);
+            if entry.done.is_some_and(|done| done < start) && healed {
                 entry.covered = true;
             }
         }
         self.fold();
     }
 
-    /// A sync failed: what is not durable now never will be by a later sync.
-    pub(super) fn doubt_all(&mut self) {
+    /// A sync failed: what is not durable now never will be by a sync that starts after `moment`.
+    /// 0 for a whole sync: then not by one that runs beside it either, for errors are told once.
+    pub(super) fn doubt_all(&mut self, moment: u64) {
         for entry in self.log.iter_mut().filter(|e| !e.covered) {
-            entry.doubt = true;
+            entry.doubt = Some(entry.doubt.map_or(moment, |since| since.min(moment)));
         }
     }
 

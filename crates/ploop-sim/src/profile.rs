@@ -1,0 +1,156 @@
+//! What a run does: sizes, rates, and which faults.
+
+use ploop_format::{ClusterSize, Version};
+use ploop_io::sim::{Rates, Rng, SimOptions};
+
+/// The shape of a run.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Its name, for replays.
+    pub name: String,
+    /// Format of the images.
+    pub version: Version,
+    /// Deltas of the chain, 1 or more.
+    pub levels: usize,
+    /// The base is a plain file.
+    pub raw: bool,
+    /// Clusters of the device.
+    pub clusters: u64,
+    /// Clusters the workload goes to.
+    pub hot: usize,
+    /// Queues.
+    pub queues: usize,
+    /// Requests in flight per queue.
+    pub depth: usize,
+    /// Opens of the device.
+    pub rounds: usize,
+    /// Requests per open.
+    pub requests: usize,
+    /// Write-back delay of the engine.
+    pub metadata_delay_ms: u64,
+    /// Faults of ring operations while requests are served.
+    pub rates: Rates,
+    /// Free space beyond what the images take at the start of a round, in clusters.
+    pub space: Option<u64>,
+    /// One of so many operations of the disk is looked at as a crash point.
+    pub crash_every: u64,
+    /// Crash plans tried at such a point.
+    pub plans: usize,
+    /// A round may end with a kill.
+    pub kill: bool,
+    /// How operations are ordered.
+    pub world: SimOptions,
+}
+
+/// The names of the fixed profiles.
+pub const NAMES: [&str; 7] = ["swarm", "plain", "chain", "faults", "syncfail", "nospace", "kill"];
+
+/// 32 KiB: the smallest there is.
+#[must_use]
+pub fn cluster() -> ClusterSize {
+    ClusterSize::from_sectors(ClusterSize::MIN_SECTORS).unwrap_or_else(|| unreachable!())
+}
+
+impl Profile {
+    /// One delta, no faults but crashes.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self {
+            name: "plain".into(),
+            version: Version::V2,
+            levels: 1,
+            raw: false,
+            clusters: 24,
+            hot: 6,
+            queues: 2,
+            depth: 8,
+            rounds: 4,
+            requests: 60,
+            metadata_delay_ms: 5,
+            rates: Rates::default(),
+            space: None,
+            crash_every: 8,
+            plans: 2,
+            kill: false,
+            world: SimOptions::default(),
+        }
+    }
+
+    /// By name; `None` when there is none of it.
+    #[must_use]
+    pub fn named(name: &str, seed: u64) -> Option<Self> {
+        let plain = Self { name: name.into(), ..Self::plain() };
+        let rates = Rates::default();
+        Some(match name {
+            "plain" => plain,
+            "swarm" => Self::swarm(seed),
+            "chain" => Self { levels: 3, ..plain },
+            "faults" => {
+                let some = 65536 / 40;
+                let rates = Rates {
+                    read_error: some,
+                    write_error: some,
+                    zero_error: some,
+                    short: some,
+                    ..rates
+                };
+                Self { levels: 2, rates, ..plain }
+            }
+            "syncfail" => {
+                Self { levels: 2, rates: Rates { sync_error: 65536 / 15, ..rates }, ..plain }
+            }
+            "nospace" => Self {
+                levels: 2,
+                space: Some(5),
+                rates: Rates { no_space: 65536 / 40, ..rates },
+                ..plain
+            },
+            "kill" => Self { levels: 2, kill: true, ..plain },
+            _ => return None,
+        })
+    }
+
+    /// A different mix for each seed.
+    #[must_use]
+    pub fn swarm(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x0005_7A12);
+        let rate = |rng: &mut Rng| {
+            if rng.chance(1, 4) { 65536 / rng.between(10, 100) as u32 } else { 0 }
+        };
+        let rates = Rates {
+            read_error: rate(&mut rng),
+            write_error: rate(&mut rng),
+            no_space: rate(&mut rng),
+            sync_error: rate(&mut rng) / 4,
+            zero_error: rate(&mut rng),
+            short: rate(&mut rng),
+            blocking: false,
+        };
+        let mut world = SimOptions { reorder: !rng.chance(1, 8), ..SimOptions::default() };
+        world.caps.punch = !rng.chance(1, 10);
+        world.caps.zero_range = !rng.chance(1, 5);
+        world.caps.reserve = !rng.chance(1, 5);
+        world.caps.direct = !rng.chance(1, 4);
+        world.delay_max = *rng.pick(&[2_000, 200_000, 20_000_000]).unwrap_or(&200_000);
+        let big = rng.chance(1, 4);
+        Self {
+            name: "swarm".into(),
+            version: if rng.chance(1, 4) { Version::V1 } else { Version::V2 },
+            levels: rng.between(1, 4) as usize,
+            raw: rng.chance(1, 6),
+            clusters: if big { 1100 } else { rng.between(8, 40) },
+            hot: rng.between(2, 10) as usize,
+            queues: rng.between(1, 3) as usize,
+            depth: rng.between(1, 16) as usize,
+            rounds: 4,
+            requests: rng.between(10, 120) as usize,
+            metadata_delay_ms: *rng.pick(&[0, 1, 5, 250]).unwrap_or(&5),
+            rates: if rng.chance(1, 2) { rates } else { Rates::default() },
+            space: rng.chance(1, 6).then(|| rng.between(2, 12)),
+            crash_every: rng.between(4, 20),
+            plans: 2,
+            kill: rng.chance(1, 3),
+            world,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! After a crash or a kill: check, open, read everything, compare with the model.
+
+use crate::life::{Life, OpenError, Opening, Turn, open_options};
+use crate::model::{Model, Wrong};
+use crate::stamp::Value;
+use crate::traffic::{Traffic, Wish};
+use ploop_engine::Operation;
+use ploop_image::check::FindingKind;
+use ploop_image::{CheckOptions, CheckReport, ErrorKind, check};
+use ploop_io::sim::{Rng, SimWorld, SurvivorPlan};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Turns after which something that should end has not.
+pub const MANY_TURNS: u64 = 400_000;
+
+/// What a recovery needs to know about its disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The descriptor.
+    pub target: &'a Path,
+    /// How it is opened.
+    pub opening: Opening,
+    /// Clusters to compare.
+    pub scope: &'a [u64],
+    /// Sectors of a cluster.
+    pub cluster: u64,
+}
+
+/// A check that says what it found.
+///
+/// # Errors
+/// The check itself failed.
+pub fn look(world: &SimWorld, target: &Path) -> Result<CheckReport, String> {
+    let options = CheckOptions { force: true, duplicates: true, ..CheckOptions::default() };
+    check(&world.dir(), target, &options, &open_options(false))
+        .map_err(|e| format!("check failed: {}", OpenError::Image(e)))
+}
+
+/// I13: nothing but the in-use mark and unreferenced clusters.
+///
+/// # Errors
+/// Something else was found.
+pub fn only_the_mark(world: &SimWorld, target: &Path) -> Result<(), String> {
+    let report = look(world, target)?;
+    let of_images = report.images.iter().flat_map(|image| &image.findings);
+    let bad = of_images
+        .chain(&report.findings)
+        .find(|f| f.fatal || !matches!(f.kind, FindingKind::InUse | FindingKind::Orphan));
+    match bad {
+        Some(finding) => Err(format!("I13: check found {:?}: {}", finding.kind, finding.detail)),
+        None => Ok(()),
+    }
+}
+
+/// I13: nothing at all after a clean close; leaks are counted, not found.
+///
+/// # Errors
+/// Something was found.
+pub fn nothing(world: &SimWorld, target: &Path) -> Result<(), String> {
+    let report = look(world, target)?;
+    let found =
+        report.images.iter().flat_map(|image| &image.findings).chain(&report.findings).next();
+    match (found, report.exit_code()) {
+        (None, 0) => Ok(()),
+        (Some(f), _) => {
+            Err(format!("I13: after a clean close check found {:?}: {}", f.kind, f.detail))
+        }
+        (None, code) => Err(format!("I13: after a clean close check gives {code}")),
+    }
+}
+
+/// Turns a device until nothing is in flight.
+///
+/// # Errors
+/// It never ends, or a read saw what it must not see.
+pub fn drain(
+    life: &mut Life,
+    traffic: &mut Traffic,
+    model: &mut Model,
+    rng: &mut Rng,
+) -> Result<(), String> {
+    for _ in 0..MANY_TURNS {
+        if traffic.is_empty() {
+            return Ok(());
+        }
+        let turn = life.turn(rng);
+        for lane in 0..life.queues() {
+            traffic.settle(life, lane, model)?;
+        }
+        match turn {
+            Turn::Idle if !traffic.is_empty() => break,
+            Turn::Dead => return Err("the process died while it was drained".into()),
+            _ => {}
+        }
+    }
+    let wishes: Vec<_> = traffic.wishes().take(4).collect();
+    Err(format!("I16: {} requests never end, among them {wishes:?}", traffic.len()))
+}
+
+/// Reads all clusters of the scope through the device. Every read must succeed.
+///
+/// # Errors
+/// A read failed, hung, or saw what it must not see.
+pub fn read_all(
+    life: &mut Life,
+    subject: &Subject<'_>,
+    model: &mut Model,
+    rng: &mut Rng,
+) -> Result<BTreeMap<u64, Value>, String> {
+    let mut traffic = Traffic::default();
+    for cluster in subject.scope {
+        let lane = rng.below(life.queues() as u64) as usize;
+        let wish = Wish::plain(Operation::Read, cluster * subject.cluster, subject.cluster);
+        traffic.give(life, lane, wish, 0);
+    }
+    drain(life, &mut traffic, model, rng)?;
+    if traffic.failed > 0 {
+        return Err(format!("{} reads failed after an open without faults", traffic.failed));
+    }
+    Ok(std::mem::take(&mut traffic.seen))
+}
+
+/// Opens the disk of a host that came back, letting it crash again on the way now and then.
+/// Returns the world it ended in.
+///
+/// # Errors
+/// It does not open.
+pub fn open_again(
+    mut world: SimWorld,
+    subject: &Subject<'_>,
+    rng: &mut Rng,
+) -> Result<(SimWorld, Life), String> {
+    let mut crashes = if rng.chance(1, 3) { rng.between(1, 2) } else { 0 };
+    loop {
+        if crashes > 0 {
+            world.crash_after(Some(world.operations() + rng.between(1, 12)));
+        }
+        let opened = Life::open(&world, subject.target, subject.opening);
+        if crashes > 0 && world.is_dead() {
+            crashes -= 1;
+            drop(opened);
+            let plan = SurvivorPlan::Random(rng.next_u64());
+            world = world.crash(&plan).world;
+            only_the_mark(&world, subject.target)?;
+            continue;
+        }
+        world.crash_after(None);
+        return match opened {
+            Ok(life) => Ok((world, life)),
+            Err(error) => Err(format!("does not open: {error}")),
+        };
+    }
+}
+
+/// After a host crash: check, open, read all, compare. `world` is the one that came back.
+///
+/// # Errors
+/// A rule is broken.
+pub fn after_crash(
+    world: SimWorld,
+    subject: &Subject<'_>,
+    model: &Model,
+    rng: &mut Rng,
+) -> Result<(), String> {
+    only_the_mark(&world, subject.target)?;
+    let (world, mut life) = open_again(world, subject, rng)?;
+    // The engine's reads know nothing of the history: an empty model takes any value.
+    let found = read_raw(&mut life, subject, rng)?;
+    compare(model, &found)?;
+    if rng.chance(1, 4) {
+        close(life, rng)?;
+        nothing(&world, subject.target)?;
+    }
+    no_misuse(&world)
+}
+
+/// Reads all clusters of the scope, whatever they hold.
+///
+/// # Errors
+/// A read failed or hung, or a sector holds what no write ever put there.
+pub fn read_raw(
+    life: &mut Life,
+    subject: &Subject<'_>,
+    rng: &mut Rng,
+) -> Result<BTreeMap<u64, Value>, String> {
+    read_all(life, subject, &mut Model::anything(), rng)
+}
+
+/// What was found against what a crash may leave.
+///
+/// # Errors
+/// A sector holds something else.
+pub fn compare(model: &Model, found: &BTreeMap<u64, Value>) -> Result<(), String> {
+    for (sector, value) in found {
+        model.came_back(*sector, *value).map_err(|Wrong { sector, found, allowed }| {
+            format!("after the crash sector {sector} holds {found}, allowed {allowed:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// Stops and closes a device without faults.
+///
+/// # Errors
+/// It does not end, or not cleanly.
+pub fn close(mut life: Life, rng: &mut Rng) -> Result<(), String> {
+    life.stop();
+    turn_until(&mut life, rng, Life::stopped, "the queues never finish")?;
+    life.begin_close();
+    turn_until(&mut life, rng, Life::closed, "the keeper never closes")?;
+    let (report, closed) = life.close();
+    match closed {
+        Ok(()) => Ok(()),
+        Err(error) => Err(format!("close: {} ({report:?})", OpenError::Image(error))),
+    }
+}
+
+fn turn_until(
+    life: &mut Life,
+    rng: &mut Rng,
+    done: fn(&Life) -> bool,
+    what: &str,
+) -> Result<(), String> {
+    for _ in 0..MANY_TURNS {
+        if done(life) {
+            return Ok(());
+        }
+        if matches!(life.turn(rng), Turn::Idle | Turn::Dead) && !done(life) {
+            break;
+        }
+    }
+    Err(format!("I16: {what}"))
+}
+
+/// The engine broke no rule of the rings and files.
+///
+/// # Errors
+/// It did.
+pub fn no_misuse(world: &SimWorld) -> Result<(), String> {
+    match world.violations().first() {
+        None => Ok(()),
+        Some(line) => Err(format!("misuse of the disk: {line}")),
+    }
+}
+
+/// Whether an open failed because somebody holds a lock.
+#[must_use]
+pub fn in_use(error: &OpenError) -> bool {
+    matches!(error, OpenError::Image(error) if error.kind() == ErrorKind::InUse)
+}

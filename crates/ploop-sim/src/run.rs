@@ -1,0 +1,464 @@
+//! One run: a seed and a profile become a history of opens, requests, crashes and closes.
+
+use crate::failure::{Failure, Report};
+use crate::life::{Life, Opening, Turn};
+use crate::model::Model;
+use crate::profile::{Profile, cluster};
+use crate::recover::{self, Subject};
+use crate::scene;
+use crate::traffic::Traffic;
+use crate::workload::Workload;
+use ploop_io::sim::{Rates, Rng, SimWorld, SurvivorPlan};
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Lines of a story that are kept.
+const STORY: usize = 300;
+
+/// Runs a seed. Equal seeds and profiles give equal reports.
+///
+/// # Errors
+/// A rule was broken; the failure says which, and how it came to it.
+pub fn run(seed: u64, profile: &Profile) -> Result<Report, Box<Failure>> {
+    match attempt(seed, profile, false) {
+        Ok(report) => Ok(report),
+        // Once more, with the story.
+        Err(first) => Err(match attempt(seed, profile, true) {
+            Err(second) => second,
+            Ok(_) => {
+                let what = format!("{} (and the second time it did not fail)", first.what);
+                Box::new(Failure { what, ..*first })
+            }
+        }),
+    }
+}
+
+fn attempt(seed: u64, profile: &Profile, verbose: bool) -> Result<Report, Box<Failure>> {
+    let mut sim = Sim::new(seed, profile, verbose);
+    let ended = catch_unwind(AssertUnwindSafe(|| sim.run())).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        Err(format!("panic: {}", text.unwrap_or_default()))
+    });
+    match ended {
+        Ok(()) => Ok(sim.report),
+        Err(what) => Err(Box::new(Failure {
+            seed,
+            profile: profile.name.clone(),
+            place: sim.place(),
+            what,
+            story: sim.story.lines.into(),
+        })),
+    }
+}
+
+/// The last lines of what happened, kept only when a run is repeated.
+#[derive(Default)]
+struct Story {
+    on: bool,
+    lines: VecDeque<String>,
+}
+
+impl Story {
+    fn say(&mut self, line: impl FnOnce() -> String) {
+        if self.on {
+            if self.lines.len() == STORY {
+                self.lines.pop_front();
+            }
+            self.lines.push_back(line());
+        }
+    }
+}
+
+/// How a round ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    Close,
+    Crash,
+    Kill,
+}
+
+struct Sim<'a> {
+    profile: &'a Profile,
+    rng: Rng,
+    world: SimWorld,
+    model: Model,
+    work: Workload,
+    scope: Vec<u64>,
+    target: PathBuf,
+    /// The lower images as they were made (I6).
+    lower: BTreeMap<PathBuf, u64>,
+    report: Report,
+    story: Story,
+    round: usize,
+    /// The device did not end with a clean close: what it holds is to be compared as after a crash.
+    came_back: bool,
+}
+
+type Step<T = ()> = Result<T, String>;
+
+impl<'a> Sim<'a> {
+    fn new(seed: u64, profile: &'a Profile, verbose: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let world = SimWorld::new(rng.next_u64(), profile.world.clone());
+        let sectors = u64::from(cluster().sectors());
+        let mut work = Workload::new(&mut rng, profile.clusters, profile.hot, sectors);
+        work.block = if rng.chance(1, 2) { 1 } else { 8 };
+        Self {
+            scope: work.scope(),
+            profile,
+            rng,
+            world,
+            model: Model::new(),
+            work,
+            target: PathBuf::from(scene::DESCRIPTOR),
+            lower: BTreeMap::new(),
+            report: Report::default(),
+            story: Story { on: verbose, lines: VecDeque::new() },
+            round: 0,
+            came_back: false,
+        }
+    }
+
+    fn place(&self) -> String {
+        format!("round {}, operation {}", self.round, self.world.operations())
+    }
+
+    fn opening(&mut self) -> Opening {
+        Opening {
+            queues: self.profile.queues,
+            depth: self.profile.depth,
+            metadata_delay_ms: self.profile.metadata_delay_ms,
+            seed: self.rng.next_u64(),
+            direct: self.profile.world.caps.direct,
+        }
+    }
+
+    fn run(&mut self) -> Step {
+        scene::create_disk(&self.world, self.profile)?;
+        for level in 1..self.profile.levels {
+            self.fill_level()?;
+            scene::add_level(&self.world, self.profile, level as u64)?;
+        }
+        self.lower = scene::lower_images(&self.world)?;
+        for round in 0..self.profile.rounds {
+            self.round = round + 1;
+            self.one_round()?;
+            let now = scene::lower_images(&self.world)?;
+            if now != self.lower {
+                return Err("I6: a lower image changed".into());
+            }
+            recover::no_misuse(&self.world)?;
+        }
+        self.report.operations += self.world.operations();
+        self.report.trace = self.world.trace() ^ self.report.requests.rotate_left(32);
+        Ok(())
+    }
+
+    /// Some writes for a level that will be a lower one.
+    fn fill_level(&mut self) -> Step {
+        let opening = self.opening();
+        let mut life = Life::open(&self.world, &self.target, opening)
+            .map_err(|e| format!("a fresh disk does not open: {e}"))?;
+        let mut traffic = Traffic::default();
+        for _ in 0..self.rng.between(1, self.work.hot.len() as u64) {
+            let wish = self.work.write(&mut self.rng);
+            traffic.give(&mut life, 0, wish, self.world.now());
+            recover::drain(&mut life, &mut traffic, &mut self.model, &mut self.rng)?;
+        }
+        self.count(&traffic);
+        recover::close(life, &mut self.rng)?;
+        self.model.closed();
+        recover::nothing(&self.world, &self.target)
+    }
+
+    fn count(&mut self, traffic: &Traffic) {
+        self.report.requests += traffic.answered;
+        self.report.failed += traffic.failed;
+    }
+
+    fn one_round(&mut self) -> Step {
+        self.world.set_rates(Rates::default());
+        self.world.set_capacity(None);
+        let mut life = self.open()?;
+        self.verify(&mut life)?;
+        self.world.set_rates(self.profile.rates);
+        if let Some(clusters) = self.profile.space {
+            let more = clusters * cluster().bytes();
+            self.world.set_capacity(Some(self.world.allocated() + more));
+        }
+        let told = self.story.on.then(Vec::new);
+        let mut traffic = Traffic::default();
+        traffic.told = told;
+        let ended = self.serve(&mut life, &mut traffic);
+        self.count(&traffic);
+        ended?;
+        let sync_failed = life.device().is_failed();
+        let ending = match self.rng.below(3) {
+            // Nothing heals a failed sync but a new host.
+            _ if sync_failed => Ending::Crash,
+            0 => Ending::Crash,
+            1 if self.profile.kill => Ending::Kill,
+            _ => Ending::Close,
+        };
+        self.story.say(|| format!("the round ends with {ending:?}"));
+        match ending {
+            Ending::Crash => self.crash(life),
+            Ending::Kill => self.kill(life, &traffic),
+            Ending::Close => self.close(life, traffic),
+        }
+    }
+
+    /// Opens the disk, after a crash with further crashes on the way.
+    fn open(&mut self) -> Step<Life> {
+        let opening = self.opening();
+        let scope = self.scope.clone();
+        let target = self.target.clone();
+        let subject =
+            Subject { target: &target, opening, scope: &scope, cluster: self.work.cluster };
+        if !self.came_back {
+            return Life::open(&self.world, &target, opening)
+                .map_err(|e| format!("after a clean close it does not open: {e}"));
+        }
+        let (world, life) = recover::open_again(self.world.clone(), &subject, &mut self.rng)?;
+        self.world = world;
+        Ok(life)
+    }
+
+    /// Everything must be as the model says.
+    fn verify(&mut self, life: &mut Life) -> Step {
+        let scope = self.scope.clone();
+        let target = self.target.clone();
+        let opening = self.opening();
+        let cluster = self.work.cluster;
+        let subject = Subject { target: &target, opening, scope: &scope, cluster };
+        if self.came_back {
+            let found = recover::read_raw(life, &subject, &mut self.rng)?;
+            recover::compare(&self.model, &found)?;
+            // F6: the open synced the top before it read it, so what is there now is durable.
+            self.model.restart(&found);
+            self.came_back = false;
+            return Ok(());
+        }
+        recover::read_all(life, &subject, &mut self.model, &mut self.rng).map(|_| ())
+    }
+
+    /// The requests of a round, with crash points on the way.
+    fn serve(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step {
+        let mut left = self.profile.requests;
+        let most = self.rng.between(1, (self.profile.depth * self.profile.queues) as u64 + 2);
+        let drain = self.rng.chance(1, 2);
+        let mut last = self.world.operations();
+        for _ in 0..recover::MANY_TURNS {
+            if left == 0 && (!drain || traffic.is_empty()) {
+                return Ok(());
+            }
+            if left > 0 && (traffic.len() as u64) < most && self.rng.chance(1, 2) {
+                let lane = self.rng.below(life.queues() as u64) as usize;
+                let wish = self.work.wish(&mut self.rng);
+                let tag = traffic.give(life, lane, wish, self.world.now());
+                self.story.say(|| format!("queue {lane} request {tag}: {wish:?}"));
+                left -= 1;
+            }
+            let turn = life.turn(&mut self.rng);
+            self.settle(life, traffic)?;
+            if turn == Turn::Idle && !traffic.is_empty() {
+                let wishes: Vec<_> = traffic.wishes().take(4).collect();
+                return Err(format!("I16: requests hang, among them {wishes:?}"));
+            }
+            self.space(life, traffic)?;
+            let operations = self.world.operations();
+            if operations / self.profile.crash_every != last / self.profile.crash_every {
+                self.crash_point()?;
+            }
+            last = operations;
+        }
+        Err(format!("I16: {} requests never end", traffic.len()))
+    }
+
+    fn settle(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step {
+        let now = self.world.now();
+        for lane in 0..life.queues() {
+            let settled = traffic.settle(life, lane, &mut self.model);
+            if let Some(lines) = &mut traffic.told {
+                for line in lines.drain(..) {
+                    self.story.say(|| format!("{now}: {line}"));
+                }
+            }
+            settled?;
+        }
+        Ok(())
+    }
+
+    /// A full host gets space again when requests have been held for a while; nothing else may
+    /// take long.
+    fn space(&mut self, life: &Life, traffic: &Traffic) -> Step {
+        let Some(oldest) = traffic.oldest() else { return Ok(()) };
+        let waited = self.world.now().saturating_sub(oldest);
+        if waited > 500_000_000 && life.parked() > 0 {
+            self.world.set_capacity(None);
+            self.story.say(|| "the host has space again".into());
+        }
+        if waited > 600_000_000_000 {
+            let wishes: Vec<_> = traffic.wishes().take(4).collect();
+            return Err(format!("I16: a request waits for {waited} ns: {wishes:?}"));
+        }
+        Ok(())
+    }
+
+    /// A plan of survivors.
+    fn plan(&mut self) -> SurvivorPlan {
+        let few = self.world.unsynced().len();
+        match self.rng.below(12) {
+            0 => SurvivorPlan::None,
+            1 => SurvivorPlan::All,
+            2 => SurvivorPlan::OldestLost,
+            3 => SurvivorPlan::NewestLost,
+            4 => SurvivorPlan::TornMiddle,
+            5 => SurvivorPlan::Only(Arc::new(|change| change.offset < cluster().bytes())),
+            6 => SurvivorPlan::Only(Arc::new(|change| change.offset >= cluster().bytes())),
+            7 if few < 20 => SurvivorPlan::Mask(u128::from(self.rng.next_u64())),
+            _ => SurvivorPlan::Random(self.rng.next_u64()),
+        }
+    }
+
+    /// Looks at what a crash here would leave; the run goes on.
+    fn crash_point(&mut self) -> Step {
+        for _ in 0..self.profile.plans {
+            let plan = self.plan();
+            let opening = self.opening();
+            let subject = Subject {
+                target: &self.target,
+                opening,
+                scope: &self.scope,
+                cluster: self.work.cluster,
+            };
+            let crashed = self.world.crash(&plan);
+            self.report.crash_points += 1;
+            let mut rng = self.rng.fork();
+            crashed.world.set_rates(Rates::default());
+            crashed.world.set_capacity(None);
+            let result = recover::after_crash(crashed.world, &subject, &self.model, &mut rng);
+            if let Err(what) = result {
+                for change in self.world.unsynced() {
+                    self.story.say(|| format!("at stake: {change:?}"));
+                }
+                return Err(format!("{what} (plan {plan:?}, survivors {:x})", crashed.survivors));
+            }
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, life: Life) -> Step {
+        self.crash_point()?;
+        let plan = self.plan();
+        self.story.say(|| format!("crash with {plan:?}"));
+        self.report.operations += self.world.operations();
+        let next = self.world.crash(&plan).world;
+        self.report.crash_points += 1;
+        // Buffers, then the engine, then the world: the life may still point into it.
+        drop(life);
+        self.world = next;
+        self.world.set_rates(Rates::default());
+        self.world.set_capacity(None);
+        self.model.abandon();
+        self.came_back = true;
+        recover::only_the_mark(&self.world, Path::new(&self.target))
+    }
+
+    /// The process dies; a new one opens as soon as the locks let it (F7).
+    fn kill(&mut self, life: Life, traffic: &Traffic) -> Step {
+        self.world.kill();
+        self.report.kills += 1;
+        let in_flight = traffic.len();
+        let old = self.world.old_life();
+        self.story.say(|| format!("kill with {in_flight} requests and {old} operations in flight"));
+        drop(life);
+        self.world.set_rates(Rates::default());
+        self.world.set_capacity(None);
+        self.model.abandon();
+        self.came_back = true;
+        while self.world.old_life() > 0 {
+            let opening = self.opening();
+            match Life::open(&self.world, &self.target, opening) {
+                Ok(_) => return Err("I17: opened while the former process still writes".into()),
+                Err(error) if recover::in_use(&error) => {}
+                Err(error) => return Err(format!("after a kill it does not open: {error}")),
+            }
+            if self.rng.chance(1, 5) {
+                self.world.drop_old_life();
+            } else {
+                self.world.deliver_old_life(1);
+            }
+        }
+        recover::only_the_mark(&self.world, Path::new(&self.target))
+    }
+
+    /// Stops, closes, and crashes on the way now and then.
+    fn close(&mut self, mut life: Life, mut traffic: Traffic) -> Step {
+        let (before, failed) = (traffic.answered, traffic.failed);
+        if self.rng.chance(1, 3) {
+            let limit = self.world.operations() + self.rng.between(1, 25);
+            self.world.crash_after(Some(limit));
+        }
+        if self.rng.chance(1, 2) {
+            self.world.set_rates(Rates::default());
+        }
+        life.stop();
+        let mut turns = 0;
+        let mut closing = false;
+        while !(closing && life.closed()) {
+            let turn = life.turn(&mut self.rng);
+            self.settle(&mut life, &mut traffic)?;
+            turns += 1;
+            if turn == Turn::Dead {
+                return self.crash(life);
+            }
+            if !closing && life.stopped() {
+                closing = true;
+                life.begin_close();
+            } else if turn == Turn::Idle && !(closing && life.closed())
+                || turns > recover::MANY_TURNS
+            {
+                let wishes: Vec<_> = traffic.wishes().take(4).collect();
+                return Err(format!("I16: close hangs (keeper {closing}), left {wishes:?}"));
+            }
+        }
+        self.report.requests += traffic.answered - before;
+        self.report.failed += traffic.failed - failed;
+        if !traffic.is_empty() {
+            return Err(format!("{} requests were never answered", traffic.len()));
+        }
+        let was_failed = life.device().is_failed();
+        let (report, closed) = life.close();
+        if self.world.is_dead() {
+            return self.crash_closed();
+        }
+        match closed {
+            Ok(()) if was_failed => Err("I10: a failed device closed as clean".into()),
+            Ok(()) => {
+                self.world.crash_after(None);
+                self.report.closes += 1;
+                self.model.closed();
+                recover::nothing(&self.world, &self.target)
+            }
+            Err(_) if was_failed => self.crash_closed(),
+            Err(error) => Err(format!("close failed: {error} ({report:?})")),
+        }
+    }
+
+    /// A crash when no engine runs.
+    fn crash_closed(&mut self) -> Step {
+        self.crash_point()?;
+        let plan = self.plan();
+        self.report.operations += self.world.operations();
+        self.world = self.world.crash(&plan).world;
+        self.world.set_rates(Rates::default());
+        self.world.set_capacity(None);
+        self.model.abandon();
+        self.came_back = true;
+        Ok(())
+    }
+}
