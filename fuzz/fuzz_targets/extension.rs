@@ -6,7 +6,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use md5::{Digest, Md5};
-use ploop_format::{ClusterSize, Extension, Header, Sector, Version};
+use ploop_format::{ClusterSize, Extension, ExtensionError, Header, Sector, Version};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -49,6 +49,6 @@ fuzz_target!(|input: Input<'_>| {
     match found.encode(cluster) {
         Ok(again) => assert_eq!(Extension::parse(&again, &header, len), Ok(found)),
         // Elements end to end that fill the cluster take more room with padding.
-        Err(error) => assert!(matches!(error, ploop_format::ExtensionError::Full { .. }), "{error}"),
+        Err(error) => assert!(matches!(error, ExtensionError::Full { .. }), "{error}"),
     }
 });

@@ -79,7 +79,8 @@ pub enum FormatError {
     ZeroSize,
     /// More than the format can name.
     #[error(
-        "{size} sectors are more than a {version} image with clusters of {cluster} sectors can hold: {max}"
+        "{size} sectors are more than a {version} image with clusters of {cluster} sectors \
+         can hold: {max}"
     )]
     TooLarge {
         /// What was asked for, in sectors.

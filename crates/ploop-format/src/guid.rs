@@ -91,7 +91,10 @@ mod tests {
 
     #[test]
     fn refuses_other_forms() {
+        // As long as a GUID in bytes.
+        let wide = "\u{e9}".repeat(18);
         for bad in [
+            wide.as_str(),
             "",
             "{}",
             "5fbaabe3695840ff92a7860e329aab41",
@@ -99,7 +102,6 @@ mod tests {
             "{5fbaabe3-6958-40ff-92a7-860e329aab41",
             "(5fbaabe3-6958-40ff-92a7-860e329aab41)",
             "{5fbaabe3-6958-40ff-92a7-860e329aab4g}",
-            "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
         ] {
             assert!(bad.parse::<Guid>().is_err(), "{bad}");
         }

@@ -175,11 +175,12 @@ impl Header {
         header.raw.kind = TYPE.into();
         header.raw.cluster = cluster.sectors().into();
         header.raw.flags = EMPTY.into();
-        header.put_geometry(size);
+        header.put_geometry(size, 0, 0);
         Ok(header)
     }
 
-    /// This header for a larger device, size rounded up to a cluster, first block minimal for it.
+    /// This header for a larger device, size rounded up to a cluster; first block minimal for it,
+    /// or where it is if that is farther.
     /// In-use word, flags and extension offset stay. CHS follows the size, as the original's.
     ///
     /// # Errors
@@ -191,17 +192,17 @@ impl Header {
         }
         self.check_aligned()?;
         let mut header = *self;
-        let before = self.raw.first_block;
-        header.put_geometry(size);
-        // A first block farther than needed stays where it is: data in between is BAT space.
-        header.raw.first_block = before.max(header.raw.first_block);
+        // A BAT that is larger than its device, or a first block farther than needed, stays: no
+        // entry vanishes, and what lies before the data goes on being BAT space.
+        header.put_geometry(size, self.entries(), self.data_start());
         Ok(header)
     }
 
     /// Size must have passed `round_size`: its entries and first block fit in 32 bits.
-    fn put_geometry(&mut self, size: Sector) {
-        let entries = size.0 / u64::from(self.cluster.sectors());
-        let first = geometry::bat_clusters_for(entries, self.cluster) << self.cluster.log2();
+    fn put_geometry(&mut self, size: Sector, min_entries: u64, min_first: u64) {
+        let entries = geometry::entries_for(size, self.cluster).max(min_entries);
+        let needed = geometry::bat_clusters_for(entries, self.cluster) << self.cluster.log2();
+        let first = needed.max(min_first);
         let chs = geometry::chs(size);
         self.raw.heads = chs.heads.into();
         self.raw.cylinders = chs.cylinders.into();

@@ -23,7 +23,7 @@ pub struct Descriptor {
     pub max_delta_size: Option<u64>,
     /// Name of the key of an encrypted disk.
     pub key_id: Option<String>,
-    /// Place in a tree of volumes.
+    /// Place in a tree of volumes. Only read: a change of it is not written.
     pub volume: Option<Volume>,
     /// The image files, in the order of the descriptor.
     pub images: Vec<ImageRef>,

@@ -376,7 +376,10 @@ proptest! {
     #[test]
     fn damaged_samples(
         which in 0usize..4,
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0usize..12), 0..4),
+        damage in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<u8>(), 0usize..12),
+            0..4,
+        ),
     ) {
         let mut bytes = [CHAIN_1M, CHAIN_64K, PREALLOC, PARALLELS][which].as_bytes().to_vec();
         for (at, new, cut) in damage {

@@ -158,7 +158,10 @@ fn elements_end_to_end_are_read_too() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn any_bytes_with_a_good_checksum(list in prop::collection::vec(any::<u8>(), 0..300), kind: bool) {
+    fn any_bytes_with_a_good_checksum(
+        list in prop::collection::vec(any::<u8>(), 0..300),
+        kind: bool,
+    ) {
         let cluster = ClusterSize::from_sectors(64).unwrap();
         let header = Header::new(Version::V2, cluster, Sector(1 << 20)).unwrap();
         let mut all = vec![0; 32 << 10];

@@ -70,6 +70,19 @@ fn grows_as_the_original() {
 }
 
 #[test]
+fn a_grow_takes_no_entry_away() {
+    // A device smaller than its BAT, data farther than needed.
+    let mut bytes = with(32, 300_000);
+    bytes[48..52].copy_from_slice(&(256u32 * 2048).to_le_bytes());
+    let h = Header::parse(&bytes).unwrap();
+    let grown = h.grown(Sector(0x30000)).unwrap();
+    assert_eq!((grown.size(), grown.entries()), (Sector(0x30000), 300_000));
+    assert_eq!(grown.first_block(), Sector(256 * 2048));
+    let grown = h.grown(Sector(300_001 * 2048)).unwrap();
+    assert_eq!((grown.entries(), grown.first_block()), (300_001, Sector(256 * 2048)));
+}
+
+#[test]
 fn every_error_has_its_numbers() {
     use FormatError as E;
     let parse = |b: [u8; 64]| Header::parse(&b).unwrap_err();
@@ -191,7 +204,11 @@ proptest! {
     }
 
     #[test]
-    fn any_words_behind_a_signature(v1: bool, words in prop::array::uniform12(any::<u32>()), len: u64) {
+    fn any_words_behind_a_signature(
+        v1: bool,
+        words in prop::array::uniform12(any::<u32>()),
+        len: u64,
+    ) {
         let mut bytes = if v1 { with_v1(16, 2) } else { with(16, 2) };
         for (at, word) in words.iter().enumerate().skip(1) {
             bytes[16 + at * 4..20 + at * 4].copy_from_slice(&word.to_le_bytes());
