@@ -1,8 +1,8 @@
 //! A queue's own memory for payloads: one mapping, cut by halves (a buddy allocator).
 //!
-//! Pages are taken from the system when first touched and kept, so that a daemon that locks its
-//! memory pays only for what was ever in use at once. Nothing here grows: when the arena is full
-//! the connection that needs more is not read until blocks come back.
+//! Pages are taken from the system when first touched and kept; a daemon that locks its memory
+//! has all of them from the start, so that no payload waits for memory (D7). Nothing here grows:
+//! when the arena is full the connection that needs more is not read until blocks come back.
 
 use ploop_engine::Buffer;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
