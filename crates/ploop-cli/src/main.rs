@@ -134,7 +134,7 @@ fn start_log(verbosity: u8) {
     let filter = EnvFilter::try_from_env("PLOOP_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| background::LogWriter)
         .with_ansi(false)
         .with_target(verbosity > VERBOSITY);
     if verbosity > VERBOSITY {

@@ -134,6 +134,26 @@ fn a_signal_waits_for_the_file_system_to_go() {
 }
 
 #[test]
+fn nobody_waits_for_a_server_in_the_background() {
+    if !can_attach() {
+        return;
+    }
+    let world = World::new();
+    let image = world.disk("a");
+    world.ok(&["init", "-s", "64M", "-t", "none", &image]);
+    let ploop = env!("CARGO_BIN_EXE_ploop");
+    // The substitution ends when the last copy of the pipe is closed, 1, 2 and 7.
+    let script = format!("out=$({ploop} attach {image} 2>&1 7>&1); echo \"$out\"");
+    let output = Command::new("timeout")
+        .args(["20", "bash", "-c", &script])
+        .env("PLOOP_RUN_DIR", world.path("run"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    world.ok(&["detach", std::str::from_utf8(&output.stdout).unwrap().trim_end()]);
+}
+
+#[test]
 fn the_device_of_a_killed_server_can_be_made_again() {
     if !can_attach() {
         return;

@@ -11,9 +11,10 @@ use crate::{Code, Failure, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The hidden verb of the tool that calls [`run`].
 pub const VERB: &str = "serve-in-background";
@@ -91,17 +92,55 @@ pub fn start(spec: &ServeSpec, options: &[String]) -> Result<Background> {
     }
 }
 
+/// What the child keeps of its parent's until it is ready.
+static PARENT: Mutex<Option<Parent>> = Mutex::new(None);
+
+struct Parent {
+    /// Where reports go.
+    stdout: File,
+    /// Where the log goes.
+    stderr: File,
+}
+
+/// Where log lines go: to stderr, or, in a server that is not ready yet, to its parent's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match parent().as_mut() {
+            Some(parent) => parent.stderr.write(bytes),
+            None => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn parent() -> MutexGuard<'static, Option<Parent>> {
+    PARENT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The child's side: reads its specification, serves until it is stopped, returns the exit code.
 #[must_use]
 pub fn run() -> u8 {
-    // The tool's terminal must not stop or end this process.
-    let _ = rustix::process::setsid();
-    match read_spec().and_then(|spec| crate::runtime::serve(&spec, &mut up)) {
+    let served = read_spec().and_then(|spec| {
+        leave_terminal().or_fail(Code::System, "cannot leave the terminal")?;
+        crate::runtime::serve(&spec, &mut up)
+    });
+    match served {
         Ok(()) => 0,
         Err(failure) => {
-            tracing::error!(code = failure.code.number(), "{failure}");
-            // Nobody reads this when the server had been ready: stdout is /dev/null then.
-            let _ = report(&Report::Failed(failure.to_wire()));
+            let parent = parent().take();
+            match parent {
+                Some(mut parent) => {
+                    // Its own message when it is gone.
+                    let _ = report(&mut parent.stdout, &Report::Failed(failure.to_wire()));
+                }
+                None => tracing::error!(code = failure.code.number(), "{failure}"),
+            }
             failure.code.number()
         }
     }
@@ -114,25 +153,45 @@ fn read_spec() -> Result<ServeSpec> {
     serde_json::from_slice(&text).or_fail(Code::Parameter, "not a specification on stdin")
 }
 
+/// Nothing of the parent's may stay open in a process that outlives it: somebody may wait for the
+/// end of a pipe. The two descriptors that are needed until the server is ready get high numbers,
+/// which a thread with a descriptor table of its own does not keep; all others go.
+fn leave_terminal() -> io::Result<()> {
+    rustix::process::setsid().or_else(|error| match error {
+        rustix::io::Errno::PERM => rustix::process::getsid(None),
+        other => Err(other),
+    })?;
+    // SAFETY: called before anything was opened: whatever is there is the parent's.
+    let closed =
+        unsafe { libc::syscall(libc::SYS_close_range, 3 as libc::c_uint, libc::c_uint::MAX, 0) };
+    if closed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let keep = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3).map(File::from);
+    let stdout = keep(rustix::stdio::stdout())?;
+    let stderr = keep(rustix::stdio::stderr())?;
+    *parent() = Some(Parent { stdout, stderr });
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(null.as_fd())?;
+    rustix::stdio::dup2_stdout(null.as_fd())?;
+    rustix::stdio::dup2_stderr(null.as_fd())?;
+    Ok(())
+}
+
 /// Called when every export answers. When the tool is gone by now, nobody will ever stop this
 /// server: an error, which stops it.
 fn up(entry: &Entry, log: &Path) -> Result<()> {
-    report(&Report::Up(Box::new(entry.clone()))).or_fail(Code::System, "the tool is gone")?;
-    let detach = || -> io::Result<()> {
-        let null = File::options().read(true).write(true).open("/dev/null")?;
-        let log = File::options().create(true).append(true).open(log)?;
-        rustix::stdio::dup2_stdin(null.as_fd())?;
-        rustix::stdio::dup2_stdout(null.as_fd())?;
-        rustix::stdio::dup2_stderr(log.as_fd())?;
-        std::env::set_current_dir("/")
-    };
-    detach().or_fail(Code::System, "cannot leave the terminal")
+    let file = File::options().create(true).append(true).open(log);
+    let file = file.or_fail(Code::Open, log.display().to_string())?;
+    rustix::stdio::dup2_stderr(file.as_fd()).or_fail(Code::System, "the log as stderr")?;
+    std::env::set_current_dir("/").or_fail(Code::System, "cannot change to /")?;
+    let Some(mut parent) = parent().take() else { return Ok(()) };
+    let told = report(&mut parent.stdout, &Report::Up(Box::new(entry.clone())));
+    told.or_fail(Code::System, "the tool is gone")
 }
 
-fn report(report: &Report) -> io::Result<()> {
+fn report(stdout: &mut File, report: &Report) -> io::Result<()> {
     let mut line = serde_json::to_vec(report)?;
     line.push(b'\n');
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(&line)?;
-    stdout.flush()
+    stdout.write_all(&line)
 }

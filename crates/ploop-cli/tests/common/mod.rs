@@ -1,6 +1,12 @@
 //! The `ploop` under test, with a registry of its own, and what it started.
 #![allow(dead_code, reason = "not every test needs everything")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests"
+)]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -155,6 +161,11 @@ impl Drop for Server {
     }
 }
 
+/// The test harness names its threads after the tests.
+fn test_name() -> String {
+    std::thread::current().name().unwrap_or("main").to_owned()
+}
+
 /// Whether a program can be found; says so when it cannot.
 pub fn have(program: &str) -> bool {
     let found = Command::new("sh")
@@ -163,7 +174,7 @@ pub fn have(program: &str) -> bool {
         .status()
         .is_ok_and(|status| status.success());
     if !found {
-        println!("skip: {program} is not installed");
+        ploop_e2e::skip(&test_name(), &format!("{program} is not installed"));
     }
     found
 }
@@ -173,7 +184,7 @@ pub fn can_attach() -> bool {
     let root = rustix::process::geteuid().is_root();
     let there = ["/dev/fuse", "/dev/loop-control"].iter().all(|path| Path::new(path).exists());
     if !(root && there) {
-        println!("skip: needs root, /dev/fuse and /dev/loop-control");
+        ploop_e2e::skip(&test_name(), "needs root, /dev/fuse and /dev/loop-control");
     }
     root && there
 }
