@@ -9,9 +9,11 @@ use ploop_image::{
     CheckOptions, CreateOptions, Disk, ImageError, Kind, LockWait, OpenOptions, check, create,
     snapshot,
 };
-use ploop_io::sim::{SimOptions, SimWorld, SurvivorPlan};
+use ploop_io::sim::{SimOptions, SimWorld, SurvivorPlan, Verdict};
+use ploop_io::{Dir, OpKind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const HOME: &str = "/disk";
 const IMAGE: &str = "/disk/root.hds";
@@ -143,6 +145,60 @@ fn a_created_disk_opens_or_does_not_exist() {
             disk.abort().unwrap();
         };
         crash_everywhere(empty, |world| make(world, kind), judge);
+    }
+}
+
+/// Fails each operation of `work` once, then lets `judge` look at the outcome.
+fn fail_everywhere(
+    scene: impl Fn() -> SimWorld,
+    work: impl Fn(&SimWorld) -> Result<(), ImageError>,
+    judge: impl Fn(&SimWorld, Result<(), ImageError>, &str),
+) {
+    for which in 0.. {
+        for errno in [5, 28] {
+            let world = scene();
+            let seen = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&seen);
+            world.set_hook(Some(Box::new(move |attempt| {
+                let now = count.fetch_add(1, Ordering::Relaxed);
+                // Only what takes space runs out of it.
+                let fits = errno == 5 || !matches!(attempt.kind, OpKind::Read | OpKind::Sync);
+                if now == which && fits { Verdict::FailTorn(errno) } else { Verdict::Normal }
+            })));
+            let done = work(&world);
+            world.set_hook(None);
+            if seen.load(Ordering::Relaxed) <= which {
+                assert!(which > 3, "only {which} operations");
+                return;
+            }
+            judge(&world, done, &format!("operation {which} failed with errno {errno}"));
+        }
+    }
+}
+
+#[test]
+fn a_failed_operation_of_open_close_or_snapshot_leaves_a_whole_disk() {
+    let judge = |world: &SimWorld, done: Result<(), ImageError>, at: &str| {
+        if let Err(error) = &done {
+            assert_ne!(error.exit_code(), 0, "{at}");
+        }
+        assert_whole(world, at);
+    };
+    fail_everywhere(with_disk, open_and_close, judge);
+    fail_everywhere(with_disk, take_snapshot, judge);
+}
+
+#[test]
+fn a_failed_create_leaves_nothing() {
+    for kind in [Kind::Expanded, Kind::Preallocated, Kind::Raw { sparse: false }] {
+        let judge = |world: &SimWorld, done: Result<(), ImageError>, at: &str| {
+            let names = world.dir().list(Path::new(HOME)).unwrap();
+            match done {
+                Ok(()) => assert_eq!(names.len(), 2, "{kind:?} {at}: {names:?}"),
+                Err(_) => assert!(names.is_empty(), "{kind:?} {at}: {names:?}"),
+            }
+        };
+        fail_everywhere(empty, |world| make(world, kind), judge);
     }
 }
 

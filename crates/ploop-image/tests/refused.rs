@@ -5,6 +5,7 @@ mod common;
 use common::*;
 use ploop_image::{
     AnyFile, CheckOptions, ErrorKind, Kind, Note, OpenOptions, check, restore_descriptor, snapshot,
+    statfs,
 };
 use ploop_io::{RealDir, RealEntropy};
 use std::fs;
@@ -319,4 +320,19 @@ fn a_directory_without_permission_gives_an_open_error() {
     let disk = TestDisk::new();
     fs::set_permissions(disk.image(), fs::Permissions::from_mode(0o000)).unwrap();
     assert_eq!(refused(disk.home.path(), &quick()).0, ErrorKind::Open);
+}
+
+#[test]
+fn the_numbers_of_an_unmounted_file_system_are_read() {
+    let disk = TestDisk::new();
+    let read = || statfs(&RealDir, disk.home.path());
+    assert_eq!(read().unwrap(), None);
+    let path = disk.home.path().join(".statfs");
+    let words = [4096u64, 1000, 900, 64, 60];
+    fs::write(&path, words.map(u64::to_ne_bytes).concat()).unwrap();
+    let found = read().unwrap().unwrap();
+    assert_eq!((found.block_size, found.blocks, found.free_blocks), (4096, 1000, 900));
+    assert_eq!((found.inodes, found.free_inodes), (64, 60));
+    fs::write(&path, b"short").unwrap();
+    assert_eq!(read().unwrap_err().exit_code(), 6);
 }
