@@ -56,11 +56,13 @@ pub fn for_demo() -> Result<()> {
 
 /// What only CI needs.
 pub fn ci() -> Result<()> {
+    // libFuzzer is C++.
+    debian([program("c++", "g++")].iter())?;
     cargo_tool("cargo-deny")?;
     cargo_tool("cargo-fuzz")
 }
 
-fn debian(wanted: impl Iterator<Item = &'static Program>) -> Result<()> {
+fn debian<'a>(wanted: impl Iterator<Item = &'a Program>) -> Result<()> {
     let missing = packages(wanted, |name| sh::find(name).is_some());
     if missing.is_empty() {
         return Ok(());
@@ -78,8 +80,8 @@ fn debian(wanted: impl Iterator<Item = &'static Program>) -> Result<()> {
 }
 
 /// The packages of the programs that are not `there`, each once, in a fixed order.
-fn packages(
-    wanted: impl Iterator<Item = &'static Program>,
+fn packages<'a>(
+    wanted: impl Iterator<Item = &'a Program>,
     there: impl Fn(&str) -> bool,
 ) -> Vec<&'static str> {
     let mut missing: Vec<_> = wanted.filter(|p| !there(p.name)).map(|p| p.package).collect();
