@@ -136,7 +136,8 @@ impl Arena {
 
     fn range(&self, block: &Block, from: usize, to: usize) -> (*mut u8, usize) {
         let len = UNIT << block.order;
-        let (from, to) = (from.min(to), to.min(len));
+        let to = to.min(len);
+        let from = from.min(to);
         // SAFETY: blocks lie inside the arena by construction, and `from <= to <= len` of it.
         let start = unsafe { self.base.as_ptr().add(block.unit as usize * UNIT + from) };
         (start, to.saturating_sub(from))

@@ -155,7 +155,7 @@ mod tests {
         let (head, body) = error(3, NbdError::Io, Some(5), "");
         assert_eq!(head.bytes()[6..8], [0x80, 2]);
         assert_eq!(body, [0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]);
-        let (_, body) = error(3, NbdError::Io, None, &"é".repeat(400));
+        let (_, body) = error(3, NbdError::Io, None, &"\u{e9}".repeat(400));
         assert_eq!(body.len(), 6 + 256);
     }
 
