@@ -70,7 +70,13 @@ impl Table {
     /// Whole or partial clusters of the file.
     #[must_use]
     pub const fn file_clusters(&self) -> u64 {
-        self.cluster.count(self.len)
+        self.cluster.count(self.len.saturating_sub(self.shift()))
+    }
+
+    /// Bytes by which an unaligned v1 image has its clusters shifted; 0 for all others.
+    #[must_use]
+    pub const fn shift(&self) -> u64 {
+        self.cluster.offset_in(self.data_start)
     }
 
     /// Clusters of header and BAT.
@@ -82,7 +88,22 @@ impl Table {
     /// Bytes behind the last whole cluster.
     #[must_use]
     pub const fn ragged(&self) -> u64 {
-        self.cluster.offset_in(self.len)
+        self.cluster.offset_in(self.len.saturating_sub(self.shift()))
+    }
+
+    /// The same with the file rounded up to a whole cluster.
+    #[must_use]
+    pub const fn rounded_up(self) -> Self {
+        match self.ragged() {
+            0 => self,
+            ragged => Self { len: self.len + (self.cluster.bytes() - ragged), ..self },
+        }
+    }
+
+    /// Whole clusters of the file.
+    #[must_use]
+    pub const fn whole_clusters(&self) -> u64 {
+        self.len.saturating_sub(self.shift()) >> self.cluster.log2()
     }
 }
 
@@ -169,9 +190,8 @@ impl<'a> State<'a> {
             Version::V2 => 0,
         };
         // Clusters of an unaligned image are counted from its first whole one.
-        let shifted = table.cluster.offset_in(table.data_start);
-        let offset = (shifted >> SECTOR_SHIFT) as u32;
-        let whole = table.len.saturating_sub(shifted) >> table.cluster.log2();
+        let offset = (table.shift() >> SECTOR_SHIFT) as u32;
+        let whole = table.whole_clusters();
         Self { scan: Scan { used, mapped: 0, bad: 0 }, shift, offset, data, whole, sink }
     }
 
@@ -224,7 +244,7 @@ impl BadEntry {
     #[must_use]
     pub fn describe(&self, table: &Table) -> String {
         let Self { slot, cluster, value, .. } = self;
-        let whole = table.len >> table.cluster.log2();
+        let whole = table.whole_clusters();
         match self.fault {
             Fault::Duplicate => {
                 format!("BAT entry {slot} points to cluster {cluster}, another entry does too")

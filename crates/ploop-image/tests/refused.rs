@@ -336,3 +336,23 @@ fn the_numbers_of_an_unmounted_file_system_are_read() {
     fs::write(&path, b"short").unwrap();
     assert_eq!(read().unwrap_err().exit_code(), 6);
 }
+
+#[test]
+fn a_v1_image_with_shifted_data_is_read_and_checked_not_written() {
+    let disk = TestDisk::new();
+    // 160 entries: header and BAT take 704 bytes, the data begins at sector 2.
+    poke(disk.image(), 0, b"WithoutFreeSpace");
+    poke32(disk.image(), 48, 0);
+    poke32(disk.image(), 64, 2);
+    poke32(disk.image(), 68, 2 + 128);
+    set_len(disk.image(), (2 + 256) * 512);
+    let (kind, code, text) = refused(disk.home.path(), &quick());
+    assert_eq!((kind, code), (ErrorKind::BadImage, 11), "{text}");
+    let reading = open(disk.home.path(), &read_only()).unwrap();
+    let kind = reading.spec().levels[0].kind;
+    assert!(matches!(kind, ploop_engine::LevelKind::Ploop { data_start: 1024, .. }), "{kind:?}");
+    drop(reading);
+    let force = CheckOptions { force: true, ..CheckOptions::default() };
+    let report = check(&RealDir, disk.home.path(), &force, &quick()).unwrap();
+    assert_eq!((report.exit_code(), report.images[0].leaks), (0, 0), "{report:#?}");
+}

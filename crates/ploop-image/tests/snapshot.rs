@@ -114,3 +114,15 @@ fn a_chain_of_253_opens_and_takes_no_more() {
     let error = take(disk.home.path(), None).unwrap_err();
     assert_eq!(error.exit_code(), 38, "{error}");
 }
+
+#[test]
+fn the_delta_on_a_preallocated_base_grows_and_is_cut() {
+    let disk = TestDisk::with(&options(Kind::Preallocated));
+    let done = take(disk.home.path(), None).unwrap();
+    let open = disk.open().unwrap();
+    assert!(!open.spec().preallocated);
+    set_len(&done.image, 65_536 * 5);
+    open.close(clean(65_536, false)).unwrap();
+    assert_eq!(len(&done.image), 65_536);
+    assert_fine(disk.home.path());
+}

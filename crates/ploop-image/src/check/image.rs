@@ -68,7 +68,7 @@ fn check_before_scan(
         let text = format!(
             "the file has {len} bytes, {} more than {} clusters of {}",
             table.ragged(),
-            len >> table.cluster.log2(),
+            table.whole_clusters(),
             table.cluster.bytes()
         );
         // On a crashed image it is an interrupted extension: the next open takes care of it.
@@ -103,7 +103,7 @@ fn check_table(
         return Ok(());
     }
     // A ragged end of a crashed image is rounded up, as the next open does.
-    let rounded = Table { len: len.next_multiple_of(table.cluster.bytes()), ..table };
+    let rounded = table.rounded_up();
     let path = file.path();
     let scan = scan::scan(file, &rounded, &mut |bad| note_entry(report, &rounded, options, bad))
         .at(ErrorKind::Read, "cannot read the BAT of", path)?;

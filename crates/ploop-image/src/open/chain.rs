@@ -96,7 +96,8 @@ impl Prepared {
             let (path, len) = (top.path.clone(), top.len);
             notes.push(Note::ShortRaw { path, len, size: size.bytes() });
         }
-        let preallocated = parsed.is_some_and(|d| d.preallocated);
+        // The word is about the first image; deltas on it grow as they are written (C8).
+        let preallocated = levels.len() == 1 && parsed.is_some_and(|d| d.preallocated);
         let document = plan.document;
         Ok(Self {
             descriptor,
