@@ -33,8 +33,10 @@ pub fn run(args: &args::Init, output: Output) -> Result<()> {
         let made = file_system(fs, &created, &progress, output);
         if let Err(failure) = made {
             // The first error is the one to tell.
-            let _ = std::fs::remove_file(&created.descriptor);
-            let _ = std::fs::remove_file(&created.image);
+            let lock = created.descriptor.with_extension("xml.lck");
+            for file in [&created.descriptor, &lock, &created.image] {
+                let _ = std::fs::remove_file(file);
+            }
             return Err(failure);
         }
     }

@@ -4,6 +4,7 @@
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
+use std::sync::Once;
 
 /// Locks what is mapped now, and from now on every page once it is touched.
 ///
@@ -34,9 +35,12 @@ pub fn lock() -> Result<(), String> {
 /// From now on a panic in any thread ends the process (F27): a device that lost a thread must not
 /// go on acknowledging. Opening again recovers (F2).
 pub fn panic_is_abort() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        report(info);
-        std::process::abort();
-    }));
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            report(info);
+            std::process::abort();
+        }));
+    });
 }

@@ -12,11 +12,15 @@ use ploop_engine::{Buffer, Device, ExtentRecord, Flags, LevelKind, Operation, Re
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Records asked for at a time.
 const RECORDS: usize = 1024;
 /// Extents of one reply.
 const EXTENTS: usize = 8192;
+/// A reply comes after this long with what is known by then: a map that is not in memory must be
+/// read first.
+const REPLY_AFTER: Duration = Duration::from_secs(2);
 
 /// What wakes the thread that serves.
 pub enum Event {
@@ -151,7 +155,11 @@ pub fn map(remote: &RemoteHandle, size: u64, offset: u64) -> Result<MapReply> {
     let mut extents: Vec<Extent> = Vec::new();
     let mut at = offset;
     let mut buffer = vec![0u8; RECORDS * ExtentRecord::BYTES];
+    let began = Instant::now();
     while at < size && extents.len() < EXTENTS {
+        if at > offset && began.elapsed() > REPLY_AFTER {
+            break;
+        }
         let filled = ask(remote, at, size - at, &mut buffer)?;
         let before = at;
         for record in ExtentRecord::parse(&buffer[..filled]) {

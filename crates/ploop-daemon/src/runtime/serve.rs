@@ -34,7 +34,6 @@ pub type Up<'a> = &'a mut dyn FnMut(&Entry, &Path) -> Result<()>;
 /// # Errors
 /// It could not be opened or exported; or the close was not clean (7, T17).
 pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
-    memory::panic_is_abort();
     let (events, inbox) = channel();
     // First of all: a signal between the in-use mark and the handlers would leave the mark.
     let on_signal = events.clone();
@@ -68,7 +67,8 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
             return Err(failure);
         }
     };
-    let ready = (claim.entry().clone(), claim.path("log"), claim.socket());
+    let log = claim.path("log");
+    let ready = (claim.entry().clone(), log.clone(), claim.socket());
     let remote = session.remotes()[0].clone();
     let fixed = Fixed { version, engine: session.engine() };
     let control = Control::new(session.device().clone(), remote, fixed, claim, events);
@@ -86,6 +86,10 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
         let _ = reply.send(result.clone());
     }
     server.settle(LAST_WORDS);
+    if std::fs::metadata(&log).is_ok_and(|log| log.len() == 0) {
+        // A log that says something stays.
+        let _ = std::fs::remove_file(&log);
+    }
     result
 }
 

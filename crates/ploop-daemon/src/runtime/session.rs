@@ -44,6 +44,7 @@ impl Session {
         spec: &ServeSpec,
         fronts: impl FnOnce(Limits, usize) -> Result<Vec<Vec<MakeFront>>>,
     ) -> Result<Self> {
+        super::memory::panic_is_abort();
         let device = match Device::new(disk.spec(), spec.device_options()) {
             Ok(device) => device,
             Err(error) => {
