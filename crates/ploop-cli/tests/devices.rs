@@ -65,8 +65,35 @@ fn mkfs_mount_write_umount_and_mount_again() {
     assert!(said.out.lines().all(|line| line.ends_with("(ro)")), "{said:?}");
     assert!(!world.path("a/.statfs").exists());
     assert_eq!(std::fs::read_to_string(world.path("mnt/hello")).unwrap(), "hello");
+    sh("umount", &[&mnt]);
+    world.ok(&["umount", "-m", &mnt]);
+    world.ok(&["mount", &image]);
     world.ok(&["umount", "-d", &device]);
     world.ok(&["check", "-f", &world.text("a")]);
+}
+
+#[test]
+fn partitions_of_a_killed_server_are_not_taken_for_ours() {
+    if !can_attach() {
+        return;
+    }
+    let world = World::new();
+    let (one, two) = (world.disk("one"), world.disk("two"));
+    world.ok(&["init", "-s", "64M", &one]);
+    world.ok(&["init", "-s", "96M", &two]);
+    for _ in 0..4 {
+        let json = world.ok(&["--json", "attach", &one]).json();
+        assert!(json["partition"].is_string(), "{json}");
+        sh("kill", &["-KILL", &json["pid"].to_string()]);
+        let json = world.ok(&["--json", "attach", &two]).json();
+        let partition = json["partition"].as_str().unwrap();
+        assert_eq!(sh("blockdev", &["--getsize64", partition]).trim(), (94 << 20).to_string());
+        world.ok(&["detach", &two]);
+    }
+    let said = world.ok(&["attach", &one]);
+    let (json, device) = (world.ok(&["--json", "list"]).json(), said.out.trim_end());
+    assert_eq!(json["disks"][0]["partition"], format!("{device}p1"));
+    world.ok(&["detach", &format!("{device}p1")]);
 }
 
 #[test]

@@ -65,10 +65,16 @@ fn entry(args: &args::Umount) -> Result<Entry> {
 
 fn at_mountpoint(dir: &Path) -> Result<Option<Entry>> {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let mut noted = None;
     for entry in Registry::of_user().entries()? {
-        if mounts::of_entry(&entry)?.iter().any(|mount| mount.target == dir) {
+        let mounts = mounts::of_entry(&entry)?;
+        if mounts.iter().any(|mount| mount.target == dir) {
             return Ok(Some(entry));
         }
+        // Unmounted by other means: it still waits to be detached.
+        if mounts.is_empty() && entry.mountpoint.as_ref() == Some(&dir) {
+            noted = Some(entry);
+        }
     }
-    Ok(None)
+    Ok(noted)
 }

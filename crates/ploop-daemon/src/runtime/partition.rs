@@ -29,6 +29,7 @@ impl Partition {
     /// # Errors
     /// There is one, but the kernel refuses the partition.
     pub fn add_first(device: &Path, block: u64) -> Result<Option<Self>> {
+        delete_stale(device);
         let Ok(mut file) = File::open(device) else { return Ok(None) };
         let Some(place) = first(&mut file, block) else { return Ok(None) };
         drop(file);
@@ -53,6 +54,21 @@ impl Partition {
         ploop_fuse::partition::delete(&self.device, self.number).map_err(|error| {
             Failure::new(Code::DeviceBusy, format!("{}: {error}", self.path.display()))
         })
+    }
+}
+
+/// Partitions of whoever had the device before us and could not delete them: it was killed, or
+/// stopped while they were mounted. A loop device keeps them.
+fn delete_stale(device: &Path) {
+    let Some(name) = device.file_name().and_then(|name| name.to_str()) else { return };
+    let Ok(entries) = std::fs::read_dir(Path::new("/sys/class/block").join(name)) else { return };
+    for entry in entries.flatten() {
+        let Ok(text) = std::fs::read_to_string(entry.path().join("partition")) else { continue };
+        let Ok(number) = text.trim().parse() else { continue };
+        tracing::info!("{}: partition {number} is not of this disk", device.display());
+        if let Err(error) = ploop_fuse::partition::delete(device, number) {
+            tracing::warn!("{error}");
+        }
     }
 }
 
