@@ -58,7 +58,6 @@ pub(crate) fn pass(
             real.display()
         );
         ImageError::new(ErrorKind::Gate, text)
-            .hint("allow files outside the directory only for disks you trust")
     })?;
     Ok(real)
 }

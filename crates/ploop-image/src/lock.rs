@@ -5,10 +5,11 @@
 //!
 //! | bytes | who looks at them | writable top | lower, or read-only |
 //! |---|---|---|---|
-//! | 100..104 | QEMU: permissions in use (read, write, write unchanged, resize) | shared on all | shared on 100 |
-//! | 200..205 | QEMU: permissions denied to others; ploop 9.x on the base | **exclusive** | shared on 201 and 203 |
-//! | 300..305 | ploop 9.x: a long operation runs, do not wait for it | exclusive on the base | shared on the base |
+//! | 100..104 | QEMU: permissions in use | shared on all | shared on 100 |
+//! | 200..205 | QEMU: what others may not do; ploop 9.x | **exclusive** | shared on 201, 203 |
+//! | 300..305 | ploop 9.x: a long operation runs | exclusive (base) | shared (base) |
 //!
+//! QEMU's permissions are read, write, write unchanged, resize, in this order.
 //! The exclusive range decides: it cannot be had while anybody denies anything, and nobody can
 //! deny anything while it is held. QEMU and 9.x test with "could I write-lock this byte", so a
 //! shared and an exclusive lock of ours look the same to them.
@@ -56,6 +57,7 @@ impl LockWait {
     pub const SOME: Self = Self {
         total: Duration::from_secs(3),
         step: Duration::from_millis(50),
+        // tidy: outside: the caller that wants another clock gives its own function
         sleep: std::thread::sleep,
     };
 

@@ -46,8 +46,12 @@ fn interesting() -> impl Strategy<Value = u32> {
     ]
 }
 
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn mutated_headers_and_bats(
