@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::{env, fs};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{setup, sh};
 
@@ -39,8 +39,15 @@ fn one(target: &str, seconds: u64) -> Result<()> {
         command.arg(seeds);
     }
     let limit = format!("-max_total_time={seconds}");
-    sh::run(command.args(["--", &limit, "-rss_limit_mb=2048", "-timeout=10", "-verbosity=1"]))
-        .with_context(|| format!("target {target}; its input lies under fuzz/artifacts/{target}"))
+    // libFuzzer talks on stderr whatever happens; only a failure shows all of it.
+    let output = sh::output(command.args(["--", &limit, "-rss_limit_mb=2048", "-timeout=10"]))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!("target {target}: {}; input in fuzz/artifacts/{target}\n{said}", output.status);
+    }
+    let done = said.lines().rfind(|line| line.starts_with("Done ")).unwrap_or("Done");
+    sh::say(&format!("  {done}"));
+    Ok(())
 }
 
 /// cargo-fuzz passes flags of the nightly compiler; this lets the stable one take them.
