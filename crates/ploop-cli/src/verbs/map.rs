@@ -5,7 +5,7 @@ use crate::host::server;
 use crate::plan;
 use crate::show::{Output, json, table};
 use ploop_daemon::control::types::Extent;
-use ploop_daemon::runtime::{ServeSpec, Session, methods, open};
+use ploop_daemon::runtime::{ServeSpec, Session, mapping, open};
 use ploop_daemon::{Result, registry::Entry};
 use serde::Serialize;
 use std::path::Path;
@@ -79,7 +79,7 @@ fn from_files(disk: &Path) -> Result<Mapped> {
         let mut extents = Vec::new();
         let mut next = Some(0);
         while let Some(offset) = next {
-            let reply = methods::map(&session.remotes()[0], limits.size, offset)?;
+            let reply = mapping::map(&session.remotes()[0], limits, offset)?;
             reply.extents.into_iter().for_each(|extent| join(&mut extents, extent));
             next = reply.next_bytes;
         }

@@ -1,26 +1,18 @@
 //! What the control socket does with an open disk.
 
+use super::mapping::map;
 use crate::control::Methods;
 use crate::control::types::{
-    Extent, Image, InfoReply, MapCall, MapReply, MountpointCall, StatReply, State, StopCall,
+    Image, InfoReply, MapCall, MapReply, MountpointCall, StatReply, State, StopCall,
 };
 use crate::registry::Claim;
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::RemoteHandle;
 use ploop_engine::stats::OPERATIONS;
-use ploop_engine::{Buffer, Device, ExtentRecord, Flags, LevelKind, Operation, Request};
+use ploop_engine::{Device, LevelKind};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-
-/// Records asked for at a time.
-const RECORDS: usize = 1024;
-/// Extents of one reply.
-const EXTENTS: usize = 8192;
-/// A reply comes after this long with what is known by then: a map that is not in memory must be
-/// read first.
-const REPLY_AFTER: Duration = Duration::from_secs(2);
 
 /// What wakes the thread that serves.
 pub enum Event {
@@ -137,7 +129,7 @@ impl Methods for Control {
     }
 
     fn map(&self, call: MapCall) -> Result<MapReply> {
-        map(&self.remote, self.device.limits().size, call.offset_bytes)
+        map(&self.remote, self.device.limits(), call.offset_bytes)
     }
 
     fn set_mountpoint(&self, call: MountpointCall) -> Result<()> {
@@ -145,54 +137,6 @@ impl Methods for Control {
         let claim = guard.as_mut().ok_or_else(stopping)?;
         claim.update(|entry| entry.mountpoint = call.mountpoint.map(Into::into))
     }
-}
-
-/// Where the disk is stored, from `offset` on: a limited number of extents.
-///
-/// # Errors
-/// The engine's: a page of the map cannot be read.
-pub fn map(remote: &RemoteHandle, size: u64, offset: u64) -> Result<MapReply> {
-    let mut extents: Vec<Extent> = Vec::new();
-    let mut at = offset;
-    let mut buffer = vec![0u8; RECORDS * ExtentRecord::BYTES];
-    let began = Instant::now();
-    while at < size && extents.len() < EXTENTS {
-        if at > offset && began.elapsed() > REPLY_AFTER {
-            break;
-        }
-        let filled = ask(remote, at, size - at, &mut buffer)?;
-        let before = at;
-        for record in ExtentRecord::parse(&buffer[..filled]) {
-            let level = (record.level != ExtentRecord::HOLE).then_some(record.level);
-            let len = record.len.min(size - at);
-            match extents.last_mut() {
-                Some(last) if last.level == level => last.length_bytes += len,
-                _ => extents.push(Extent { offset_bytes: at, length_bytes: len, level }),
-            }
-            at += len;
-        }
-        if at == before {
-            let message = format!("the map has no record for byte {at}");
-            return Err(Failure::new(Code::Internal, message));
-        }
-    }
-    Ok(MapReply { extents, next_bytes: (at < size).then_some(at) })
-}
-
-fn ask(remote: &RemoteHandle, offset: u64, len: u64, buffer: &mut [u8]) -> Result<usize> {
-    // SAFETY: `call` returns only after the request was completed.
-    let memory = unsafe { Buffer::new(buffer.as_mut_ptr(), buffer.len()) };
-    let outcome = remote.call(Request {
-        tag: 0,
-        operation: Operation::Extents,
-        flags: Flags::default(),
-        offset,
-        len,
-        buffer: memory,
-    });
-    let filled = outcome
-        .map_err(|errno| Failure::new(Code::Read, format!("the map at byte {offset}: {errno}")))?;
-    Ok((filled as usize).min(buffer.len()))
 }
 
 /// All counters by name.

@@ -9,6 +9,7 @@
 //! | [`nbd`] | listening sockets, and their front end on each queue |
 //! | [`exports`] | FUSE files, the loop device and its partition |
 //! | [`cursor`] | the device as something to read, write and seek in |
+//! | [`mapping`] | where the disk is stored |
 //! | [`methods`] | what the control socket does |
 //! | [`serve`] | the life of a server: start, wait, stop |
 //!
@@ -18,6 +19,7 @@
 pub mod cursor;
 pub mod exports;
 pub mod holder;
+pub mod mapping;
 pub mod memory;
 pub mod methods;
 pub mod multi;
