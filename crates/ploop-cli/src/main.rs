@@ -1,4 +1,5 @@
-//! The `ploop` command: said ([`args`]) -> meant ([`plan`]) -> done ([`verbs`]) -> shown ([`show`]).
+//! The `ploop` command: said ([`args`]) -> meant ([`plan`]) -> done ([`verbs`]) -> shown
+//! ([`show`]).
 
 mod args;
 mod host;

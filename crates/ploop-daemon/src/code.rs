@@ -35,7 +35,7 @@ codes! {
     Open = 4, "open", "A file could not be opened.";
     Memory = 5, "memory", "Out of memory.";
     Read = 6, "read", "A file could not be read.";
-    Write = 7, "write", "A file could not be written; after a stop: requests or metadata were lost (T17).";
+    Write = 7, "write", "A file could not be written, or a stop lost requests (T17).";
     Sysfs = 9, "sysfs", "sysfs does not say what was expected.";
     BadImage = 11, "bad_image", "An image is damaged or not a ploop image.";
     System = 12, "system", "A system call failed.";

@@ -2,7 +2,7 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | [`runtime`] | a disk opened and served: queue threads, keeper thread, front ends, stop sequence |
+//! | [`runtime`] | a disk opened and served: threads, front ends, stop sequence |
 //! | [`registry`] | who serves what on this host, by files (T7) |
 //! | [`control`] | the control socket: varlink server and client |
 //! | [`background`] | the same, in a process of its own that outlives the tool |

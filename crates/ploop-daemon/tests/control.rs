@@ -99,8 +99,9 @@ fn a_varlink_client_finds_out_what_there_is() {
     let (_dir, path) = start();
     let text = raw(&path, b"{\"method\":\"org.varlink.service.GetInfo\"}\0");
     assert!(text.contains("org.ploop.Disk") && text.ends_with('\0'), "{text}");
-    let call = br#"{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"org.ploop.Disk"}}"#;
-    let text = raw(&path, &[call, &b"\0"[..]].concat());
+    let method = r#"{"method":"org.varlink.service.GetInterfaceDescription","#;
+    let call = format!("{method}{}", r#""parameters":{"interface":"org.ploop.Disk"}}"#);
+    let text = raw(&path, &[call.as_bytes(), b"\0"].concat());
     let reply: serde_json::Value = serde_json::from_str(text.trim_end_matches('\0')).unwrap();
     assert_eq!(reply["parameters"]["description"], DESCRIPTION);
 }

@@ -1,4 +1,5 @@
-//! NBD sockets, FUSE files, the loop device and its partition: made and taken away outside the data path (D8).
+//! NBD sockets, FUSE files, the loop device and its partition: made and taken away outside the data
+//! path (D8).
 
 use super::nbd::Nbd;
 use super::partition::Partition;
