@@ -51,6 +51,10 @@ pub fn snapshot(
             ImageError::new(ErrorKind::Param, text).hint("make one with ploop restore-descriptor")
         );
     };
+    if !prepared.writable {
+        let text = format!("{} is not the top of its disk, it is frozen", target.display());
+        return Err(ImageError::new(ErrorKind::Param, text).hint("name the disk, not an image"));
+    }
     let levels = prepared.levels.len();
     if levels >= MAX_LEVELS {
         let text = format!("the chain has {levels} images already, {MAX_LEVELS} is the limit");

@@ -4,10 +4,11 @@
 mod common;
 use common::*;
 use ploop_format::{Descriptor, Guid};
-use ploop_image::{CheckOptions, ErrorKind, Kind, check, snapshot, snapshots};
+use ploop_image::{CheckOptions, Disk, ErrorKind, Kind, check, snapshot, snapshots};
 use ploop_io::{RealDir, RealEntropy};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 fn take(home: &Path, guid: Option<Guid>) -> Result<ploop_image::Snapshot, ploop_image::ImageError> {
     snapshot(&RealDir, &RealEntropy, home, guid, &quick())
@@ -40,6 +41,24 @@ fn the_old_top_is_frozen_and_a_new_one_lies_on_it() {
     assert_eq!(snapshots(&RealDir, disk.home.path(), Some(guid)).unwrap().len(), 1);
     let error = snapshots(&RealDir, disk.home.path(), Some(Guid::BACKUP)).unwrap_err();
     assert_eq!((error.kind(), error.exit_code()), (ErrorKind::NoSnapshot, 43));
+}
+
+#[test]
+fn an_image_below_the_top_stands_for_the_disk_as_it_was() {
+    let disk = TestDisk::new();
+    let done = take(disk.home.path(), None).unwrap();
+    let open = Disk::open(Arc::new(RealDir), disk.image(), &quick()).unwrap();
+    assert!(open.read_only());
+    assert_eq!(open.images().collect::<Vec<_>>(), [disk.image().canonicalize().unwrap()]);
+    assert!(open.notes().iter().any(|n| n.to_string().contains("is not the top")));
+    drop(open);
+    let open = Disk::open(Arc::new(RealDir), &done.image, &quick()).unwrap();
+    assert!(!open.read_only(), "the top's path stands for the whole disk");
+    assert_eq!(open.images().count(), 2);
+    open.abort().unwrap();
+    let error = take(disk.image(), None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Param);
+    assert_fine(disk.home.path());
 }
 
 #[test]

@@ -53,7 +53,11 @@ fn attempt(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Attemp
     let plan = Plan::make(dir, &*options.gate, target)?;
     let mut notes = Vec::new();
     // T5: nobody said what else belongs to a lone image, so it is only read.
-    let writable = !options.read_only && plan.document.is_some();
+    let whole = plan.document.is_some() && plan.frozen.is_none();
+    let writable = !options.read_only && whole;
+    if let Some(image) = &plan.frozen {
+        notes.push(Note::Frozen(image.clone()));
+    }
     if plan.document.is_none() && !options.read_only {
         notes.push(Note::LoneImage(plan.top().to_owned()));
     }

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub enum Note {
     /// A lone image is only read (T5).
     LoneImage(PathBuf),
+    /// An image below the top was asked for: the disk as it was then, only read.
+    Frozen(PathBuf),
     /// The top was not closed: scanned, found good (T5).
     Crashed(PathBuf),
     /// A lower image carries the in-use mark (C6).
@@ -51,6 +53,11 @@ impl fmt::Display for Note {
             Self::LoneImage(path) => {
                 write!(f, "{} has no descriptor beside it: opened read-only", path.display())
             }
+            Self::Frozen(path) => write!(
+                f,
+                "{} is not the top: the disk as it was when this image froze, read-only",
+                path.display()
+            ),
             Self::Crashed(path) => {
                 write!(f, "{} was not closed properly: its BAT was checked", path.display())
             }

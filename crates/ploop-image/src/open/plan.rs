@@ -3,7 +3,7 @@
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::gate::{self, OpenGate};
 use crate::locate::{self, Located};
-use ploop_format::{Descriptor, ImageType};
+use ploop_format::{Descriptor, ImageRef, ImageType};
 use ploop_io::Dir;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +52,9 @@ pub(crate) struct Plan {
     pub document: Option<Document>,
     /// Base first.
     pub members: Vec<Member>,
+    /// The image that was asked for, when it is not the top: the disk as it was when that image
+    /// froze, which is only read (I6).
+    pub frozen: Option<PathBuf>,
 }
 
 impl Document {
@@ -84,20 +87,41 @@ impl Document {
 impl Plan {
     /// Finds the files of what `target` means, each passed by the gate.
     pub fn make(dir: &dyn Dir, gate: &dyn OpenGate, target: &Path) -> Result<Self> {
+        let asked = match locate::locate_file(dir, target)? {
+            Located::Image(path) => Some(path),
+            Located::Descriptor(_) => None,
+        };
         match locate::locate(dir, target)? {
             Located::Descriptor(path) => {
                 let document = Document::read(dir, &path)?;
-                Self::of_document(dir, gate, document)
+                Self::of_document(dir, gate, document, asked.as_deref())
             }
             Located::Image(path) => {
                 let members = vec![Member { path, claim: Claim::Ploop }];
-                Ok(Self { document: None, members })
+                Ok(Self { document: None, members, frozen: None })
             }
         }
     }
 
-    fn of_document(dir: &dyn Dir, gate: &dyn OpenGate, document: Document) -> Result<Self> {
-        let chain = document.parsed.chain().map_err(|e| {
+    /// The chain up to the image that was asked for, else up to the top.
+    fn of_document(
+        dir: &dyn Dir,
+        gate: &dyn OpenGate,
+        document: Document,
+        asked: Option<&Path>,
+    ) -> Result<Self> {
+        let parsed = &document.parsed;
+        let is_asked = |image: &&ImageRef| {
+            let canonical = dir.canonical(&document.home().join(&image.file));
+            asked.is_some_and(|asked| canonical.is_ok_and(|path| path == asked))
+        };
+        let frozen = parsed.images.iter().find(is_asked).filter(|i| i.guid != parsed.top);
+        let chain = match frozen {
+            Some(image) => parsed.chain_of(image.guid),
+            None => parsed.chain(),
+        };
+        let frozen = frozen.and(asked).map(Path::to_owned);
+        let chain = chain.map_err(|e| {
             let text = format!("{} describes no chain", document.path.display());
             ImageError::new(ErrorKind::Descriptor, text).because(e)
         })?;
@@ -125,7 +149,7 @@ impl Plan {
             }
             members.push(Member { path, claim });
         }
-        Ok(Self { document: Some(document), members })
+        Ok(Self { document: Some(document), members, frozen })
     }
 
     /// The top's path.
