@@ -368,6 +368,9 @@ pub struct Snapshot {
     pub no_freeze: bool,
     #[arg(short = 'd', hide = true)]
     pub device: Option<String>,
+    /// Drop the dirty bitmap (change tracking) rather than refuse
+    #[arg(long)]
+    pub drop_cbt: bool,
     /// The disk
     #[arg(value_name = "DISK", required = true)]
     pub disks: Vec<PathBuf>,

@@ -35,7 +35,8 @@ pub fn run(args: &args::Snapshot, output: Output) -> Result<()> {
         let message = format!("{} is in use by {}", disk.display(), describe(&entry));
         return Err(Failure::new(Code::InUse, message).hint("snapshots of open disks come later"));
     }
-    let how = open::options(&ServeSpec::private(disk.clone(), false));
+    let drop_cbt = args.drop_cbt;
+    let how = open::options(&ServeSpec { drop_cbt, ..ServeSpec::private(disk.clone(), false) });
     let taken = ploop_image::snapshot(&RealDir, &RealEntropy, &disk, guid, &how)?;
     for note in &taken.notes {
         tracing::warn!("{note}");

@@ -161,9 +161,10 @@ fn unmount(mut server: FuseServer, until: Instant) {
 
 fn mount(file: &Path, session: &Session) -> Result<FuseServer> {
     let limits = session.device().limits();
-    let top = session.disk().top().map(Arc::clone);
+    // Weak: a file that is still open somewhere must not keep the image open, and locked.
+    let top = session.disk().top().map(Arc::downgrade);
     let allocated = top.map(|top| {
-        let ask = move || top.allocated().unwrap_or(0);
+        let ask = move || top.upgrade().and_then(|top| top.allocated().ok()).unwrap_or(0);
         Arc::new(ask) as Arc<dyn Fn() -> u64 + Send + Sync>
     });
     let options = FuseOptions { read_only: limits.read_only, allocated, ..FuseOptions::default() };

@@ -1,6 +1,7 @@
 //! What the control socket does with an open disk.
 
 use super::mapping::map;
+use super::session::Session;
 use crate::control::Methods;
 use crate::control::types::{
     Image, InfoReply, MapCall, MapReply, MountpointCall, StatReply, State, StopCall,
@@ -29,12 +30,17 @@ pub enum Event {
 
 /// An open disk as control clients see it.
 pub struct Control {
+    fixed: Fixed,
+    /// `None` once the server is stopping: a device held here would keep the images open, and
+    /// locked.
+    live: Mutex<Option<Live>>,
+    events: Mutex<Sender<Event>>,
+}
+
+struct Live {
     device: Device,
     remote: RemoteHandle,
-    fixed: Fixed,
-    /// `None` once the server is stopping.
-    claim: Mutex<Option<Claim>>,
-    events: Mutex<Sender<Event>>,
+    claim: Claim,
 }
 
 /// What does not change while the disk is open.
@@ -48,24 +54,19 @@ pub struct Fixed {
 impl Control {
     /// For a session that runs.
     #[must_use]
-    pub fn new(
-        device: Device,
-        remote: RemoteHandle,
-        fixed: Fixed,
-        claim: Claim,
-        events: Sender<Event>,
-    ) -> Self {
-        let (claim, events) = (Mutex::new(Some(claim)), Mutex::new(events));
-        Self { device, remote, fixed, claim, events }
+    pub fn new(session: &Session, fixed: Fixed, claim: Claim, events: Sender<Event>) -> Self {
+        let remote = session.remotes()[0].clone();
+        let live = Live { device: session.device().clone(), remote, claim };
+        Self { fixed, live: Mutex::new(Some(live)), events: Mutex::new(events) }
     }
 
-    /// Takes the registry's entry away from the clients.
-    pub fn take_claim(&self) -> Option<Claim> {
-        self.claim().take()
+    /// Lets go of the device; the registry's entry is the caller's now. Clients get errors.
+    pub fn retire(&self) -> Option<Claim> {
+        self.live().take().map(|live| live.claim)
     }
 
-    fn claim(&self) -> MutexGuard<'_, Option<Claim>> {
-        self.claim.lock().unwrap_or_else(PoisonError::into_inner)
+    fn live(&self) -> MutexGuard<'_, Option<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -85,9 +86,9 @@ pub fn version(spec: &ploop_engine::DeviceSpec) -> Option<u32> {
 
 impl Methods for Control {
     fn info(&self) -> Result<InfoReply> {
-        let guard = self.claim();
-        let entry = guard.as_ref().ok_or_else(stopping)?.entry();
-        let limits = self.device.limits();
+        let guard = self.live();
+        let Live { device, claim, .. } = guard.as_ref().ok_or_else(stopping)?;
+        let (entry, limits) = (claim.entry(), device.limits());
         let top = entry.images.len().saturating_sub(1);
         let images = entry.images.iter().enumerate().map(|(level, path)| Image {
             level: u32::try_from(level).unwrap_or(u32::MAX),
@@ -104,7 +105,7 @@ impl Methods for Control {
             cluster_bytes: limits.cluster,
             version: self.fixed.version,
             read_only: limits.read_only,
-            queues: self.device.queues() as u64,
+            queues: device.queues() as u64,
             engine: self.fixed.engine.to_owned(),
             device: entry.device.clone(),
             partition: entry.partition.clone(),
@@ -117,7 +118,9 @@ impl Methods for Control {
     }
 
     fn stat(&self) -> Result<StatReply> {
-        Ok(StatReply { counters: counters(&self.device) })
+        let guard = self.live();
+        let live = guard.as_ref().ok_or_else(stopping)?;
+        Ok(StatReply { counters: counters(&live.device) })
     }
 
     fn stop(&self, call: StopCall) -> Result<()> {
@@ -129,13 +132,18 @@ impl Methods for Control {
     }
 
     fn map(&self, call: MapCall) -> Result<MapReply> {
-        map(&self.remote, self.device.limits(), call.offset_bytes)
+        let (remote, limits) = {
+            let guard = self.live();
+            let live = guard.as_ref().ok_or_else(stopping)?;
+            (live.remote.clone(), live.device.limits())
+        };
+        map(&remote, limits, call.offset_bytes)
     }
 
     fn set_mountpoint(&self, call: MountpointCall) -> Result<()> {
-        let mut guard = self.claim();
-        let claim = guard.as_mut().ok_or_else(stopping)?;
-        claim.update(|entry| entry.mountpoint = call.mountpoint.map(Into::into))
+        let mut guard = self.live();
+        let live = guard.as_mut().ok_or_else(stopping)?;
+        live.claim.update(|entry| entry.mountpoint = call.mountpoint.map(Into::into))
     }
 }
 

@@ -69,9 +69,8 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     };
     let log = claim.path("log");
     let ready = (claim.entry().clone(), log.clone(), claim.socket());
-    let remote = session.remotes()[0].clone();
     let fixed = Fixed { version, engine: session.engine() };
-    let control = Control::new(session.device().clone(), remote, fixed, claim, events);
+    let control = Control::new(&session, fixed, claim, events);
     let running = Running { session, exports, control: Arc::new(control) };
     let server = match running.announce(ready, up) {
         Ok(server) => server,
@@ -113,7 +112,7 @@ impl Running {
 
     fn stop(mut self, force: bool) -> Result<()> {
         self.exports.remove(force);
-        let claim = self.control.take_claim();
+        let claim = self.control.retire();
         let result = self.session.stop();
         drop(claim);
         result
