@@ -12,6 +12,7 @@
 //! | [`life`] | an open device, turned step by step |
 //! | [`traffic`] | requests in flight, told to the model |
 //! | [`recover`] | after a crash: check, open, read everything, compare |
+//! | [`scenario`] | a history told by a test |
 //! | [`stamp`] | what sectors hold, so that a foreign or torn one is known |
 
 pub mod failure;
@@ -21,6 +22,7 @@ pub mod model;
 pub mod profile;
 pub mod recover;
 mod run;
+pub mod scenario;
 pub mod scene;
 pub mod stamp;
 pub mod traffic;

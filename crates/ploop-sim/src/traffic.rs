@@ -42,6 +42,8 @@ pub struct Traffic {
     pub failed: u64,
     /// What reads saw last, by sector.
     pub seen: BTreeMap<u64, Value>,
+    /// How requests ended.
+    pub outcomes: BTreeMap<u64, Outcome>,
     /// Lines for a story, when one is told.
     pub told: Option<Vec<String>>,
 }
@@ -177,6 +179,7 @@ impl Traffic {
     fn answered(&mut self, tag: u64, outcome: Outcome, model: &mut Model) -> Result<(), String> {
         let Some(flight) = self.flights.remove(&tag) else { return Ok(()) };
         self.answered += 1;
+        self.outcomes.insert(tag, outcome);
         self.failed += u64::from(outcome.is_err());
         let Some((open, _)) = model.end(tag, outcome.is_ok()) else { return Ok(()) };
         if let Err(errno) = outcome
