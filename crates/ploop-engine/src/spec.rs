@@ -1,7 +1,7 @@
 //! What a device is made of: handed over by `ploop-image`, which opened, locked and checked it.
 
 use fixedbitset::FixedBitSet;
-use ploop_format::{ClusterSize, Sector, Version};
+use ploop_format::{ClusterSize, GuestCluster, Sector, Version};
 use ploop_io::File;
 
 /// How a level stores its clusters.
@@ -47,6 +47,9 @@ pub struct DeviceSpec {
     pub used: FixedBitSet,
     /// Writable ploop top only: the 64 header bytes as they are on disk now (stamped in use).
     pub header: [u8; 64],
+    /// Guest clusters whose entry in the top shares its place with another one (T5): a read-only
+    /// device gives `EIO` for them. Sorted.
+    pub refused: Vec<GuestCluster>,
     /// Discard must not give space back (a preallocated disk, C8).
     pub preallocated: bool,
 }

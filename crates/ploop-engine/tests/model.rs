@@ -215,3 +215,20 @@ fn many_seeds() {
         run(&Case { levels: 1 + seed as usize % 4, steps: 200, ..case(seed) });
     }
 }
+
+#[test]
+fn clusters_of_unknown_owner_are_not_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let g = Geometry::new(64, 1 << 20);
+    let path = dir.path().join("top");
+    let content = [(0, vec![1; 32 << 10]), (1, vec![2; 32 << 10])];
+    make_image(&path, g, &content);
+    let mut spec = spec(g, &[path], false);
+    spec.read_only = true;
+    spec.refused = vec![ploop_format::GuestCluster(1)];
+    let rig = Rig::start(spec, DeviceOptions::default(), EngineChoice::Uring);
+    assert_eq!(rig.read(0, 0, 512).unwrap()[0], 1);
+    assert_eq!(rig.read(0, 32 << 10, 512).unwrap_err(), Errno::IO);
+    assert_eq!(rig.write(0, 0, &[0; 512], Flags::default()), Err(Errno::ROFS));
+    assert!(rig.stop().clean);
+}

@@ -7,10 +7,13 @@ use fixedbitset::FixedBitSet;
 use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS, SECTOR_SHIFT};
 use ploop_format::{ClusterSize, FileCluster, GuestCluster, Version};
 use ploop_io::RawFile;
+use std::collections::HashSet;
 use std::io;
 
 /// Bytes of a read.
 const CHUNK: u64 = 1 << 20;
+/// Entries with a shared place that a read-only open bears.
+const MAX_SHARED: usize = 1 << 20;
 /// More clusters no entry can name.
 const MAX_FILE_CLUSTERS: u64 = 1 << 32;
 
@@ -132,6 +135,39 @@ pub fn scan(file: &dyn RawFile, table: &Table, sink: &mut dyn FnMut(BadEntry)) -
         Ok(())
     })?;
     Ok(state.scan)
+}
+
+/// The entries that share their place with another, sorted; all of them, also the first.
+///
+/// # Errors
+/// As [`scan`].
+pub fn shared(file: &dyn RawFile, table: &Table) -> io::Result<Vec<GuestCluster>> {
+    let mut twice: HashSet<u32> = HashSet::new();
+    scan(file, table, &mut |bad| {
+        if bad.fault == Fault::Duplicate {
+            twice.insert(bad.value);
+        }
+    })?;
+    let mut found = Vec::new();
+    if twice.is_empty() {
+        return Ok(found);
+    }
+    let total = (table.entries + HEADER_WORDS) * 4;
+    for_chunks(file, 0, total, |at, bytes| {
+        for (n, word) in bytes.chunks_exact(4).enumerate() {
+            let value = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            let place = at / 4 + n as u64;
+            if place >= HEADER_WORDS && twice.contains(&value) {
+                if found.len() == MAX_SHARED {
+                    let text = format!("more than {MAX_SHARED} entries share a place");
+                    return Err(io::Error::other(text));
+                }
+                found.push(GuestCluster(place - HEADER_WORDS));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Reads `start..end` in pieces of a page multiple; the last piece is cut at `end`.

@@ -356,3 +356,14 @@ fn a_v1_image_with_shifted_data_is_read_and_checked_not_written() {
     let report = check(&RealDir, disk.home.path(), &force, &quick()).unwrap();
     assert_eq!((report.exit_code(), report.images[0].leaks), (0, 0), "{report:#?}");
 }
+
+#[test]
+fn a_read_only_open_names_the_clusters_that_share_a_place() {
+    let home = tempfile::tempdir().unwrap();
+    let image = home.path().join("dup");
+    samples::copy_sample("corrupt/dup", &image).unwrap();
+    let open = open(&image, &read_only()).unwrap();
+    let refused: Vec<u64> = open.spec().refused.iter().map(|c| c.0).collect();
+    assert_eq!(refused.len(), 2, "both of the pair: {refused:?}");
+    assert!(open.notes().iter().any(|n| n.to_string().contains("share their place")));
+}

@@ -52,6 +52,7 @@ fn image(path: &Path) -> DeviceSpec {
         read_only: false,
         used,
         header,
+        refused: Vec::new(),
         preallocated: false,
     }
 }

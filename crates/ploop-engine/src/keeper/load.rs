@@ -141,8 +141,10 @@ impl<I: Io> Keeper<I> {
                 break;
             }
             found = true;
+            let shared =
+                self.shared.chain.is_top(level.id) && self.refused.binary_search(&cluster).is_ok();
             cell.place = match state {
-                EntryState::At(at) => Place::At { level: level.id, at },
+                EntryState::At(at) if !shared => Place::At { level: level.id, at },
                 _ => Place::Bad,
             };
         }

@@ -29,7 +29,7 @@ use crate::message::{Answer, Caller, ToKeeper};
 use crate::spec::{CloseReport, DeviceSpec, LevelKind};
 use crate::sync::Ordering;
 use ops::{Task, Tasks};
-use ploop_format::{ClusterSize, Version};
+use ploop_format::{ClusterSize, GuestCluster, Version};
 use ploop_io::{Clock, Completion, FileId, Io, Op, OpKind};
 use std::io;
 use std::sync::Arc;
@@ -48,6 +48,8 @@ pub struct Keeper<I: Io> {
     version: Option<Version>,
     /// The header bytes that page 0 is written with (F10).
     header: [u8; 64],
+    /// Clusters of a read-only top that share a place (T5). Sorted.
+    refused: Vec<GuestCluster>,
     /// Number of the last change of the map.
     seq: u64,
     loads: load::Loads,
@@ -77,6 +79,7 @@ impl<I: Io> Keeper<I> {
             cluster: shared.chain.cluster,
             version,
             header: spec.header,
+            refused: spec.refused,
             seq: 0,
             loads: load::Loads::default(),
             space,

@@ -142,6 +142,7 @@ pub fn spec(g: Geometry, paths: &[PathBuf], raw_base: bool) -> DeviceSpec {
         read_only: false,
         used,
         header: g.header(),
+        refused: Vec::new(),
         preallocated: false,
     }
 }

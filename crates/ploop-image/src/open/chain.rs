@@ -5,8 +5,8 @@ use super::plan::{Claim, ORIGINAL_LEVELS};
 use super::{Note, OpenOptions};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head::Head;
-use crate::scan::{BadEntry, Scan, Table, scan};
-use ploop_format::{ClusterSize, Sector};
+use crate::scan::{self, BadEntry, Scan, Table, scan};
+use ploop_format::{ClusterSize, GuestCluster, Sector};
 use ploop_io::{Dir, File, Ident};
 use std::path::{Path, PathBuf};
 
@@ -39,6 +39,8 @@ pub(crate) struct Prepared {
     pub ident: Ident,
     /// Writable ploop top only.
     pub scan: Option<Scan>,
+    /// Read-only ploop top: clusters that share their place with another (T5).
+    pub refused: Vec<GuestCluster>,
     /// Bytes of change tracking to cut once the header no longer names it.
     pub drop_bitmap: bool,
     /// Keeps the `.lck` file of the original tools locked.
@@ -110,6 +112,7 @@ impl Prepared {
             notes,
             ident,
             scan: None,
+            refused: Vec::new(),
             drop_bitmap: false,
             _lck: lck,
         })
@@ -123,6 +126,15 @@ impl Prepared {
             self.notes.push(Note::Crashed(top.path.clone()));
         }
         if !self.writable {
+            let path = top.path.clone();
+            self.refused = scan::shared(&*top.file, &head.table(top.len)).at(
+                ErrorKind::Read,
+                "cannot read the BAT of",
+                &path,
+            )?;
+            if !self.refused.is_empty() {
+                self.notes.push(Note::Shared { path, clusters: self.refused.len() });
+            }
             return Ok(());
         }
         head.check_writable(&top.path)?;

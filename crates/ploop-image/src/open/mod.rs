@@ -103,6 +103,7 @@ impl Disk {
             read_only: !p.writable,
             used: p.scan.as_ref().map(|scan| scan.used.clone()).unwrap_or_default(),
             header: top.map_or([0; 64], |head| head.header.encode()),
+            refused: p.refused.clone(),
             preallocated: p.preallocated,
         }
     }

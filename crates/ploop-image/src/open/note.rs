@@ -14,6 +14,13 @@ pub enum Note {
     Crashed(PathBuf),
     /// A lower image carries the in-use mark (C6).
     DirtyLower(PathBuf),
+    /// Entries of a read-only top share a place: nobody can say whose it is (T5).
+    Shared {
+        /// Which image.
+        path: PathBuf,
+        /// How many clusters give `EIO`.
+        clusters: usize,
+    },
     /// The chain is as long as the original tools refuse (T12).
     LongChain(usize),
     /// The file does not end at a cluster boundary.
@@ -64,6 +71,11 @@ impl fmt::Display for Note {
             Self::DirtyLower(path) => {
                 write!(f, "{} was not closed properly, it is only read", path.display())
             }
+            Self::Shared { path, clusters } => write!(
+                f,
+                "{clusters} clusters of {} share their place with another: reading them gives EIO",
+                path.display()
+            ),
             Self::LongChain(levels) => write!(
                 f,
                 "the chain has {levels} images, the original tools take fewer than {}",
