@@ -8,10 +8,10 @@
 //! |---|---|---|
 //! | 1 request | `front.rs` | what a front end hands in; completed exactly once |
 //! | 2 split | `split.rs` | pieces that do not cross a cluster |
-//! | 3 map | `map.rs`, `grace.rs` | guest cluster -> place; lock-free, registered before the lookup |
+//! | 3 map | `map.rs`, `grace.rs` | guest cluster -> place; lock-free, register first |
 //! | 4 route | `route.rs` | pure function `(operation, mapping) -> Route` |
 //! | 5 submit | `queue/disk.rs` | route -> operations on this queue's ring |
-//! | 6 complete | `queue/disk.rs`, `queue/answer.rs` | completion -> next step, or the ended request |
+//! | 6 complete | `queue/disk.rs`, `queue/answer.rs` | completion -> next step, or the end |
 //! | 7 write back | `keeper/pages.rs`, `keeper/sync.rs` | dirty BAT pages -> disk, in order |
 //!
 //! Two kinds of thread: queues (many; read the map) and the keeper (one; the only writer of the

@@ -1,4 +1,5 @@
 //! Random operations against a flat array, on real files, with real threads.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
 

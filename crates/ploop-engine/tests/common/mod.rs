@@ -1,5 +1,5 @@
 //! A device over real files, for tests: images made by hand, threads, a flat model.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "tests share it")]
 
 use fixedbitset::FixedBitSet;
 use ploop_engine::remote::{RemoteHandle, remote};
@@ -107,7 +107,7 @@ pub fn scan(path: &Path, g: Geometry) -> HashMap<u64, u64> {
 
 /// Opens levels (base first) and makes a spec, as the image code would.
 pub fn spec(g: Geometry, paths: &[PathBuf], raw_base: bool) -> DeviceSpec {
-    let dir = RealDir::default();
+    let dir = RealDir;
     let mut levels = Vec::new();
     for (n, path) in paths.iter().enumerate() {
         let top = n + 1 == paths.len();
@@ -171,7 +171,7 @@ impl Rig {
                 let (io, _) = Engine::open(engine).unwrap();
                 front.set_waker(io.waker());
                 let mut queue = device.queue(n, io);
-                queue.run(&mut front, &RealClock::default()).unwrap();
+                queue.run(&mut front, &RealClock).unwrap();
                 ended.fetch_add(1, Ordering::SeqCst);
                 device.wake_keeper();
             }));
@@ -182,7 +182,7 @@ impl Rig {
                 let (io, _) = Engine::open(engine).unwrap();
                 let mut keeper = device.keeper(io).unwrap();
                 let all = || ended.load(Ordering::SeqCst) == count;
-                keeper.run(&RealClock::default(), &all).unwrap()
+                keeper.run(&RealClock, &all).unwrap()
             })
         };
         Self { device, handles, queues, keeper }
