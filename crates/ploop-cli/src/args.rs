@@ -186,7 +186,7 @@ pub struct Serve {
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
-    /// Export over NBD: unix:PATH or tcp:ADDR[:PORT]
+    /// Export over NBD: unix:PATH, tcp:ADDR or tcp:ADDR:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub nbd: Vec<String>,
     /// Export as one file, mounted over FILE

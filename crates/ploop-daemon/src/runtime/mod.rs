@@ -3,7 +3,7 @@
 //! | part | what |
 //! |---|---|
 //! | [`spec`] | what to serve and how |
-//! | [`open`] | the disk, opened with words about who holds it |
+//! | [`mod@open`] | the disk, opened with words about who holds it |
 //! | [`session`] | queue threads and the keeper thread of one device, and their end |
 //! | [`multi`] | several front ends on one queue |
 //! | [`nbd`] | listening sockets, and their front end on each queue |
@@ -11,7 +11,7 @@
 //! | [`cursor`] | the device as something to read, write and seek in |
 //! | [`mapping`] | where the disk is stored |
 //! | [`methods`] | what the control socket does |
-//! | [`serve`] | the life of a server: start, wait, stop |
+//! | [`mod@serve`] | the life of a server: start, wait, stop |
 //!
 //! Queue and keeper threads touch nothing but descriptors opened before (D8): exports are made and
 //! taken away by the thread that called [`serve()`], control clients have threads of their own.
