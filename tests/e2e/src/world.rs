@@ -1,7 +1,7 @@
 //! A test's own corner: a directory, a registry, and everything the test started.
 //!
 //! The directory has the test's name, so that the next run finds what a killed run left behind:
-//! processes (each carries [`MARK`] in its environment), mounts, loop devices, files.
+//! processes (each carries `MARK` in its environment), mounts, loop devices, files.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader};
