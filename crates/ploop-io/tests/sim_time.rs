@@ -134,3 +134,25 @@ fn a_crashed_world_keeps_time_and_forgets_processes() {
     assert_eq!(crashed.world.in_flight(), 0);
     assert_eq!(world.read_file(Path::new(PATH)).unwrap()[0], 2, "the old world is untouched");
 }
+
+#[test]
+fn some_operations_take_a_thousand_times_as_long() {
+    let options =
+        SimOptions { delay_min: 10, delay_max: 20, straggler: 4, ..SimOptions::default() };
+    let (world, file) = scene(options);
+    let mut io = world.io(1);
+    let buf = std::ptr::null_mut();
+    for token in 0..40 {
+        let op = Op { token, kind: OpKind::Sync, file: file.id(), offset: 0, len: 0, buf };
+        // SAFETY: a sync has no buffer.
+        unsafe { io.push(op) };
+    }
+    io.submit().unwrap();
+    world.advance_to(1000);
+    let mut out = Vec::new();
+    io.reap(&mut out);
+    assert!((20..40).contains(&out.len()), "{}", out.len());
+    world.settle();
+    io.reap(&mut out);
+    assert_eq!(out.len(), 40);
+}

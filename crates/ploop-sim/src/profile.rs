@@ -131,6 +131,7 @@ impl Profile {
         world.caps.zero_range = !rng.chance(1, 5);
         world.caps.reserve = !rng.chance(1, 5);
         world.caps.direct = !rng.chance(1, 4);
+        world.straggler = *rng.pick(&[0, 0, 20, 100]).unwrap_or(&0);
         world.delay_max = *rng.pick(&[2_000, 200_000, 20_000_000]).unwrap_or(&200_000);
         let big = rng.chance(1, 4);
         Self {

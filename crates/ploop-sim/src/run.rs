@@ -140,7 +140,7 @@ impl<'a> Sim<'a> {
         scene::create_disk(&self.world, self.profile)?;
         for level in 1..self.profile.levels {
             self.fill_level()?;
-            scene::add_level(&self.world, self.profile, level as u64)?;
+            scene::add_level(&self.world, level as u64)?;
         }
         self.lower = scene::lower_images(&self.world)?;
         for round in 0..self.profile.rounds {

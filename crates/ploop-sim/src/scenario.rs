@@ -79,7 +79,7 @@ impl Scenario {
     /// It does not close.
     pub fn add_level(&mut self, number: u64) {
         self.close();
-        good(scene::add_level(&self.world, &self.profile, number));
+        good(scene::add_level(&self.world, number));
     }
 
     fn opening(&mut self) -> Opening {

@@ -1,11 +1,10 @@
 //! The disk a run works on: made by the real image code, durable before the run begins.
 
-use crate::life::OpenError;
+use crate::life::{OpenError, open_options};
 use crate::profile::{Profile, cluster};
 use ploop_format::Sector;
 use ploop_format::descriptor::Descriptor;
-use ploop_format::guid::Guid;
-use ploop_image::{CreateOptions, Kind, create};
+use ploop_image::{CreateOptions, Kind, create, snapshot};
 use ploop_io::sim::SimWorld;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,51 +14,29 @@ pub const HOME: &str = "/disk";
 /// The descriptor.
 pub const DESCRIPTOR: &str = "/disk/DiskDescriptor.xml";
 
-fn make(
-    world: &SimWorld,
-    home: &str,
-    name: &str,
-    profile: &Profile,
-    raw: bool,
-) -> Result<(), String> {
-    world.mkdir(Path::new(home));
-    let size = Sector(profile.clusters * u64::from(cluster().sectors()));
-    let kind = if raw { Kind::Raw { sparse: true } } else { Kind::Expanded };
-    let options = CreateOptions { size, version: profile.version, cluster: cluster(), kind };
-    let path = Path::new(home).join(name);
-    create(&world.dir(), &world.entropy(1), &path, &options, &mut |_, _| {})
-        .map_err(|e| format!("create: {}", OpenError::Image(e)))?;
-    Ok(())
-}
-
 /// Makes the disk of a profile, with one level.
 ///
 /// # Errors
 /// The image code says no.
 pub fn create_disk(world: &SimWorld, profile: &Profile) -> Result<(), String> {
-    make(world, HOME, "root.hds", profile, profile.raw)
+    world.mkdir(Path::new(HOME));
+    let size = Sector(profile.clusters * u64::from(cluster().sectors()));
+    let kind = if profile.raw { Kind::Raw { sparse: true } } else { Kind::Expanded };
+    let options = CreateOptions { size, version: profile.version, cluster: cluster(), kind };
+    let path = Path::new(HOME).join("root.hds");
+    create(&world.dir(), &world.entropy(1), &path, &options, &mut |_, _| {})
+        .map_err(|e| format!("create: {}", OpenError::Image(e)))?;
+    Ok(())
 }
 
-/// Puts an empty level on the disk. Nobody has it open.
+/// Takes a snapshot, so that the disk has an empty top. Nobody has it open.
 ///
 /// # Errors
-/// The descriptor does not take it.
-pub fn add_level(world: &SimWorld, profile: &Profile, number: u64) -> Result<(), String> {
-    let aside = format!("/aside{number}");
-    let name = format!("root.hds.{number}");
-    make(world, &aside, &name, profile, false)?;
-    let read = |path: &Path| world.read_file(path).map_err(|e| format!("{}: {e}", path.display()));
-    let image = read(&Path::new(&aside).join(&name))?;
-    let text = read(Path::new(DESCRIPTOR))?;
-    let mut descriptor = Descriptor::parse(&text).map_err(|e| e.to_string())?;
-    let mut bytes = [7; 16];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
-    descriptor
-        .add_snapshot(Guid::from_random(bytes), &name)
-        .map_err(|e| format!("the descriptor takes no level: {e}"))?;
-    let text = descriptor.to_xml().map_err(|e| e.to_string())?;
-    world.put_file(&Path::new(HOME).join(&name), &image);
-    world.put_file(Path::new(DESCRIPTOR), text.as_bytes());
+/// The image code says no.
+pub fn add_level(world: &SimWorld, number: u64) -> Result<(), String> {
+    let target = Path::new(DESCRIPTOR);
+    snapshot(&world.dir(), &world.entropy(number), target, None, &open_options(false))
+        .map_err(|e| format!("snapshot: {}", OpenError::Image(e)))?;
     Ok(())
 }
 

@@ -57,6 +57,8 @@ pub(super) struct Space {
     step: u64,
     /// The host had no space for one cluster.
     exhausted: bool,
+    /// It is asked again at this time when requests wait and freed clusters are slow to come.
+    ask_again_at: u64,
     reserve: bool,
     punch: bool,
     zero_range: bool,
@@ -98,6 +100,7 @@ impl Space {
             extend: None,
             step: step_for(chain.cluster, count),
             exhausted: false,
+            ask_again_at: 0,
             reserve: caps.reserve,
             punch: caps.punch,
             zero_range: caps.zero_range,
@@ -179,6 +182,7 @@ impl<I: Io> Keeper<I> {
             // F22: the format cannot name it.
             self.space.frontier = 0..0;
             self.space.exhausted = true;
+            self.space.ask_again_at = u64::MAX;
             return None;
         }
         self.space.used.insert(n as usize);
@@ -238,6 +242,11 @@ impl<I: Io> Keeper<I> {
     }
 
     fn start_extension(&mut self) {
+        // I16: a freed cluster may wait long for one slow I/O (I11); the host may have space again
+        // by then.
+        if self.space.is_starved() && self.now >= self.space.ask_again_at {
+            self.space.exhausted = false;
+        }
         let s = &self.space;
         let wanted = s.low() || !s.waiters.is_empty();
         // Freed clusters first, so that the file does not grow without need.
@@ -287,6 +296,8 @@ impl<I: Io> Keeper<I> {
         }
         tracing::warn!("the top cannot grow beyond {} clusters: {errno}", self.space.clusters);
         self.space.exhausted = true;
+        let pause = self.shared.options.enospc_retry_ms.max(1) * 1_000_000;
+        self.space.ask_again_at = self.now + pause;
     }
 
     fn start_cleaning(&mut self) {
@@ -423,6 +434,8 @@ impl<I: Io> Keeper<I> {
         let running = self.syncs.is_running();
         let cleaned = self.space.cleaned.iter().map(|(_, _, since)| since + QUARANTINE_NS).min();
         let cleaned = cleaned.filter(|_| !running);
-        [clean, cleaned].into_iter().flatten().min()
+        let starved = self.space.is_starved() && self.space.ask_again_at != u64::MAX;
+        let ask = starved.then_some(self.space.ask_again_at);
+        [clean, cleaned, ask].into_iter().flatten().min()
     }
 }

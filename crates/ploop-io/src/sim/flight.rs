@@ -182,9 +182,13 @@ impl World {
         }
         let (low, high, reorder, now) =
             (self.options.delay_min, self.options.delay_max, self.options.reorder, self.now);
+        let straggler = self.options.straggler;
         let Some(state) = self.rings.get_mut(&ring) else { return (low, 0) };
-        let first = state.rng.between(low, high);
+        let mut first = state.rng.between(low, high);
         if reorder {
+            if straggler > 0 && state.rng.chance(1, straggler) {
+                first *= 1000;
+            }
             return (first, state.rng.between(0, high));
         }
         state.last = state.last.max(now + first) + 1;

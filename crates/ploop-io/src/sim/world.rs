@@ -21,6 +21,9 @@ pub struct SimOptions {
     pub delay_min: u64,
     /// And at most this many.
     pub delay_max: u64,
+    /// One of so many operations takes a thousand times as long; 0 = none does. Only with
+    /// `reorder`.
+    pub straggler: u64,
     /// Operations may overtake each other.
     pub reorder: bool,
     /// What fails by itself.
@@ -40,6 +43,7 @@ impl Default for SimOptions {
         Self {
             delay_min: 1_000,
             delay_max: 200_000,
+            straggler: 0,
             reorder: true,
             rates: Rates::default(),
             capacity: None,
