@@ -8,6 +8,7 @@ use crate::limits::{EXTRA_PIECES, MAX_TRANSFER, MAX_ZERO};
 use crate::map::Map;
 use crate::message::{Answer, Link, ToKeeper};
 use crate::queue::Queue;
+use crate::record::Record;
 use crate::spec::{DeviceOptions, DeviceSpec, LevelKind};
 use crate::stats::{KeeperStats, QueueStats};
 use crossbeam_utils::CachePadded;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub failed: AtomicBool,
     /// Metadata cannot be written: writes fail (I10).
     pub frozen: AtomicBool,
+    /// What the next life finds after a kill (F2).
+    pub record: Option<Record>,
     /// No new requests are taken.
     pub stopping: AtomicBool,
     /// To the keeper.
@@ -80,6 +83,14 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// F5: a sync failed, which is final for the file; the next life hears of it too (I10).
+    pub fn fail(&self) {
+        if let Some(record) = &self.record {
+            record.fail();
+        }
+        self.failed.store(true, Ordering::SeqCst);
+    }
+
     /// Writes are refused: a sync failed, or metadata cannot be written.
     #[must_use]
     pub fn refuses_writes(&self) -> bool {
@@ -124,6 +135,7 @@ impl Device {
             limits,
             keep_blocks: spec.preallocated,
             failed: AtomicBool::new(false),
+            record: spec.record.clone(),
             frozen: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             keeper: Link::new(messages),

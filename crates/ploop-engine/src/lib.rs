@@ -28,6 +28,7 @@ pub mod map;
 pub mod memory;
 pub mod message;
 pub mod queue;
+pub mod record;
 pub mod remote;
 pub mod route;
 pub mod spec;

@@ -1,5 +1,6 @@
 //! What a device is made of: handed over by `ploop-image`, which opened, locked and checked it.
 
+use crate::record::Record;
 use fixedbitset::FixedBitSet;
 use ploop_format::{ClusterSize, GuestCluster, Sector, Version};
 use ploop_io::File;
@@ -50,6 +51,9 @@ pub struct DeviceSpec {
     /// Guest clusters whose entry in the top shares its place with another one (T5): a read-only
     /// device gives `EIO` for them. Sorted.
     pub refused: Vec<GuestCluster>,
+    /// Where acknowledged changes are kept for the next life of the server (F2); `None`: a kill
+    /// loses what was not flushed.
+    pub record: Option<Record>,
     /// Discard must not give space back (a preallocated disk, C8).
     pub preallocated: bool,
 }

@@ -13,6 +13,11 @@ impl Disk {
     /// The report is not clean or a step failed: the image keeps its in-use mark (I10, I12).
     pub fn close(self, report: CloseReport) -> Result<()> {
         let closed = self.finish_top(report);
+        if closed.is_ok()
+            && let Some(kept) = &self.kept
+        {
+            kept.forget();
+        }
         // A child between its fork and exec may still share the descriptions.
         for level in &self.prepared.levels {
             lock::release(&*level.file);

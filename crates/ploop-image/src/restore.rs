@@ -87,7 +87,7 @@ fn ploop(
         None => {
             let len = file.len().at(ErrorKind::Stat, "cannot stat", path)?;
             let table = head.table(len);
-            let scan = scan::scan(file, &table, &mut |_| {}).at(
+            let scan = scan::scan(file, &table, &[], &mut |_| {}).at(
                 ErrorKind::Read,
                 "cannot read the BAT of",
                 path,

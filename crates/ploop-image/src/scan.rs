@@ -3,6 +3,7 @@
 //! Linear in the BAT, bounded in memory: reads of 1 MiB, one bit per file cluster, no allocation
 //! per entry. Empty 4 KiB pages cost one comparison.
 
+use crate::open::recover::overlay;
 use fixedbitset::FixedBitSet;
 use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS, SECTOR_SHIFT};
 use ploop_format::{ClusterSize, FileCluster, GuestCluster, Version};
@@ -119,11 +120,16 @@ impl Scan {
     }
 }
 
-/// Reads the whole BAT; `sink` gets each bad entry, in order.
+/// Reads the whole BAT, as if `changes` (sorted) stood in it; `sink` gets each bad entry, in order.
 ///
 /// # Errors
 /// A read failed, the file ends inside the BAT, or it is longer than any entry can reach.
-pub fn scan(file: &dyn RawFile, table: &Table, sink: &mut dyn FnMut(BadEntry)) -> io::Result<Scan> {
+pub fn scan(
+    file: &dyn RawFile,
+    table: &Table,
+    changes: &[(GuestCluster, u32)],
+    sink: &mut dyn FnMut(BadEntry),
+) -> io::Result<Scan> {
     let clusters = table.file_clusters();
     if clusters > MAX_FILE_CLUSTERS {
         return Err(io::Error::other(format!("{clusters} clusters are more than a BAT can name")));
@@ -131,6 +137,7 @@ pub fn scan(file: &dyn RawFile, table: &Table, sink: &mut dyn FnMut(BadEntry)) -
     let mut state = State::new(table, sink);
     let total = (table.entries + HEADER_WORDS) * 4;
     for_chunks(file, 0, total, |at, bytes| {
+        overlay(changes, at, bytes);
         state.chunk(at, bytes);
         Ok(())
     })?;
@@ -143,7 +150,7 @@ pub fn scan(file: &dyn RawFile, table: &Table, sink: &mut dyn FnMut(BadEntry)) -
 /// As [`scan`].
 pub fn shared(file: &dyn RawFile, table: &Table) -> io::Result<Vec<GuestCluster>> {
     let mut twice: HashSet<u32> = HashSet::new();
-    scan(file, table, &mut |bad| {
+    scan(file, table, &[], &mut |bad| {
         if bad.fault == Fault::Duplicate {
             twice.insert(bad.value);
         }
@@ -175,7 +182,7 @@ pub(crate) fn for_chunks(
     file: &dyn RawFile,
     start: u64,
     end: u64,
-    mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
+    mut each: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
 ) -> io::Result<()> {
     // Aligned, so that direct I/O does not have to bounce.
     let mut memory = vec![0u8; (CHUNK.min(end.next_multiple_of(PAGE)) + PAGE) as usize];
@@ -191,7 +198,7 @@ pub(crate) fn for_chunks(
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
         }
         let skip = start.saturating_sub(at) as usize;
-        each(at + skip as u64, &buffer[skip..need])?;
+        each(at + skip as u64, &mut buffer[skip..need])?;
         at += want as u64;
     }
     Ok(())

@@ -8,7 +8,7 @@ use crate::close::finish;
 use crate::create::{home_of, open_new};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::open::plan::MAX_LEVELS;
-use crate::open::{Note, OpenOptions, Prepared, stamp};
+use crate::open::{Note, OpenOptions, Prepared, recover, stamp};
 use crate::store;
 use ploop_format::{DescriptorError, Guid, Header, Version};
 use ploop_io::{Dir, Entropy};
@@ -69,7 +69,7 @@ pub fn snapshot(
     let text = parsed.add_snapshot(guid, &file).and_then(|()| parsed.to_xml());
     let text = text.map_err(|e| refused(&document.path, e))?;
     let image = document.home().join(&file);
-    repair(&mut prepared)?;
+    repair(&mut prepared, &options)?;
     let header = new_header(&prepared)?;
     make_delta(dir, &image, &header)?;
     let staged = store::stage(dir, entropy, &document.path, &text);
@@ -93,7 +93,7 @@ fn refused(path: &Path, error: DescriptorError) -> ImageError {
 }
 
 /// What an open and a clean close would do: mark cleared, tail and bitmap cut (F14, C6).
-fn repair(prepared: &mut Prepared) -> Result<()> {
+fn repair(prepared: &mut Prepared, options: &OpenOptions) -> Result<()> {
     let Some(scan) = &prepared.scan else { return Ok(()) };
     let end = scan.end(prepared.cluster);
     let mapped = scan.mapped != 0;
@@ -105,7 +105,9 @@ fn repair(prepared: &mut Prepared) -> Result<()> {
         return Ok(());
     }
     stamp::stamp(prepared)?;
-    finish(prepared.top()?, (!prepared.preallocated).then_some(end), mapped)
+    finish(prepared.top()?, (!prepared.preallocated).then_some(end), mapped)?;
+    recover::forget(prepared.top()?, options);
+    Ok(())
 }
 
 /// The header of the new delta: geometry of the old top, size to the sector (QEMU's may end inside

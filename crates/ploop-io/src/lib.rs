@@ -6,6 +6,7 @@
 //! | [`RawFile`], [`File`] | an open image; blocking calls for open and close time only |
 //! | [`Dir`] | names: open, rename, unlink, sync of a directory |
 //! | [`Clock`], [`Entropy`] | time and random bytes, so that a simulator can supply them |
+//! | [`Records`], [`Words`] | memory that outlives the process (F2) |
 
 mod aligned;
 mod contract;
@@ -16,6 +17,7 @@ mod poller;
 mod pool;
 mod probe;
 mod real;
+mod records;
 pub mod sim;
 mod sys;
 mod threads;
@@ -27,6 +29,7 @@ pub use contract::*;
 pub use guard::{lock_memory, protect_thread};
 pub use null::Null;
 pub use probe::{Engine, EngineChoice, why_no_uring};
-pub use real::{RealClock, RealDir, RealEntropy, RealFile};
+pub use real::{RealClock, RealDir, RealEntropy, RealFile, RealRecords};
+pub use records::{Records, Words};
 pub use threads::Threads;
 pub use uring::{DEFAULT_ENTRIES, Uring};

@@ -53,6 +53,7 @@ fn image(path: &Path) -> DeviceSpec {
         used,
         header,
         refused: Vec::new(),
+        record: None,
         preallocated: false,
     }
 }

@@ -72,7 +72,9 @@ impl Life {
     /// The image code refuses. The engine refusing what the image code gave it comes as the text
     /// of an `Internal` error.
     pub fn open(world: &SimWorld, target: &Path, how: Opening) -> Result<Self, OpenError> {
-        let disk = Disk::open(Arc::new(world.dir()), target, &open_options(how.direct))?;
+        let options =
+            OpenOptions { records: Some(Arc::new(world.records())), ..open_options(how.direct) };
+        let disk = Disk::open(Arc::new(world.dir()), target, &options)?;
         let options = DeviceOptions {
             queues: how.queues,
             depth: how.depth,

@@ -131,6 +131,8 @@ impl Profile {
         world.caps.zero_range = !rng.chance(1, 5);
         world.caps.reserve = !rng.chance(1, 5);
         world.caps.direct = !rng.chance(1, 4);
+        let words = [0, 17, 20, 30, usize::MAX, usize::MAX, usize::MAX, usize::MAX];
+        world.record_words = *rng.pick(&words).unwrap_or(&usize::MAX);
         world.straggler = *rng.pick(&[0, 0, 20, 100]).unwrap_or(&0);
         world.delay_max = *rng.pick(&[2_000, 200_000, 20_000_000]).unwrap_or(&200_000);
         let big = rng.chance(1, 4);

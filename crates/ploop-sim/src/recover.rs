@@ -121,8 +121,18 @@ pub fn read_all(
     Ok(std::mem::take(&mut traffic.seen))
 }
 
+/// A disk that was opened again.
+pub struct Again {
+    /// The host.
+    pub world: SimWorld,
+    /// The device.
+    pub life: Life,
+    /// The host crashed on the way.
+    pub crashed: bool,
+}
+
 /// Opens the disk of a host that came back, letting it crash again on the way now and then.
-/// Returns the world it ended in.
+/// Returns the world it ended in: another one when it did crash.
 ///
 /// # Errors
 /// It does not open.
@@ -130,7 +140,8 @@ pub fn open_again(
     mut world: SimWorld,
     subject: &Subject<'_>,
     rng: &mut Rng,
-) -> Result<(SimWorld, Life), String> {
+) -> Result<Again, String> {
+    let mut crashed = false;
     let mut crashes = if rng.chance(1, 3) { rng.between(1, 2) } else { 0 };
     loop {
         if crashes > 0 {
@@ -139,6 +150,7 @@ pub fn open_again(
         let opened = Life::open(&world, subject.target, subject.opening);
         if crashes > 0 && world.is_dead() {
             crashes -= 1;
+            crashed = true;
             drop(opened);
             let plan = SurvivorPlan::Random(rng.next_u64());
             world = world.crash(&plan).world;
@@ -147,7 +159,7 @@ pub fn open_again(
         }
         world.crash_after(None);
         return match opened {
-            Ok(life) => Ok((world, life)),
+            Ok(life) => Ok(Again { world, life, crashed }),
             Err(error) => Err(format!("does not open: {error}")),
         };
     }
@@ -164,7 +176,7 @@ pub fn after_crash(
     rng: &mut Rng,
 ) -> Result<(), String> {
     only_the_mark(&world, subject.target)?;
-    let (world, mut life) = open_again(world, subject, rng)?;
+    let Again { world, mut life, .. } = open_again(world, subject, rng)?;
     // The engine's reads know nothing of the history: an empty model takes any value.
     let found = read_raw(&mut life, subject, rng)?;
     compare(model, &found)?;

@@ -95,6 +95,8 @@ struct Sim<'a> {
     round: usize,
     /// The device did not end with a clean close: what it holds is to be compared as after a crash.
     came_back: bool,
+    /// After a kill: what is there unless the host crashes before the next life has opened.
+    killed: Option<Model>,
 }
 
 type Step<T = ()> = Result<T, String>;
@@ -119,6 +121,7 @@ impl<'a> Sim<'a> {
             story: Story { on: verbose, lines: VecDeque::new() },
             round: 0,
             came_back: false,
+            killed: None,
         }
     }
 
@@ -222,9 +225,13 @@ impl<'a> Sim<'a> {
             return Life::open(&self.world, &target, opening)
                 .map_err(|e| format!("after a clean close it does not open: {e}"));
         }
-        let (world, life) = recover::open_again(self.world.clone(), &subject, &mut self.rng)?;
-        self.world = world;
-        Ok(life)
+        let again = recover::open_again(self.world.clone(), &subject, &mut self.rng)?;
+        self.world = again.world;
+        if let Some(killed) = self.killed.take().filter(|_| !again.crashed) {
+            // I14: the host lived on, so everything answered is there.
+            self.model = killed;
+        }
+        Ok(again.life)
     }
 
     /// Everything must be as the model says.
@@ -378,6 +385,12 @@ impl<'a> Sim<'a> {
         drop(life);
         self.world.set_rates(Rates::default());
         self.world.set_capacity(None);
+        if self.profile.world.record_words > 0 {
+            let mut killed = self.model.clone();
+            killed.closed();
+            killed.abandon();
+            self.killed = Some(killed);
+        }
         self.model.abandon();
         self.came_back = true;
         while self.world.old_life() > 0 {

@@ -283,6 +283,10 @@ impl Scenario {
         self.world.kill();
         self.life = None;
         self.traffic = Traffic::default();
+        if self.profile.world.record_words > 0 {
+            // I14: the host lives on, so everything answered is there.
+            self.model.closed();
+        }
         self.model.abandon();
     }
 

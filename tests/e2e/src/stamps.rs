@@ -115,9 +115,10 @@ impl Ledger {
         }
     }
 
+    /// I14: the host lives on, so what was answered is there, flushed or not.
     fn broken(&mut self, flight: &Flight) -> bool {
         self.count.cut_off += flight.ops.len() as u64;
-        self.answered.clear();
+        std::mem::take(&mut self.answered).into_iter().for_each(|seq| self.durable(seq));
         false
     }
 

@@ -1,4 +1,5 @@
-//! SIGKILL under load: what was flushed is there, the image is sound, the disk goes on.
+//! SIGKILL under load: what was answered is there, flushed or not; the image is sound, the disk
+//! goes on.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use ploop_e2e::nbd_client::Client;
@@ -97,7 +98,7 @@ fn seed() -> u64 {
 }
 
 #[test]
-fn killed_20_times_and_nothing_flushed_is_lost() {
+fn killed_20_times_and_nothing_answered_is_lost() {
     if !have(&["qemu-img"]) {
         return;
     }

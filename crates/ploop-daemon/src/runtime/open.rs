@@ -2,9 +2,10 @@
 
 use super::holder::holder;
 use super::spec::ServeSpec;
+use crate::registry::Registry;
 use crate::{Code, Failure, Result};
 use ploop_image::{Disk, ErrorKind, ImageError, OpenOptions};
-use ploop_io::RealDir;
+use ploop_io::{RealDir, RealRecords};
 use std::sync::Arc;
 
 /// How the spec wants its disk opened.
@@ -14,6 +15,7 @@ pub fn options(spec: &ServeSpec) -> OpenOptions {
         read_only: spec.read_only,
         drop_cbt: spec.drop_cbt,
         who: Some(Arc::new(holder)),
+        records: Some(Arc::new(RealRecords::at(Registry::of_user().dir()))),
         ..OpenOptions::default()
     };
     if spec.allow_outside {

@@ -55,6 +55,11 @@ pub(super) struct Copies {
 }
 
 impl Copies {
+    /// Copy-ups that will change the map.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
     pub fn new(chain: &Chain) -> Self {
         // One level has nothing to copy from.
         let count = if chain.levels.len() > 1 { COPY_BUFFERS } else { 0 };
@@ -89,6 +94,9 @@ impl<I: Io> Keeper<I> {
                 return;
             }
         };
+        if !self.room_on_record(message) {
+            return;
+        }
         let covered = from == 0 && len == self.cluster.bytes();
         let buffer = if covered { None } else { self.copies.buffers.pop() };
         if !covered && buffer.is_none() {

@@ -14,6 +14,9 @@ impl<I: Io> Keeper<I> {
         match self.cell(cluster) {
             Some(cell) if cell.claimed => self.wait_for_claim(caller, cluster),
             Some(Cell { place: Place::Hole, .. }) => {
+                if !self.room_on_record(ToKeeper::Allocate(caller, cluster)) {
+                    return;
+                }
                 let Some(file_cluster) = self.take_clean() else {
                     self.space.waiters.push_back(ToKeeper::Allocate(caller, cluster));
                     return;
@@ -33,6 +36,9 @@ impl<I: Io> Keeper<I> {
         match self.cell(cluster) {
             Some(cell) if cell.claimed => self.wait_for_claim(caller, cluster),
             Some(Cell { place: Place::At { level, .. }, .. }) if level != top => {
+                if !self.room_on_record(ToKeeper::MapClean(caller, cluster)) {
+                    return;
+                }
                 let Some(file_cluster) = self.take_clean() else {
                     self.space.waiters.push_back(ToKeeper::MapClean(caller, cluster));
                     return;
@@ -55,6 +61,9 @@ impl<I: Io> Keeper<I> {
             Some(Cell { place: Place::At { level, at }, has_lower: false, .. })
                 if level == top && self.version.is_some() =>
             {
+                if !self.room_on_record(ToKeeper::Unmap(caller, cluster)) {
+                    return;
+                }
                 let file_cluster = FileCluster(at.bytes() >> self.cluster.log2());
                 self.change(cluster, Cell::HOLE, 0, None);
                 self.space.unmapped(file_cluster);
@@ -98,7 +107,7 @@ impl<I: Io> Keeper<I> {
         self.change(cluster, cell, entry.unwrap_or(0), after_sync);
     }
 
-    /// The one place where a mapping changes: dirty mark, staged image, then the cell.
+    /// The one place where a mapping changes: record, dirty mark, staged image, then the cell.
     fn change(&mut self, cluster: GuestCluster, cell: Cell, entry: u32, after_sync: Option<u64>) {
         self.seq += 1;
         self.stage(cluster, entry, after_sync);

@@ -12,6 +12,7 @@
 //! | `copyup.rs` | bring a cluster up from a lower level |
 //! | `pages.rs` | 7 write back: staged page images, generations |
 //! | `sync.rs` | one sync in flight, group commit, FLUSH and FUA answers |
+//! | `recorded.rs` | changes that no completed page write holds yet, kept for the next life |
 //! | `quarantine.rs` | freed clusters: grace period, durable page, then cleaning |
 
 mod copyup;
@@ -20,6 +21,7 @@ mod mapping;
 mod ops;
 mod pages;
 mod quarantine;
+mod recorded;
 mod space;
 mod sync;
 
@@ -56,6 +58,7 @@ pub struct Keeper<I: Io> {
     space: space::Space,
     quarantine: quarantine::Quarantine,
     copies: copyup::Copies,
+    recorded: recorded::Recorded,
     pages: pages::Pages,
     syncs: sync::Syncs,
     closing: bool,
@@ -85,6 +88,7 @@ impl<I: Io> Keeper<I> {
             space,
             quarantine: quarantine::Quarantine::default(),
             copies,
+            recorded: recorded::Recorded::new(spec.record),
             pages: pages::Pages::default(),
             syncs: sync::Syncs::default(),
             closing: false,
@@ -172,6 +176,7 @@ impl<I: Io> Keeper<I> {
     fn pump(&mut self) {
         self.pump_loads();
         self.pump_quarantine();
+        self.pump_recorded();
         self.pump_space();
         self.pump_copies();
         self.pump_pages();

@@ -14,6 +14,7 @@
 
 use super::Keeper;
 use super::ops::Task;
+use super::recorded::PageSlots;
 use crate::front::Errno;
 use crate::limits::{DIRTY_PAGES, PAGE_RETRY_NS, PAGE_TRIES};
 use crate::map::Place;
@@ -47,6 +48,8 @@ struct DirtyPage {
     /// What the write in flight reads from.
     image: AlignedBuf,
     pending: Vec<Pending>,
+    /// Changes on record (F2).
+    slots: PageSlots,
     /// `staged` differs from what was last submitted.
     unwritten: bool,
     flight: Option<Flight>,
@@ -111,6 +114,11 @@ impl Pages {
         }
     }
 
+    /// The changes of a page that are on record.
+    pub fn slots(&mut self, page: BatPage) -> Option<&mut PageSlots> {
+        self.dirty.get_mut(&page.0).map(|p| &mut p.slots)
+    }
+
     /// A write with a number up to this one is in flight.
     pub fn in_flight_upto(&self, number: u64) -> bool {
         self.dirty.values().any(|p| p.flight.as_ref().is_some_and(|f| f.number <= number))
@@ -161,6 +169,7 @@ impl<I: Io> Keeper<I> {
         }
         let delay = self.shared.options.metadata_delay_ms * 1_000_000;
         let Some(page) = self.pages.dirty.get_mut(&slot.page.0) else { return };
+        self.recorded.put(&mut page.slots, cluster, entry, self.seq);
         if !page.waits() {
             page.deadline = self.now + delay;
         }
@@ -199,6 +208,7 @@ impl<I: Io> Keeper<I> {
             staged,
             image: crate::memory::buffer(PAGE as usize),
             pending: Vec::new(),
+            slots: PageSlots::default(),
             unwritten: false,
             flight: None,
             written: Vec::new(),
@@ -221,7 +231,7 @@ impl<I: Io> Keeper<I> {
         self.pages.touched = false;
         let flush = self.syncs.flush_upto().max(if self.closing { self.seq } else { 0 });
         let flush = flush.max(self.quarantine.wants_upto());
-        let crowded = self.pages.len() > DIRTY_PAGES;
+        let crowded = self.pages.len() > DIRTY_PAGES || self.recorded.is_low();
         let now = self.now;
         let failed = self.shared.failed.load(Ordering::SeqCst);
         let ready: Vec<(BatPage, bool)> = self
@@ -266,12 +276,14 @@ impl<I: Io> Keeper<I> {
         let Some(flight) = page.flight.take() else { return };
         if result as i64 == PAGE as i64 {
             page.tries = 0;
+            let upto = flight.upto;
             if flight.dsync {
                 page.clean_upto = page.clean_upto.max(flight.upto);
                 self.quarantine.touched = true;
             } else {
                 page.written.push((flight.upto, next_sync));
             }
+            self.off_record(at, upto);
             self.retire_page(at);
             return;
         }
@@ -285,7 +297,7 @@ impl<I: Io> Keeper<I> {
         if flight.dsync && !no_space {
             // F5: a failed RWF_DSYNC is a failed sync.
             tracing::error!("a synchronous write of page {at} of the block table failed: {errno}");
-            self.shared.failed.store(true, Ordering::SeqCst);
+            self.shared.fail();
             return;
         }
         // F17: a full disk passes; anything else may stay.
@@ -340,6 +352,7 @@ impl<I: Io> Keeper<I> {
             && page.flight.is_none()
             && !page.unwritten;
         if clean {
+            debug_assert!(page.slots.is_empty(), "F2: written changes are off the record");
             self.pages.dirty.remove(&at.0);
             if let Some(page) = self.shared.map.page(at) {
                 page.mark_durable();

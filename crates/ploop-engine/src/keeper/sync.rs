@@ -87,7 +87,8 @@ impl<I: Io> Keeper<I> {
         let upto = self.syncs.flush_upto().max(self.quarantine.wants_upto());
         let upto = if self.closing { self.seq } else { upto };
         let (stage, written) = self.pages.sync_wanted(upto);
-        let stage = stage.max(self.pages.sync_overdue(self.now));
+        let now = if self.recorded.is_low() { u64::MAX } else { self.now };
+        let stage = stage.max(self.pages.sync_overdue(now));
         let data = self.syncs.flushes.iter().map(|f| f.sync).max().unwrap_or(0);
         let space = self.space_sync();
         let need = stage.max(written).max(data).max(space);
@@ -118,7 +119,7 @@ impl<I: Io> Keeper<I> {
                 "sync of {} failed: {errno}; no flush succeeds any more",
                 path.display()
             );
-            self.shared.failed.store(true, Ordering::SeqCst);
+            self.shared.fail();
             self.fail_waiters(Errno::IO);
             return;
         }
@@ -168,5 +169,6 @@ impl<I: Io> Keeper<I> {
             self.answer(caller, Answer::Failed(errno));
         }
         self.fail_space_waiters(errno);
+        self.fail_record_waiters(errno);
     }
 }

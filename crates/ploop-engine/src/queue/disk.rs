@@ -7,7 +7,6 @@ use crate::grace::Ticket;
 use crate::limits::ZERO_BUFFER;
 use crate::message::ToKeeper;
 use crate::spec::LevelKind;
-use crate::sync::Ordering;
 use ploop_format::Sector;
 use ploop_io::{Io, Op, OpKind};
 
@@ -146,7 +145,7 @@ impl<I: Io> Queue<I> {
 
     /// F5: a failed sync is final for the file.
     fn fail_sync(&self) {
-        self.shared.failed.store(true, Ordering::SeqCst);
+        self.shared.fail();
         self.shared.keeper.wake();
     }
 

@@ -143,6 +143,7 @@ pub fn spec(g: Geometry, paths: &[PathBuf], raw_base: bool) -> DeviceSpec {
         used,
         header: g.header(),
         refused: Vec::new(),
+        record: None,
         preallocated: false,
     }
 }

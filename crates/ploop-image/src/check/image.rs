@@ -105,8 +105,12 @@ fn check_table(
     // A ragged end of a crashed image is rounded up, as the next open does.
     let rounded = table.rounded_up();
     let path = file.path();
-    let scan = scan::scan(file, &rounded, &mut |bad| note_entry(report, &rounded, options, bad))
-        .at(ErrorKind::Read, "cannot read the BAT of", path)?;
+    let scan =
+        scan::scan(file, &rounded, &[], &mut |bad| note_entry(report, &rounded, options, bad)).at(
+            ErrorKind::Read,
+            "cannot read the BAT of",
+            path,
+        )?;
     report.allocated = scan.mapped;
     check_garbage(report, file, &table)?;
     check_size(report, head);

@@ -2,7 +2,7 @@
 
 use super::attempt::{self, Locked, Opened};
 use super::plan::{Claim, ORIGINAL_LEVELS};
-use super::{Note, OpenOptions};
+use super::{Note, OpenOptions, recover};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head::Head;
 use crate::scan::{self, BadEntry, Scan, Table, scan};
@@ -39,6 +39,8 @@ pub(crate) struct Prepared {
     pub ident: Ident,
     /// Writable ploop top only.
     pub scan: Option<Scan>,
+    /// What a killed server left for the BAT; written before the mark (F2).
+    pub changes: Vec<(GuestCluster, u32)>,
     /// Read-only ploop top: clusters that share their place with another (T5).
     pub refused: Vec<GuestCluster>,
     /// Bytes of change tracking to cut once the header no longer names it.
@@ -112,6 +114,7 @@ impl Prepared {
             notes,
             ident,
             scan: None,
+            changes: Vec::new(),
             refused: Vec::new(),
             drop_bitmap: false,
             _lck: lck,
@@ -125,6 +128,7 @@ impl Prepared {
         if head.dirty() {
             self.notes.push(Note::Crashed(top.path.clone()));
         }
+        self.changes = recover::look(top, head, options, &mut self.notes)?;
         if !self.writable {
             let path = top.path.clone();
             self.refused = scan::shared(&*top.file, &head.table(top.len)).at(
@@ -143,7 +147,7 @@ impl Prepared {
         if table.ragged() != 0 {
             self.notes.push(Note::Ragged { path: top.path.clone(), bytes: table.ragged() });
         }
-        self.scan = Some(scan_top(top, &table)?);
+        self.scan = Some(scan_top(top, &table, &self.changes)?);
         Ok(())
     }
 
@@ -155,9 +159,9 @@ impl Prepared {
     }
 }
 
-fn scan_top(top: &Level, table: &Table) -> Result<Scan> {
+fn scan_top(top: &Level, table: &Table, changes: &[(GuestCluster, u32)]) -> Result<Scan> {
     let mut first: Vec<BadEntry> = Vec::new();
-    let scan = scan(&*top.file, table, &mut |bad| {
+    let scan = scan(&*top.file, table, changes, &mut |bad| {
         if first.len() < LISTED {
             first.push(bad);
         }
@@ -167,6 +171,10 @@ fn scan_top(top: &Level, table: &Table) -> Result<Scan> {
         return Ok(scan);
     }
     let list: Vec<String> = first.iter().map(|bad| bad.describe(table)).collect();
+    if !changes.is_empty() {
+        let why = format!("with its {} changes, {}", changes.len(), list.join("; "));
+        return Err(recover::unfit(top, "its", &why));
+    }
     let text =
         format!("{} has {} bad BAT entries: {}", top.path.display(), scan.bad, list.join("; "));
     Err(ImageError::new(ErrorKind::BadImage, text)

@@ -1,12 +1,13 @@
 //! Opening a disk: files, locks, headers, BAT of the top, in-use mark.
 //!
-//! The order is the one of F6: lock, sync the top, read and check, stamp. What a step needs is in
-//! its own file; [`Disk::open`] is their list.
+//! The order is the one of F6: lock, sync the top, read and check, replay what a killed server left
+//! (F2), stamp. What a step needs is in its own file; [`Disk::open`] is their list.
 
 pub(crate) mod attempt;
 mod chain;
 mod note;
 pub(crate) mod plan;
+pub(crate) mod recover;
 pub(crate) mod stamp;
 
 pub use note::Note;
@@ -18,7 +19,7 @@ use crate::lock::LockWait;
 pub(crate) use chain::{Level, Prepared};
 use ploop_engine::{DeviceSpec, LevelKind, LevelSpec};
 use ploop_format::Sector;
-use ploop_io::{Dir, File, Ident};
+use ploop_io::{Dir, File, Ident, Records};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +42,9 @@ pub struct OpenOptions {
     pub wait: LockWait,
     /// Names the other process.
     pub who: Option<Who>,
+    /// Where acknowledged changes outlive the process (F2); `None`: a kill loses what was not
+    /// flushed, and what a killed server left is not looked for.
+    pub records: Option<Arc<dyn Records>>,
 }
 
 impl Default for OpenOptions {
@@ -52,6 +56,7 @@ impl Default for OpenOptions {
             gate: Arc::new(InsideDirectory),
             wait: LockWait::SOME,
             who: None,
+            records: None,
         }
     }
 }
@@ -64,6 +69,7 @@ impl fmt::Debug for OpenOptions {
             .field("direct", &self.direct)
             .field("gate", &self.gate)
             .field("wait", &self.wait)
+            .field("records", &self.records)
             .finish_non_exhaustive()
     }
 }
@@ -74,6 +80,8 @@ impl fmt::Debug for OpenOptions {
 #[derive(Debug)]
 pub struct Disk {
     pub(crate) prepared: Prepared,
+    /// Changes that a kill must not lose; of a writable ploop top.
+    pub(crate) kept: Option<recover::Kept>,
 }
 
 impl Disk {
@@ -84,10 +92,14 @@ impl Disk {
     /// mark; a failure of the mark itself may leave the image marked in use.
     pub fn open(dir: Arc<dyn Dir>, target: &Path, options: &OpenOptions) -> Result<Self> {
         let mut prepared = Prepared::open(&*dir, target, options)?;
+        let mut kept = None;
         if prepared.writable {
             stamp::stamp(&mut prepared)?;
+            if let Some(top) = prepared.levels.last() {
+                kept = recover::begin(top, options, &mut prepared.notes);
+            }
         }
-        Ok(Self { prepared })
+        Ok(Self { prepared, kept })
     }
 
     /// What the engine serves. Its files are the ones that carry the locks (F7).
@@ -104,6 +116,7 @@ impl Disk {
             used: p.scan.as_ref().map(|scan| scan.used.clone()).unwrap_or_default(),
             header: top.map_or([0; 64], |head| head.header.encode()),
             refused: p.refused.clone(),
+            record: self.kept.as_ref().map(|kept| kept.record.clone()),
             preallocated: p.preallocated,
         }
     }

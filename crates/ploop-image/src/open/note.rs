@@ -52,6 +52,24 @@ pub enum Note {
     BitmapDropped(PathBuf),
     /// The file system has no direct I/O (T14).
     Buffered(PathBuf),
+    /// A killed server left changes of the BAT (F2).
+    LeftOver {
+        /// Which image.
+        path: PathBuf,
+        /// How many.
+        changes: usize,
+        /// A writable open writes them; a read-only one shows the image without.
+        written: bool,
+    },
+    /// A sync had failed in the life that was killed (I10).
+    SyncFailedBefore(PathBuf),
+    /// There is no memory that outlives the process.
+    NoRecord {
+        /// Which image.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
 }
 
 impl fmt::Display for Note {
@@ -99,9 +117,44 @@ impl fmt::Display for Note {
             Self::BitmapDropped(path) => {
                 write!(f, "change tracking of {} was dropped", path.display())
             }
+            Self::LeftOver { .. } | Self::SyncFailedBefore(_) | Self::NoRecord { .. } => {
+                self.former_life(f)
+            }
             Self::Buffered(path) => {
                 write!(f, "no direct I/O for {}: buffered with fdatasync", path.display())
             }
+        }
+    }
+}
+
+impl Note {
+    /// Words about the record (F2).
+    fn former_life(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LeftOver { path, changes, written: true } => write!(
+                f,
+                "{} was not closed properly: its BAT was checked, {changes} changes that its \
+                 killed server had acknowledged are now in it",
+                path.display()
+            ),
+            Self::LeftOver { path, changes, written: false } => write!(
+                f,
+                "{} was not closed properly: {changes} changes that its killed server had \
+                 acknowledged are not in it yet, a writable open brings them in",
+                path.display()
+            ),
+            Self::SyncFailedBefore(path) => write!(
+                f,
+                "a sync of {} failed before its server was killed: what was written since the \
+                 last good flush is in doubt",
+                path.display()
+            ),
+            Self::NoRecord { path, why } => write!(
+                f,
+                "a kill of this server can lose what was written to {} and not flushed: {why}",
+                path.display()
+            ),
+            _ => Ok(()),
         }
     }
 }

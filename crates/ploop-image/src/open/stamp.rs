@@ -1,6 +1,6 @@
 //! The in-use mark: one sector write, durable before the first change (I12, F15).
 
-use super::{Note, Prepared};
+use super::{Note, Prepared, recover};
 use crate::error::{ErrorKind, IoContext, Result};
 use crate::head;
 use fixedbitset::FixedBitSet;
@@ -8,6 +8,9 @@ use fixedbitset::FixedBitSet;
 /// Marks the top, then does the changes of length that need the mark.
 pub(crate) fn stamp(prepared: &mut Prepared) -> Result<()> {
     extend_raw(prepared)?;
+    if let Some(top) = prepared.levels.last() {
+        recover::apply(top, &prepared.changes)?;
+    }
     let Some(top) = prepared.levels.last_mut() else { return Ok(()) };
     let Some(header) = &mut top.head else { return Ok(()) };
     // In use, no extension, not empty: the one write after which the old words mean nothing.

@@ -8,7 +8,7 @@ use super::names::{Names, Node, normal};
 use super::ring::Ring;
 use super::rng::Rng;
 use super::{SimClock, SimDir, SimEntropy, SimIo, dead, errno};
-use crate::{Caps, OpKind};
+use crate::{Caps, OpKind, Words};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,8 @@ pub struct SimOptions {
     pub straggler: u64,
     /// Operations may overtake each other.
     pub reorder: bool,
+    /// Words of a memory that survives a kill, at most; 0 = none can be made.
+    pub record_words: usize,
     /// What fails by itself.
     pub rates: Rates,
     /// Bytes of space on the host; `None` = no limit.
@@ -45,6 +47,7 @@ impl Default for SimOptions {
             delay_max: 200_000,
             straggler: 0,
             reorder: true,
+            record_words: usize::MAX,
             rates: Rates::default(),
             capacity: None,
             caps: Caps {
@@ -101,6 +104,10 @@ pub(super) struct World {
     pub(super) hook: Option<Hook>,
     pub(super) violations: Vec<String>,
     pub(super) trace: u64,
+    /// Lost in a crash, kept by a kill (F2).
+    pub(super) records: BTreeMap<String, Words>,
+    /// Names the host's present life.
+    pub(super) boot: u64,
 }
 
 /// A simulated host. Clones are handles on the same world.
@@ -145,6 +152,8 @@ impl SimWorld {
             hook: None,
             violations: Vec::new(),
             trace: 0,
+            records: BTreeMap::new(),
+            boot: seed | 1,
         })
     }
 
