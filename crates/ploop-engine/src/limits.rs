@@ -12,6 +12,10 @@ pub const COPY_BUFFERS: usize = 8;
 pub const COPY_BUFFER: u64 = 1 << 20;
 /// BAT pages that may be loading at once.
 pub const LOADS: usize = 32;
+/// BAT pages of a window that is read ahead of the first touch (P5).
+pub const AHEAD_WINDOW: u64 = 64;
+/// Pages of the map that reading ahead fills at most: 32 MiB of cells.
+pub const AHEAD_PAGES: usize = 4096;
 /// Dirty pages at which write-back begins before the deadline.
 pub const DIRTY_PAGES: usize = 256;
 /// Largest step by which the file is extended ahead of the frontier.

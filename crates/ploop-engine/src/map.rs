@@ -1,7 +1,9 @@
 //! Stage 3: guest cluster -> where it is. Lock-free to read; written by the keeper alone.
 //!
 //! One `AtomicU64` per guest cluster, in pages that mirror the BAT pages on disk. Level numbers
-//! are stable ids of open deltas, so the cost of a lookup does not grow with the chain.
+//! are stable ids of open deltas, so the cost of a lookup does not grow with the chain. Pages that
+//! no level has anything in are one and the same until one of their cells changes: what was never
+//! written costs no memory.
 
 use crate::sync::{AtomicU64, Ordering};
 use ploop_format::units::PAGE_WORDS;
@@ -133,6 +135,8 @@ impl Page {
 /// All pages; each appears when it is first touched, and stays where it is.
 pub struct Map {
     pages: Box<[AtomicPtr<Page>]>,
+    /// Stands for every page of holes.
+    holes: Box<Page>,
 }
 
 impl Map {
@@ -141,7 +145,7 @@ impl Map {
     pub fn new(clusters: u64) -> Self {
         let last = GuestCluster(clusters.saturating_sub(1)).slot().page;
         let pages = (0..=last.0).map(|_| AtomicPtr::new(ptr::null_mut())).collect();
-        Self { pages }
+        Self { pages, holes: Box::new(Page::new((0..PAGE_WORDS).map(|_| Cell::HOLE))) }
     }
 
     /// The page, when it is loaded.
@@ -149,8 +153,9 @@ impl Map {
     pub fn page(&self, page: BatPage) -> Option<&Page> {
         let slot = self.pages.get(usize::try_from(page.0).ok()?)?;
         let page = slot.load(Ordering::Acquire);
-        // SAFETY: a non-null pointer came from `Box::into_raw` in `install`, is never replaced,
-        // and is freed only when the map is dropped, which needs `&mut self`.
+        // SAFETY: a non-null pointer came from `Box::into_raw` in `install` or `own`, or points to
+        // `holes`; what it points to is freed only when the map is dropped, which needs
+        // `&mut self`.
         unsafe { page.as_ref() }
     }
 
@@ -168,10 +173,50 @@ impl Map {
         slot.store(Box::into_raw(Box::new(page)), Ordering::Release);
     }
 
+    /// Makes a page of holes appear, which costs nothing: the keeper only, once per page.
+    pub fn install_holes(&self, at: BatPage) {
+        let slot = &self.pages[at.0 as usize];
+        debug_assert!(slot.load(Ordering::Relaxed).is_null());
+        slot.store(self.shared_holes(), Ordering::Release);
+    }
+
+    /// Gives a page cells of its own, before one changes: the keeper only. Who looked the page up
+    /// before sees a hole, as it was then.
+    pub fn own(&self, at: BatPage) {
+        let slot = &self.pages[at.0 as usize];
+        if ptr::eq(slot.load(Ordering::Relaxed), &*self.holes) {
+            let page = Page::new((0..PAGE_WORDS).map(|_| Cell::HOLE));
+            slot.store(Box::into_raw(Box::new(page)), Ordering::Release);
+        }
+    }
+
+    fn shared_holes(&self) -> *mut Page {
+        ptr::from_ref(&*self.holes).cast_mut()
+    }
+
+    /// Number of pages, loaded or not.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.pages.len() as u64
+    }
+
+    /// Whether there is no page: never.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+
     /// Pages that are loaded.
     #[must_use]
     pub fn loaded(&self) -> usize {
         self.pages.iter().filter(|p| !p.load(Ordering::Relaxed).is_null()).count()
+    }
+
+    /// Pages with cells of their own: 8 KiB of memory each.
+    #[must_use]
+    pub fn resident(&self) -> usize {
+        let own = |p: *mut Page| !p.is_null() && !ptr::eq(p, &*self.holes);
+        self.pages.iter().filter(|p| own(p.load(Ordering::Relaxed))).count()
     }
 }
 
@@ -179,8 +224,8 @@ impl Drop for Map {
     fn drop(&mut self) {
         for slot in &mut self.pages {
             let page = *slot.get_mut();
-            if !page.is_null() {
-                // SAFETY: made by `Box::into_raw` in `install`, dropped once, here.
+            if !page.is_null() && !ptr::eq(page, &*self.holes) {
+                // SAFETY: made by `Box::into_raw` in `install` or `own`, dropped once, here.
                 drop(unsafe { Box::from_raw(page) });
             }
         }
@@ -215,5 +260,20 @@ mod tests {
         assert!(map.get(GuestCluster(0)).is_none());
         assert!(map.page(BatPage(99)).is_none());
         assert_eq!(map.loaded(), 1);
+    }
+
+    #[test]
+    fn pages_of_holes_share_their_cells_until_one_changes() {
+        let map = Map::new(10_000);
+        for page in 0..5 {
+            map.install_holes(BatPage(page));
+        }
+        assert_eq!((map.loaded(), map.resident()), (5, 0));
+        map.own(BatPage(2));
+        map.own(BatPage(2));
+        map.page(BatPage(2)).unwrap().set(7, Cell::at(1, Sector(8), false));
+        assert_eq!((map.loaded(), map.resident()), (5, 1));
+        assert_eq!(map.page(BatPage(2)).unwrap().get(7), Cell::at(1, Sector(8), false));
+        assert_eq!(map.page(BatPage(3)).unwrap().get(7), Cell::HOLE);
     }
 }

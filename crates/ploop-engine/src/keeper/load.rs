@@ -7,6 +7,8 @@ use crate::front::Errno;
 use crate::limits::LOADS;
 use crate::map::{Cell, Page, Place};
 use crate::message::{Answer, Caller};
+use crate::spec::LevelKind;
+use crate::zero::is_zero;
 use ploop_format::BatPage;
 use ploop_format::units::{PAGE, PAGE_WORDS};
 use ploop_io::{AlignedBuf, Io, Op, OpKind};
@@ -109,9 +111,12 @@ impl<I: Io> Keeper<I> {
         let answer = match load.error {
             Some(errno) => Answer::Failed(errno),
             None => {
-                let cells = (0..PAGE_WORDS as usize).map(|i| self.merge(page, i, &load.bytes));
-                self.shared.map.install(page, Page::new(cells));
-                self.shared.keeper_stats.pages_loaded.add(1);
+                let mut cells = holes();
+                for n in (0..self.shared.chain.levels.len()).rev() {
+                    let own = &load.bytes[n * PAGE as usize..(n + 1) * PAGE as usize];
+                    self.absorb(&mut cells, page, n, own);
+                }
+                self.install(page, &cells);
                 Answer::Retry
             }
         };
@@ -120,34 +125,53 @@ impl<I: Io> Keeper<I> {
         }
     }
 
-    /// The cell of one cluster: the newest level that has it.
-    fn merge(&self, page: BatPage, index: usize, bytes: &[u8]) -> Cell {
-        let Some(cluster) = page.cluster(index) else { return Cell::HOLE };
-        let size = self.cluster;
-        if size.guest_start(cluster) >= self.shared.limits.size {
-            return Cell::HOLE;
+    /// Makes a page appear, unless it was read ahead, or touched, meanwhile.
+    pub(super) fn install(&self, page: BatPage, cells: &[Cell]) {
+        if self.shared.map.page(page).is_some() {
+            return;
         }
-        let mut cell = Cell::HOLE;
-        let mut found = false;
-        for (n, level) in self.shared.chain.levels.iter().enumerate().rev() {
-            let own = &bytes[n * PAGE as usize..(n + 1) * PAGE as usize];
-            let len = if self.shared.chain.is_top(level.id) { self.space.len() } else { level.len };
-            let state = level.entry(size, cluster, own, len);
+        if cells.iter().all(|cell| *cell == Cell::HOLE) {
+            self.shared.map.install_holes(page);
+        } else {
+            self.shared.map.install(page, Page::new(cells.iter().copied()));
+        }
+        self.shared.keeper_stats.pages_loaded.add(1);
+    }
+
+    /// Puts what one level says under what the newer ones said: newest level first.
+    pub(super) fn absorb(&self, cells: &mut [Cell], page: BatPage, n: usize, bytes: &[u8]) {
+        let level = &self.shared.chain.levels[n];
+        let top = self.shared.chain.is_top(level.id);
+        let len = if top { self.space.len() } else { level.len };
+        if level.kind != LevelKind::Raw && is_zero(bytes) {
+            return;
+        }
+        for (index, cell) in cells.iter_mut().enumerate() {
+            if cell.has_lower {
+                continue;
+            }
+            let Some(cluster) = page.cluster(index) else { continue };
+            if self.cluster.guest_start(cluster) >= self.shared.limits.size {
+                return;
+            }
+            let state = level.entry(self.cluster, cluster, bytes, len);
             if state == EntryState::None {
                 continue;
             }
-            if found {
+            if cell.place != Place::Hole {
                 cell.has_lower = true;
-                break;
+                continue;
             }
-            found = true;
-            let shared =
-                self.shared.chain.is_top(level.id) && self.refused.binary_search(&cluster).is_ok();
+            let shared = top && self.refused.binary_search(&cluster).is_ok();
             cell.place = match state {
                 EntryState::At(at) if !shared => Place::At { level: level.id, at },
                 _ => Place::Bad,
             };
         }
-        cell
     }
+}
+
+/// The cells of a page before any level has spoken.
+pub(super) fn holes() -> Vec<Cell> {
+    vec![Cell::HOLE; PAGE_WORDS as usize]
 }

@@ -7,6 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `load.rs` | BAT pages into cells, on first touch |
+//! | `ahead.rs` | BAT pages into cells before they are touched |
 //! | `space.rs` | clean clusters: extension ahead of the frontier, cleaning of freed ones |
 //! | `mapping.rs` | allocate, unmap, map clean: changes of one cell |
 //! | `copyup.rs` | bring a cluster up from a lower level |
@@ -15,6 +16,7 @@
 //! | `recorded.rs` | changes that no completed page write holds yet, kept for the next life |
 //! | `quarantine.rs` | freed clusters: grace period, durable page, then cleaning |
 
+mod ahead;
 mod copyup;
 mod load;
 mod mapping;
@@ -55,6 +57,7 @@ pub struct Keeper<I: Io> {
     /// Number of the last change of the map.
     seq: u64,
     loads: load::Loads,
+    ahead: ahead::Ahead,
     space: space::Space,
     quarantine: quarantine::Quarantine,
     copies: copyup::Copies,
@@ -85,6 +88,7 @@ impl<I: Io> Keeper<I> {
             refused: spec.refused,
             seq: 0,
             loads: load::Loads::default(),
+            ahead: ahead::Ahead::default(),
             space,
             quarantine: quarantine::Quarantine::default(),
             copies,
@@ -163,6 +167,7 @@ impl<I: Io> Keeper<I> {
     fn completed(&mut self, c: Completion) {
         match self.tasks.take(c.token) {
             Some(Task::Load(page, level)) => self.load_completed(page, level, c.result),
+            Some(Task::Ahead) => self.ahead_completed(c.result),
             Some(Task::Page(page)) => self.page_written(page, c.result),
             Some(Task::Sync(number)) => self.sync_ended(number, c.result),
             Some(Task::Copy(cluster)) => self.copy_completed(cluster, c.result),
@@ -175,6 +180,7 @@ impl<I: Io> Keeper<I> {
     /// Starts everything that can start.
     fn pump(&mut self) {
         self.pump_loads();
+        self.pump_ahead();
         self.pump_quarantine();
         self.pump_recorded();
         self.pump_space();

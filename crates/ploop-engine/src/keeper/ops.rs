@@ -8,6 +8,8 @@ use std::ops::Range;
 pub(super) enum Task {
     /// A level's copy of a BAT page.
     Load(BatPage, usize),
+    /// A level's part of the window that is read ahead.
+    Ahead,
     /// A write of a BAT page.
     Page(BatPage),
     /// The sync with this number.
