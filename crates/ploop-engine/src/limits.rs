@@ -22,6 +22,10 @@ pub const DIRTY_PAGES: usize = 256;
 pub const EXTEND_BYTES: u64 = 128 << 20;
 /// Smallest step, in clusters.
 pub const EXTEND_CLUSTERS: u64 = 4;
+/// Space kept ahead is given back when nothing was taken for this long (P10).
+pub const GIVE_BACK_NS: u64 = 60_000_000_000;
+/// At most this share of the host's free space is kept ahead (P10).
+pub const AHEAD_SHARE: u64 = 100;
 /// Bytes one cleaning operation covers at most (P1).
 pub const CLEAN_BYTES: u64 = 64 << 20;
 /// Cleaning operations in flight (D10).

@@ -175,6 +175,8 @@ pub trait RawFile: Send + Sync + fmt::Debug + Any {
     fn len(&self) -> io::Result<u64>;
     /// Bytes of disk space in use (`st_blocks * 512`).
     fn allocated(&self) -> io::Result<u64>;
+    /// Bytes that the file system has free for this process.
+    fn free_space(&self) -> io::Result<u64>;
     /// Reads until `buf` is full or the end of the file; returns the bytes read.
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
     /// Writes all of `buf`.

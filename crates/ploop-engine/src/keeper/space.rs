@@ -11,7 +11,8 @@ use super::ops::Task;
 use crate::chain::Chain;
 use crate::front::Errno;
 use crate::limits::{
-    CLEAN_BYTES, CLEANERS, EXTEND_BYTES, EXTEND_CLUSTERS, QUARANTINE_NS, ZERO_BUFFER,
+    AHEAD_SHARE, CLEAN_BYTES, CLEANERS, EXTEND_BYTES, EXTEND_CLUSTERS, GIVE_BACK_NS, QUARANTINE_NS,
+    ZERO_BUFFER,
 };
 use crate::message::{Answer, ToKeeper};
 use fixedbitset::FixedBitSet;
@@ -26,6 +27,8 @@ use std::ptr;
 enum Extend {
     Reserve,
     Truncate,
+    /// The other way: what is kept ahead goes back to the host (P10).
+    Cut,
     /// Clean when this sync has ended.
     Synced(u64),
 }
@@ -55,6 +58,10 @@ pub(super) struct Space {
     extend: Option<(Extend, Range<u64>)>,
     /// Clusters of the next extension.
     step: u64,
+    /// Largest extension, in clusters.
+    most: u64,
+    /// When a clean cluster was taken last.
+    taken_at: u64,
     /// The host had no space for one cluster.
     exhausted: bool,
     /// It is asked again at this time when requests wait and freed clusters are slow to come.
@@ -84,6 +91,7 @@ impl Space {
         let dirty =
             if active { used.zeroes().map(|c| c as u64).collect() } else { BTreeSet::new() };
         let count = used.count_ones(..) as u64;
+        let most = most_for(chain.cluster, top.file.free_space().unwrap_or(u64::MAX));
         Self {
             cluster: chain.cluster,
             active,
@@ -98,7 +106,9 @@ impl Space {
             cleaned: Vec::new(),
             clean_retry_at: 0,
             extend: None,
-            step: step_for(chain.cluster, count),
+            step: step_for(most, count),
+            most,
+            taken_at: 0,
             exhausted: false,
             ask_again_at: 0,
             reserve: caps.reserve,
@@ -158,14 +168,23 @@ impl Space {
         self.dirty.insert(cluster.0);
     }
 
+    /// Nothing was taken for a while.
+    fn is_idle(&self, now: u64) -> bool {
+        now.saturating_sub(self.taken_at) >= GIVE_BACK_NS
+    }
+
     fn low(&self) -> bool {
         self.available() < (self.step / 2).max(2)
     }
 }
 
-/// P10: a share of what is used, between a few clusters and 128 MiB.
-fn step_for(cluster: ClusterSize, used: u64) -> u64 {
-    let most = (EXTEND_BYTES >> cluster.log2()).max(EXTEND_CLUSTERS);
+/// P10: 128 MiB, but no more than a share of what the host has free.
+fn most_for(cluster: ClusterSize, free: u64) -> u64 {
+    (EXTEND_BYTES.min(free / AHEAD_SHARE) >> cluster.log2()).max(EXTEND_CLUSTERS)
+}
+
+/// P10: a share of what is used, between a few clusters and `most`.
+fn step_for(most: u64, used: u64) -> u64 {
     (used / 16).clamp(EXTEND_CLUSTERS, most)
 }
 
@@ -186,6 +205,7 @@ impl<I: Io> Keeper<I> {
             return None;
         }
         self.space.used.insert(n as usize);
+        self.space.taken_at = self.now;
         Some(FileCluster(n))
     }
 
@@ -193,12 +213,16 @@ impl<I: Io> Keeper<I> {
         if !self.space.active || self.shared.limits.read_only {
             return;
         }
+        if self.space.taken_at == 0 {
+            self.space.taken_at = self.now;
+        }
         self.serve_waiters();
         if self.shared.refuses_writes() {
             return;
         }
         self.start_cleaning();
         self.start_extension();
+        self.start_cut();
         self.give_up_waiters();
     }
 
@@ -248,7 +272,8 @@ impl<I: Io> Keeper<I> {
             self.space.exhausted = false;
         }
         let s = &self.space;
-        let wanted = s.low() || !s.waiters.is_empty();
+        // An idle disk keeps nothing ahead (P10); the first allocation finds that out.
+        let wanted = (s.low() && !s.is_idle(self.now)) || !s.waiters.is_empty();
         // Freed clusters first, so that the file does not grow without need.
         let enough_coming = s.unclean() as u64 >= s.step.min(64) && s.waiters.is_empty();
         if self.closing || s.extend.is_some() || !wanted || s.exhausted || enough_coming {
@@ -268,6 +293,9 @@ impl<I: Io> Keeper<I> {
 
     pub(super) fn extend_completed(&mut self, result: i32) {
         let Some((stage, range)) = self.space.extend.take() else { return };
+        if stage == Extend::Cut {
+            return self.cut_completed(range, result);
+        }
         if result < 0 {
             self.extend_failed(stage, range, Errno::from_raw_os_error(-result));
             return;
@@ -298,6 +326,32 @@ impl<I: Io> Keeper<I> {
         self.space.exhausted = true;
         let pause = self.shared.options.enospc_retry_ms.max(1) * 1_000_000;
         self.space.ask_again_at = self.now + pause;
+    }
+
+    /// P10: gives back what is kept ahead when nobody has taken any of it for a while.
+    fn start_cut(&mut self) {
+        let s = &mut self.space;
+        let ahead = !s.frontier.is_empty() && s.frontier.end == s.clusters;
+        if !ahead || self.closing || s.extend.is_some() || !s.is_idle(self.now) {
+            return;
+        }
+        let range = std::mem::take(&mut s.frontier);
+        let end = self.cluster.file_start(FileCluster(range.start));
+        s.extend = Some((Extend::Cut, range));
+        self.push(Task::Extend, OpKind::Truncate, end, 0, ptr::null_mut());
+    }
+
+    fn cut_completed(&mut self, range: Range<u64>, result: i32) {
+        let s = &mut self.space;
+        if result < 0 {
+            // It is still there, and clean.
+            s.frontier = range;
+            s.taken_at = self.now;
+            return;
+        }
+        s.clusters = range.start;
+        s.frontier = range.start..range.start;
+        s.step = step_for(s.most, s.used.count_ones(..) as u64);
     }
 
     fn start_cleaning(&mut self) {
@@ -416,9 +470,8 @@ impl<I: Io> Keeper<I> {
                 // The old frontier ends where the new one begins.
                 s.frontier.end = range.end;
             }
-            let most = (EXTEND_BYTES >> self.cluster.log2()).max(EXTEND_CLUSTERS);
-            let share = step_for(self.cluster, s.used.count_ones(..) as u64);
-            s.step = (s.step * 2).clamp(EXTEND_CLUSTERS, most).max(share);
+            let share = step_for(s.most, s.used.count_ones(..) as u64);
+            s.step = (s.step * 2).clamp(EXTEND_CLUSTERS, s.most).max(share);
         }
         if s.available() > 0 {
             s.exhausted = false;
@@ -436,6 +489,8 @@ impl<I: Io> Keeper<I> {
         let cleaned = cleaned.filter(|_| !running);
         let starved = self.space.is_starved() && self.space.ask_again_at != u64::MAX;
         let ask = starved.then_some(self.space.ask_again_at);
-        [clean, cleaned, ask].into_iter().flatten().min()
+        let ahead = !self.space.frontier.is_empty() && self.space.extend.is_none();
+        let idle = ahead.then_some(self.space.taken_at + GIVE_BACK_NS);
+        [clean, cleaned, ask, idle].into_iter().flatten().min()
     }
 }

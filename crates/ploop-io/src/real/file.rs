@@ -175,6 +175,11 @@ impl RawFile for RealFile {
         Ok(self.file.metadata()?.blocks() * 512)
     }
 
+    fn free_space(&self) -> io::Result<u64> {
+        let fs = rustix::fs::fstatvfs(&self.file)?;
+        Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
+    }
+
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         end_of(at, buf.len())?;
         if self.fits(buf.as_ptr(), at, buf.len()) {

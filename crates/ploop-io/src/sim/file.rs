@@ -128,6 +128,12 @@ impl RawFile for SimFile {
         Ok(world.inodes.get(&self.ino).map_or(0, |inode| inode.live.allocated()))
     }
 
+    fn free_space(&self) -> io::Result<u64> {
+        let world = self.alive()?;
+        let capacity = world.options.capacity.unwrap_or(u64::MAX);
+        Ok(capacity.saturating_sub(world.allocated()))
+    }
+
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         let (world, verdict) = self.start(OpKind::Read, at, buf.len() as u64)?;
         if let Verdict::Fail(code) | Verdict::FailTorn(code) = verdict {
