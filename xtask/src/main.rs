@@ -2,6 +2,7 @@
 
 mod demo;
 mod fuzz;
+mod loom;
 mod setup;
 mod sh;
 mod sim;
@@ -19,8 +20,9 @@ usage: cargo xtask TASK
   tidy                 the house rules a compiler does not check
   setup [--ci]         install what the tests need; --ci: also cargo-deny and cargo-fuzz
   sim [ARG...]         the simulator; without ARG a short run
+  loom                 models of the lock-free parts, every interleaving
   fuzz [SECONDS]       every fuzz target, SECONDS in all (default 240)
-  full                 tidy, test, sim, fuzz, demo";
+  full                 tidy, sim, loom, fuzz, demo, test";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -47,10 +49,12 @@ fn run(task: &str, rest: &[String]) -> Result<()> {
             _ => bail!("setup takes nothing or --ci\n{USAGE}"),
         },
         "sim" => sim::run(rest),
+        "loom" => loom::run(),
         "fuzz" => fuzz::run(rest),
         "full" => {
             tidy::run()?;
             sim::run(&[])?;
+            loom::run()?;
             fuzz::run(&[])?;
             demo::run()?;
             test::run(&[])

@@ -5,11 +5,10 @@
 //! no level has anything in are one and the same until one of their cells changes: what was never
 //! written costs no memory.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 use ploop_format::units::PAGE_WORDS;
 use ploop_format::{BatPage, GuestCluster, Sector};
 use std::ptr;
-use std::sync::atomic::AtomicPtr;
 
 const POSITION_BITS: u32 = 48;
 const POSITION: u64 = (1 << POSITION_BITS) - 1;
@@ -222,8 +221,8 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        for slot in &mut self.pages {
-            let page = *slot.get_mut();
+        for slot in &self.pages {
+            let page = slot.load(Ordering::Relaxed);
             if !page.is_null() && !ptr::eq(page, &*self.holes) {
                 // SAFETY: made by `Box::into_raw` in `install` or `own`, dropped once, here.
                 drop(unsafe { Box::from_raw(page) });

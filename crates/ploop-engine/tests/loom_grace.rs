@@ -1,7 +1,7 @@
 //! Model of the in-flight protection (F9, I11): a queue that found a cluster mapped is out before
 //! the keeper frees it, under every interleaving and every legal reordering.
 //!
-//! Run by `cargo test -p ploop-engine --features loom --test loom_grace`.
+//! Run by `cargo xtask loom`.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -23,6 +23,7 @@ mod sys;
 mod threads;
 mod uring;
 mod wake;
+mod wake_word;
 
 pub use aligned::{AlignedBuf, AlignedPool, PAGE};
 pub use contract::*;
@@ -33,3 +34,4 @@ pub use real::{RealClock, RealDir, RealEntropy, RealFile, RealRecords};
 pub use records::{Records, Words};
 pub use threads::Threads;
 pub use uring::{DEFAULT_ENTRIES, Uring};
+pub use wake_word::WakeWord;

@@ -2,23 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::Wake;
-
-const AWAKE: u32 = 0;
-const NOTIFIED: u32 = 1;
-const ASLEEP: u32 = 2;
+use crate::wake_word::WakeWord;
 
 /// The word and the eventfd. `wake` costs one atomic exchange while the thread is awake.
-///
-/// A message pushed before `wake` is never slept over: either the waker sees `ASLEEP` and writes
-/// the eventfd, or the sleeper sees `NOTIFIED` and does not sleep.
 #[derive(Debug)]
 pub(crate) struct EventWaker {
-    state: AtomicU32,
+    word: WakeWord,
     fd: OwnedFd,
 }
 
@@ -27,21 +20,17 @@ impl EventWaker {
     pub(crate) fn new(nonblocking: bool) -> io::Result<Self> {
         let mut flags = EventfdFlags::CLOEXEC;
         flags.set(EventfdFlags::NONBLOCK, nonblocking);
-        Ok(Self { state: AtomicU32::new(AWAKE), fd: eventfd(0, flags)? })
+        Ok(Self { word: WakeWord::new(), fd: eventfd(0, flags)? })
     }
 
     /// The owner says it is about to sleep. `false`: a wake is due, do not sleep.
     pub(crate) fn announce(&self) -> bool {
-        let slept =
-            self.state.compare_exchange(AWAKE, ASLEEP, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-        // The caller looks at its queues next: those loads stay behind the announcement.
-        fence(Ordering::SeqCst);
-        slept
+        self.word.announce()
     }
 
     /// The owner is awake again; takes the notification with it.
     pub(crate) fn awake(&self) {
-        self.state.swap(AWAKE, Ordering::SeqCst);
+        self.word.awake();
     }
 
     /// Makes the eventfd readable whatever the state.
@@ -66,7 +55,7 @@ impl EventWaker {
 
 impl Wake for EventWaker {
     fn wake(&self) {
-        if self.state.swap(NOTIFIED, Ordering::SeqCst) == ASLEEP {
+        if self.word.notify() {
             self.ring_bell();
         }
     }
