@@ -12,6 +12,30 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub struct FileId(pub i32);
 
+impl FileId {
+    /// No descriptor has this bit: a process can have 2^20 or so.
+    const MEMORY: i32 = 1 << 30;
+
+    /// A descriptor of a file that lives in memory (tmpfs).
+    #[must_use]
+    pub const fn in_memory(fd: i32) -> Self {
+        Self(fd | Self::MEMORY)
+    }
+
+    /// Whether the file lives in memory: a transfer is a copy and waits for nothing, so a ring
+    /// makes short ones itself instead of handing them to a worker of the kernel.
+    #[must_use]
+    pub const fn is_memory(self) -> bool {
+        self.0 >= 0 && self.0 & Self::MEMORY != 0
+    }
+
+    /// The descriptor, for the real engines.
+    #[must_use]
+    pub const fn fd(self) -> i32 {
+        if self.is_memory() { self.0 & !Self::MEMORY } else { self.0 }
+    }
+}
+
 /// What an operation does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum OpKind {

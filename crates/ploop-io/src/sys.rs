@@ -28,6 +28,17 @@ pub(crate) fn fallocate_mode(kind: OpKind) -> i32 {
     }
 }
 
+/// Longest transfer that a thread makes itself when the file lives in memory: some microseconds.
+/// Longer ones are copied by others meanwhile.
+const INLINE_BYTES: u64 = 64 << 10;
+
+/// Whether the operation is a short copy, done faster than it is handed over.
+pub(crate) fn is_inline(op: &Op) -> bool {
+    let transfer = matches!(op.kind, OpKind::Read | OpKind::Write | OpKind::WriteDsync);
+    let nothing = matches!(op.kind, OpKind::Datasync | OpKind::Sync);
+    op.file.is_memory() && ((transfer && op.len <= INLINE_BYTES) || nothing)
+}
+
 /// Performs the operation; returns what a ring would: bytes or 0, or a negative errno.
 ///
 /// # Safety
@@ -53,7 +64,7 @@ pub(crate) unsafe fn perform(op: &Op) -> i32 {
 /// # Safety
 /// As [`perform`].
 unsafe fn once(op: &Op) -> isize {
-    let fd = op.file.0;
+    let fd = op.file.fd();
     let (Ok(at), Ok(len)) = (libc::off_t::try_from(op.offset), libc::off_t::try_from(op.len))
     else {
         return einval();

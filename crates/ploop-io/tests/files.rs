@@ -166,7 +166,7 @@ fn descriptors_are_close_on_exec() {
     let dir = common::temp(Place::Shm);
     let file = common::create(&dir.path().join("a"), false);
     // SAFETY: the descriptor is open while `file` lives.
-    let flags = unsafe { libc::fcntl(file.id().0, libc::F_GETFD) };
+    let flags = unsafe { libc::fcntl(file.id().fd(), libc::F_GETFD) };
     assert_eq!(flags, libc::FD_CLOEXEC);
 }
 

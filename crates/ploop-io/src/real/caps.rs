@@ -59,6 +59,12 @@ pub(super) fn discover(file: &File, path: &Path, writable: bool, direct: bool) -
     }
 }
 
+/// Whether the file is on a file system that lives in memory.
+pub(super) fn in_memory(file: &File) -> bool {
+    let regular = fstat(file).is_ok_and(|s| FileType::from_raw_mode(s.st_mode).is_file());
+    regular && fstatfs(file).is_ok_and(|fs| matches!(kind(&fs), TMPFS | RAMFS))
+}
+
 /// The file system's magic number, whatever the width of the field.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "32 bits are defined")]
 fn kind(fs: &StatFs) -> u64 {

@@ -23,13 +23,16 @@ pub struct RealFile {
     path: PathBuf,
     caps: Caps,
     writable: bool,
+    /// On tmpfs.
+    memory: bool,
 }
 
 impl RealFile {
     pub(super) fn new(file: File, path: &Path, writable: bool, direct: bool) -> Self {
         let caps = caps::discover(&file, path, writable, direct);
         tracing::debug!(path = %path.display(), ?caps, "opened");
-        Self { file, path: path.to_owned(), caps, writable }
+        let memory = caps::in_memory(&file);
+        Self { file, path: path.to_owned(), caps, writable, memory }
     }
 
     /// Whether the kernel takes this transfer as it is.
@@ -145,7 +148,8 @@ fn fill(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
 
 impl RawFile for RealFile {
     fn id(&self) -> FileId {
-        FileId(self.file.as_raw_fd())
+        let fd = self.file.as_raw_fd();
+        if self.memory { FileId::in_memory(fd) } else { FileId(fd) }
     }
 
     fn path(&self) -> &Path {

@@ -8,7 +8,7 @@ use crate::{Interest, Op, OpKind, sys};
 
 /// The entry for an operation, or `None` when this kernel's ring cannot do it.
 pub(super) fn operation(op: &Op, abilities: Abilities) -> Option<squeue::Entry> {
-    let fd = types::Fd(op.file.0);
+    let fd = types::Fd(op.file.fd());
     // Longer than the contract allows is cut here and comes back short.
     let len = u32::try_from(op.len).unwrap_or(u32::MAX);
     let entry = match op.kind {

@@ -10,6 +10,8 @@
 //!   the completions and `submit` fetches them.
 //! * With `DEFER_TASKRUN` a completion shows only after this thread entered the kernel for it, so
 //!   `submit` enters when the ring's `TASKRUN` flag is up, even with nothing to submit.
+//! * A short transfer of a file that lives in memory is made at once: the kernel would hand it to a
+//!   worker, which costs many times the copy.
 //! * A read of the waker's eventfd is kept armed; [`crate::wake`] decides whether it is used.
 
 mod entry;
@@ -284,6 +286,12 @@ impl State {
 
 impl Io for Uring {
     unsafe fn push(&mut self, op: Op) {
+        if sys::is_inline(&op) {
+            // SAFETY: the promise of `push`.
+            let result = unsafe { sys::perform(&op) };
+            self.state.done.push(Completion { token: op.token, result });
+            return;
+        }
         let key = self.state.slots.insert(Work::Op { op, retries: 0 });
         self.state.queue.push_back(key);
     }

@@ -123,3 +123,36 @@ fn interrupted_operations_go_round_again_but_syncs_do_not() {
     state.finish(key.to_u64(), -libc::EINTR);
     assert_eq!(state.done.pop(), Some(Completion { token: 1, result: -libc::EINTR }));
 }
+
+#[test]
+fn short_transfers_of_files_in_memory_are_made_at_once() {
+    let Some(mut ring) = ring(Step::Plain) else { return };
+    let Ok(file) = tempfile::tempfile_in("/dev/shm") else { return };
+    let id = FileId::in_memory(file.as_raw_fd());
+    assert!(id.is_memory() && id.fd() == file.as_raw_fd());
+    assert!(!FileId(-1).is_memory() && !FileId(7).is_memory());
+    let mut data = AlignedBuf::new(128 << 10).unwrap();
+    data.fill(0x5a);
+    let op = |kind, offset, len, buf| Op { token: 9, kind, file: id, offset, len, buf };
+    let mut out = Vec::new();
+    // SAFETY: the buffers outlive the operations, which have completed when they are read.
+    unsafe { ring.push(op(OpKind::WriteDsync, 4096, 4096, data.as_mut_ptr())) };
+    ring.reap(&mut out);
+    assert_eq!(out.pop(), Some(Completion { token: 9, result: 4096 }));
+    let mut back = AlignedBuf::new(8192).unwrap();
+    // SAFETY: as above.
+    unsafe { ring.push(op(OpKind::Read, 0, 8192, back.as_mut_ptr())) };
+    ring.reap(&mut out);
+    assert_eq!(out.pop(), Some(Completion { token: 9, result: 8192 }));
+    assert!(back[..4096].iter().all(|b| *b == 0) && back[4096..].iter().all(|b| *b == 0x5a));
+    // A long one goes to the kernel.
+    // SAFETY: as above.
+    unsafe { ring.push(op(OpKind::Write, 0, 128 << 10, data.as_mut_ptr())) };
+    ring.reap(&mut out);
+    assert!(out.is_empty());
+    while out.is_empty() {
+        ring.wait(Some(Duration::from_secs(10)), &|| true).unwrap();
+        ring.reap(&mut out);
+    }
+    assert_eq!(out.pop(), Some(Completion { token: 9, result: 128 << 10 }));
+}
