@@ -201,6 +201,7 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
         drop_cbt: args.drop_cbt,
         allow_outside: args.allow_outside,
         insecure_listen: false,
+        metrics: None,
     })
 }
 

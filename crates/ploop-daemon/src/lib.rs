@@ -5,6 +5,7 @@
 //! | [`runtime`] | a disk opened and served: threads, front ends, stop sequence |
 //! | [`registry`] | who serves what on this host, by files (T7) |
 //! | [`control`] | the control socket: varlink server and client |
+//! | [`stats`] | what was counted: read, summed up, as OpenMetrics text and over HTTP |
 //! | [`background`] | the same, in a process of its own that outlives the tool |
 //! | [`code`], [`failure`] | exit codes of the tool, and errors that carry one |
 
@@ -14,6 +15,7 @@ pub mod control;
 pub mod failure;
 pub mod registry;
 pub mod runtime;
+pub mod stats;
 
 pub use code::Code;
 pub use failure::{Failure, Result};

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use ploop_daemon::control::types::{
-    Extent, InfoReply, MapCall, MapReply, MountpointCall, StatReply, State, StopCall,
+    Extent, InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, State, StopCall,
 };
 use ploop_daemon::control::{Client, DESCRIPTION, Methods, Server};
 use ploop_daemon::{Code, Failure, Result};
@@ -38,7 +38,11 @@ impl Methods for Fake {
         Ok(InfoReply { state })
     }
     fn stat(&self) -> Result<StatReply> {
-        Ok(StatReply { counters: [("reads".to_owned(), 3)].into() })
+        let counters = [("reads".to_owned(), 3)].into();
+        Ok(StatReply { counters, ..StatReply::default() })
+    }
+    fn metrics(&self) -> Result<MetricsReply> {
+        Ok(MetricsReply { text: "# EOF\n".into() })
     }
     fn stop(&self, call: StopCall) -> Result<()> {
         if call.force == Some(true) {
@@ -79,6 +83,7 @@ fn the_client_gets_replies_and_errors_with_their_code_and_hint() {
     let mut client = Client::connect(&path).unwrap();
     assert_eq!(client.info().unwrap().size_bytes, 1 << 40);
     assert_eq!(client.stat().unwrap().counters["reads"], 3);
+    assert_eq!(client.metrics().unwrap(), "# EOF\n");
     let error = client.stop(false).unwrap_err();
     assert_eq!(error.code, Code::DeviceBusy);
     assert_eq!(error.hint.as_deref(), Some("unmount it"));

@@ -39,4 +39,5 @@ pub use addr::{DEFAULT_PORT, NbdAddr};
 pub use error::{Error, Result};
 pub use export::ExportInfo;
 pub use front::NbdFront;
+pub use listen::Listener;
 pub use server::{NbdOptions, NbdServer};

@@ -19,7 +19,7 @@ const UNIX_BUFFER: usize = 1 << 20;
 
 /// A socket that takes clients.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     fd: OwnedFd,
     addr: NbdAddr,
     made: Option<Made>,
@@ -35,7 +35,10 @@ struct Made {
 
 impl Listener {
     /// Listens on an address; other than local ones only with `insecure` (T3).
-    pub(crate) fn bind(addr: &NbdAddr, insecure: bool) -> Result<Self> {
+    ///
+    /// # Errors
+    /// The address is taken, not of this host, or not loopback without `insecure`.
+    pub fn bind(addr: &NbdAddr, insecure: bool) -> Result<Self> {
         if !addr.is_local() && !insecure {
             return Err(Error::NotLoopback { addr: addr.to_string() });
         }
@@ -72,12 +75,17 @@ impl Listener {
     }
 
     /// The address, with the real port.
-    pub(crate) fn addr(&self) -> &NbdAddr {
+    #[must_use]
+    pub fn addr(&self) -> &NbdAddr {
         &self.addr
     }
 
-    /// Takes one client; `None` when none waits.
-    pub(crate) fn accept(&self) -> rustix::io::Result<Option<(OwnedFd, String)>> {
+    /// Takes one client, with a name for it; `None` when none waits. Neither the listener nor the
+    /// client's socket blocks.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn accept(&self) -> rustix::io::Result<Option<(OwnedFd, String)>> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = match accept_with(&self.fd, flags) {
             Ok(fd) => fd,

@@ -1,7 +1,7 @@
 //! The client side, for the tool.
 
 use super::types::{
-    Extent, InfoReply, MapCall, MapReply, MountpointCall, StatReply, State, StopCall,
+    Extent, InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, State, StopCall,
 };
 use super::wire::{Call, MAX_REPLY, Reply, Wire};
 use super::{INTERFACE, SERVICE};
@@ -48,6 +48,14 @@ impl Client {
     /// The server's, or of the connection.
     pub fn stat(&mut self) -> Result<StatReply> {
         self.call("Stat", &json!({}), Some(QUICK))
+    }
+
+    /// Counters as OpenMetrics text.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn metrics(&mut self) -> Result<String> {
+        self.call::<MetricsReply>("Metrics", &json!({}), Some(QUICK)).map(|reply| reply.text)
     }
 
     /// Stops the server; returns when the disk is closed, however long that takes.

@@ -2,7 +2,9 @@
 //!
 //! Its threads are none of the data path: a method may wait (D8).
 
-use super::types::{InfoReply, MapCall, MapReply, MountpointCall, StatReply, StopCall};
+use super::types::{
+    InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, StopCall,
+};
 use super::wire::{Call, MAX_CALL, Reply, Wire};
 use super::{DESCRIPTION, INTERFACE, SERVICE, SERVICE_DESCRIPTION};
 use crate::failure::OrFail;
@@ -36,6 +38,11 @@ pub trait Methods: Send + Sync + 'static {
     /// # Errors
     /// Sent to the client.
     fn stat(&self) -> Result<StatReply>;
+    /// `Metrics`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn metrics(&self) -> Result<MetricsReply>;
     /// `Stop`; returns when the disk is closed.
     ///
     /// # Errors
@@ -192,6 +199,7 @@ fn dispatch(call: Call, methods: &dyn Methods) -> Answer {
         (SERVICE, "GetInterfaceDescription") => describe(&parameters)?,
         (INTERFACE, "Info") => object(&methods.info()?),
         (INTERFACE, "Stat") => object(&methods.stat()?),
+        (INTERFACE, "Metrics") => object(&methods.metrics()?),
         (INTERFACE, "Stop") => {
             methods.stop(parse(parameters)?)?;
             Map::new()

@@ -1,7 +1,7 @@
 //! Parameters and replies of `org.ploop.Disk`.
 
+pub use crate::stats::types::StatReply;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// One image of the chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,11 +71,11 @@ pub struct InfoReply {
     pub state: State,
 }
 
-/// Reply of `Stat`.
+/// Reply of `Metrics`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct StatReply {
-    /// Counters by name.
-    pub counters: BTreeMap<String, u64>,
+pub struct MetricsReply {
+    /// OpenMetrics text.
+    pub text: String,
 }
 
 /// Parameters of `Stop`.

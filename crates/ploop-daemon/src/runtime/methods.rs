@@ -4,16 +4,17 @@ use super::mapping::map;
 use super::session::Session;
 use crate::control::Methods;
 use crate::control::types::{
-    Image, InfoReply, MapCall, MapReply, MountpointCall, StatReply, State, StopCall,
+    Image, InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, State, StopCall,
 };
 use crate::registry::Claim;
+use crate::stats::prometheus;
+use crate::stats::read::read;
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::RemoteHandle;
-use ploop_engine::stats::OPERATIONS;
 use ploop_engine::{Device, LevelKind};
-use std::collections::BTreeMap;
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// What wakes the thread that serves.
 pub enum Event {
@@ -31,6 +32,7 @@ pub enum Event {
 /// An open disk as control clients see it.
 pub struct Control {
     fixed: Fixed,
+    opened: Instant,
     /// `None` once the server is stopping: a device held here would keep the images open, and
     /// locked.
     live: Mutex<Option<Live>>,
@@ -57,7 +59,8 @@ impl Control {
     pub fn new(session: &Session, fixed: Fixed, claim: Claim, events: Sender<Event>) -> Self {
         let remote = session.remotes()[0].clone();
         let live = Live { device: session.device().clone(), remote, claim };
-        Self { fixed, live: Mutex::new(Some(live)), events: Mutex::new(events) }
+        let opened = Instant::now();
+        Self { fixed, opened, live: Mutex::new(Some(live)), events: Mutex::new(events) }
     }
 
     /// Lets go of the device; the registry's entry is the caller's now. Clients get errors.
@@ -120,7 +123,15 @@ impl Methods for Control {
     fn stat(&self) -> Result<StatReply> {
         let guard = self.live();
         let live = guard.as_ref().ok_or_else(stopping)?;
-        Ok(StatReply { counters: counters(&live.device) })
+        let open = u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Ok(read(&live.device, open))
+    }
+
+    fn metrics(&self) -> Result<MetricsReply> {
+        let (state, stat) = (self.info()?.state, self.stat()?);
+        let text = prometheus::text(&state, stat);
+        let text = text.map_err(|_| Failure::new(Code::Internal, "metrics have no text"))?;
+        Ok(MetricsReply { text })
     }
 
     fn stop(&self, call: StopCall) -> Result<()> {
@@ -145,38 +156,4 @@ impl Methods for Control {
         let live = guard.as_mut().ok_or_else(stopping)?;
         live.claim.update(|entry| entry.mountpoint = call.mountpoint.map(Into::into))
     }
-}
-
-/// All counters by name.
-fn counters(device: &Device) -> BTreeMap<String, u64> {
-    let mut all = BTreeMap::new();
-    let mut add = |name: String, value: u64| *all.entry(name).or_insert(0) += value;
-    for n in 0..device.queues() {
-        let queue = device.queue_stats(n);
-        for (operation, name) in OPERATIONS.iter().enumerate() {
-            add(format!("{name}_requests"), queue.requests[operation].get());
-            add(format!("{name}_bytes"), queue.bytes[operation].get());
-        }
-        add("errors".to_owned(), queue.errors.get());
-        add("in_flight".to_owned(), queue.in_flight.get());
-        add("parked".to_owned(), queue.parked.get());
-        add("abandoned".to_owned(), queue.abandoned.get());
-    }
-    let keeper = device.keeper_stats();
-    for (name, counter) in [
-        ("clusters_allocated", &keeper.allocated),
-        ("clusters_copied_up", &keeper.copied_up),
-        ("clusters_unmapped", &keeper.unmapped),
-        ("pages_loaded", &keeper.pages_loaded),
-        ("pages_written", &keeper.pages_written),
-        ("pages_dirty", &keeper.dirty_pages),
-        ("syncs", &keeper.syncs),
-        ("flushes", &keeper.flushes),
-        ("clusters_in_quarantine", &keeper.quarantine),
-        ("clusters_clean", &keeper.clean),
-    ] {
-        add(name.to_owned(), counter.get());
-    }
-    add("failed".to_owned(), u64::from(device.is_failed()));
-    all
 }

@@ -13,6 +13,7 @@ use super::{memory, open, signals};
 use crate::control::Server;
 use crate::failure::OrFail;
 use crate::registry::{Entry, Registry};
+use crate::stats::{Scrape, scrape};
 use crate::{Code, Result};
 use ploop_image::Disk;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     if let Err(why) = memory::lock() {
         tracing::warn!("{why}");
     }
+    let mut metrics = listen_for_metrics(spec)?;
     let disk = open(spec)?;
     let entry = entry(spec, &disk);
     let (ident, version) = (disk.ident(), version(&disk.spec()));
@@ -55,7 +57,7 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let mut exports = Exports::default();
     let claimed = Registry::of_user().claim(ident, entry).and_then(|mut claim| {
         exports.make(spec, &session, listening, &claim)?;
-        claim.update(|entry| note_exports(entry, &exports))?;
+        claim.update(|entry| note_exports(entry, &exports, metrics.as_ref()))?;
         Ok(claim)
     });
     let claim = match claimed {
@@ -72,7 +74,7 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let fixed = Fixed { version, engine: session.engine() };
     let control = Control::new(&session, fixed, claim, events);
     let running = Running { session, exports, control: Arc::new(control) };
-    let server = match running.announce(ready, up) {
+    let server = match running.announce(ready, metrics.as_mut(), up) {
         Ok(server) => server,
         Err(failure) => {
             let _ = running.stop(true);
@@ -80,6 +82,7 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
         }
     };
     let (force, waiting) = wait(&inbox, &running.exports);
+    drop(metrics);
     let result = running.stop(force);
     for reply in waiting {
         let _ = reply.send(result.clone());
@@ -92,6 +95,12 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     result
 }
 
+/// Before anything of the disk is touched: an address that cannot be had costs nothing then.
+fn listen_for_metrics(spec: &ServeSpec) -> Result<Option<Scrape>> {
+    let Some(text) = &spec.metrics else { return Ok(None) };
+    Scrape::bind(&scrape::address(text)?, spec.insecure_listen).map(Some)
+}
+
 struct Running {
     session: Session,
     exports: Exports,
@@ -99,13 +108,21 @@ struct Running {
 }
 
 impl Running {
-    /// Opens the control socket, then says that everything answers.
-    fn announce(&self, ready: (Entry, PathBuf, PathBuf), up: Up<'_>) -> Result<Server> {
+    /// Opens the control socket and answers scrapers, then says that everything answers.
+    fn announce(
+        &self,
+        ready: (Entry, PathBuf, PathBuf),
+        metrics: Option<&mut Scrape>,
+        up: Up<'_>,
+    ) -> Result<Server> {
         let (entry, log, socket) = ready;
         // The log of a server before us with the same base.
         let _ = std::fs::remove_file(&log);
         let methods = Arc::clone(&self.control) as Arc<dyn crate::control::Methods>;
-        let server = Server::start(&socket, methods)?;
+        let server = Server::start(&socket, Arc::clone(&methods))?;
+        if let Some(metrics) = metrics {
+            metrics.start(methods)?;
+        }
         up(&entry, &log)?;
         Ok(server)
     }
@@ -178,9 +195,10 @@ fn entry(spec: &ServeSpec, disk: &Disk) -> Entry {
     }
 }
 
-fn note_exports(entry: &mut Entry, exports: &Exports) {
+fn note_exports(entry: &mut Entry, exports: &Exports, metrics: Option<&Scrape>) {
     let text = |path: Option<&Path>| path.map(|path| path.display().to_string());
     entry.device = text(exports.device());
     entry.partition = text(exports.partition());
     entry.exports = exports.words();
+    entry.exports.extend(metrics.map(Scrape::word));
 }

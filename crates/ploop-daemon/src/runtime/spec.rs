@@ -26,8 +26,11 @@ pub struct ServeSpec {
     pub drop_cbt: bool,
     /// The descriptor may name files outside its directory.
     pub allow_outside: bool,
-    /// NBD may listen on addresses other hosts can reach (T3).
+    /// NBD and metrics may listen on addresses other hosts can reach (T3).
     pub insecure_listen: bool,
+    /// Where metrics are served over HTTP: `unix:PATH` or `tcp:HOST:PORT`.
+    #[serde(default)]
+    pub metrics: Option<String>,
 }
 
 /// A way to reach the disk.
@@ -87,6 +90,7 @@ impl ServeSpec {
             drop_cbt: false,
             allow_outside: false,
             insecure_listen: false,
+            metrics: None,
         }
     }
 

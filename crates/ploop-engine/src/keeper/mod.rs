@@ -254,6 +254,8 @@ impl<I: Io> Keeper<I> {
     fn count(&self) {
         let stats = &self.shared.keeper_stats;
         stats.dirty_pages.set(self.pages.len() as u64);
+        stats.dirty_pages_max.raise(self.pages.len() as u64);
+        stats.copying.set(self.copies.running() as u64);
         stats.quarantine.set((self.quarantine.len() + self.space.unclean()) as u64);
         stats.clean.set(self.space.available());
     }

@@ -170,7 +170,9 @@ impl<I: Io> Keeper<I> {
         let delay = self.shared.options.metadata_delay_ms * 1_000_000;
         let Some(page) = self.pages.dirty.get_mut(&slot.page.0) else { return };
         self.recorded.put(&mut page.slots, cluster, entry, self.seq);
-        if !page.waits() {
+        if page.waits() {
+            self.shared.keeper_stats.changes_joined.add(1);
+        } else {
             page.deadline = self.now + delay;
         }
         page.last_change = self.seq;

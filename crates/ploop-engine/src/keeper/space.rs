@@ -323,6 +323,7 @@ impl<I: Io> Keeper<I> {
             return;
         }
         tracing::warn!("the top cannot grow beyond {} clusters: {errno}", self.space.clusters);
+        self.shared.keeper_stats.extensions_refused.add(1);
         self.space.exhausted = true;
         let pause = self.shared.options.enospc_retry_ms.max(1) * 1_000_000;
         self.space.ask_again_at = self.now + pause;
@@ -464,6 +465,8 @@ impl<I: Io> Keeper<I> {
             && sync <= number
         {
             s.extend = None;
+            self.shared.keeper_stats.extensions.add(1);
+            self.shared.keeper_stats.extended.add(range.end - range.start);
             if s.frontier.is_empty() {
                 s.frontier = range;
             } else {

@@ -32,6 +32,8 @@ pub(super) struct Syncs {
     started: u64,
     done: u64,
     running: bool,
+    /// When the last one began.
+    began: u64,
     /// Do not start before the page writes up to this number have ended.
     hold: Option<u64>,
     flushes: Vec<Flush>,
@@ -47,6 +49,10 @@ impl Syncs {
     /// A sync is in flight.
     pub fn is_running(&self) -> bool {
         self.running
+    }
+
+    fn waiting(&self) -> usize {
+        self.flushes.len() + self.durables.len()
     }
 
     /// Changes up to this number are waited for by flushes.
@@ -105,6 +111,7 @@ impl<I: Io> Keeper<I> {
         self.syncs.hold = None;
         self.syncs.started += 1;
         self.syncs.running = true;
+        self.syncs.began = self.now;
         let number = self.syncs.started;
         self.shared.keeper_stats.syncs.add(1);
         self.push(Task::Sync(number), OpKind::Datasync, 0, 0, ptr::null_mut());
@@ -129,6 +136,8 @@ impl<I: Io> Keeper<I> {
             return;
         }
         self.syncs.done = number;
+        let took = self.now.saturating_sub(self.syncs.began);
+        self.shared.keeper_stats.sync_latency.record(took);
         self.pages_synced(number);
         self.space_synced(number);
     }
@@ -136,6 +145,7 @@ impl<I: Io> Keeper<I> {
     /// Answers every flush and FUA whose changes are durable.
     pub(super) fn answer_durable(&mut self) {
         let done = self.syncs.done;
+        let waiting = self.syncs.waiting();
         let mut i = 0;
         while i < self.syncs.flushes.len() {
             let f = &self.syncs.flushes[i];
@@ -157,6 +167,8 @@ impl<I: Io> Keeper<I> {
                 i += 1;
             }
         }
+        let answered = waiting - self.syncs.waiting();
+        self.shared.keeper_stats.sync_batches.record(answered as u64);
     }
 
     /// Nothing can become durable any more: everyone who waits for that fails (F5, I10), and so

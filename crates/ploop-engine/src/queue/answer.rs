@@ -51,10 +51,27 @@ impl<I: Io> Queue<I> {
                 self.shared.options.enospc_retry_ms
             );
         }
+        self.count_held(index);
         self.slots.pieces[index as usize].stage = Stage::Parked;
         self.slots.pieces[index as usize].plain = false;
         self.parked.push_back(index);
         None
+    }
+
+    /// Counts a request that is held for the first time, and the episode it begins.
+    fn count_held(&mut self, index: u32) {
+        let request = self.slots.pieces[index as usize].request;
+        let slot = &mut self.slots.requests[request as usize];
+        if slot.held {
+            return;
+        }
+        slot.held = true;
+        let stats = &self.shared.queue_stats[self.lane];
+        stats.held.add(1);
+        if self.holding == 0 {
+            stats.full_episodes.add(1);
+        }
+        self.holding += 1;
     }
 
     /// Tries held pieces again when their timer is over, and once more when the device stops.

@@ -50,6 +50,8 @@ pub struct Queue<I: Io> {
     /// Pieces held because the host has no space (F17), and when they are tried again.
     parked: VecDeque<u32>,
     parked_until: u64,
+    /// Requests in flight that were held for space at least once.
+    holding: usize,
     /// After a stop, held pieces got their last try (T17).
     last_try: bool,
     poll_at: Option<u64>,
@@ -75,6 +77,7 @@ impl<I: Io> Queue<I> {
             resume: VecDeque::with_capacity(depth),
             parked: VecDeque::with_capacity(depth),
             parked_until: 0,
+            holding: 0,
             last_try: false,
             poll_at: None,
             zeros: crate::memory::buffer(ZERO_BUFFER as usize),

@@ -3,6 +3,7 @@
 use crate::front::{Errno, Request};
 use crate::grace::Ticket;
 use crate::route::PieceKind;
+use crate::stats::ClassId;
 use ploop_format::GuestCluster;
 use ploop_io::FileId;
 
@@ -101,6 +102,12 @@ pub(super) struct Slot {
     pub flushing: bool,
     pub outstanding: u32,
     pub error: Option<Errno>,
+    /// When it was taken in.
+    pub since: u64,
+    /// What it counts as, by the routes of its pieces so far.
+    pub class: ClassId,
+    /// A piece of it was held for space at least once.
+    pub held: bool,
     /// What an Extents request found.
     pub value: u32,
 }
@@ -123,6 +130,9 @@ impl Slots {
             flushing: false,
             outstanding: 0,
             error: None,
+            since: 0,
+            class: ClassId::first(IDLE.operation),
+            held: false,
             value: 0,
         };
         Self {
@@ -143,8 +153,8 @@ impl Slots {
         self.requests.len() - self.free_requests.len()
     }
 
-    /// Takes a request slot.
-    pub fn admit(&mut self, request: Request) -> Option<u32> {
+    /// Takes a request slot, at this time.
+    pub fn admit(&mut self, request: Request, now: u64) -> Option<u32> {
         let n = self.free_requests.pop()?;
         self.requests[n as usize] = Slot {
             request,
@@ -154,6 +164,9 @@ impl Slots {
             flushing: false,
             outstanding: 0,
             error: None,
+            since: now,
+            class: ClassId::first(request.operation),
+            held: false,
             value: 0,
         };
         Some(n)

@@ -7,19 +7,19 @@ use crate::limits::CLUSTERS_PER_TURN;
 use crate::message::ToKeeper;
 use crate::route::{Facts, PieceKind, Route, route};
 use crate::split::first_piece;
-use crate::stats::operation_index;
+use crate::stats::ClassId;
 use ploop_io::Io;
 
 impl<I: Io> Queue<I> {
     /// Takes a request in, or ends it at once when it cannot be.
     pub(super) fn admit(&mut self, request: Request) {
         if let Err(errno) = self.check(&request) {
-            self.finish(&request, Err(errno));
+            self.fail(&request, errno);
             return;
         }
-        match self.slots.admit(request) {
+        match self.slots.admit(request, self.now) {
             Some(n) => self.advance(n),
-            None => self.finish(&request, Err(Errno::AGAIN)),
+            None => self.fail(&request, Errno::AGAIN),
         }
     }
 
@@ -90,8 +90,18 @@ impl<I: Io> Queue<I> {
             return;
         }
         self.slots.retire(n);
-        let outcome = slot.error.map_or(Ok(slot.value), Err);
-        self.finish(&slot.request, outcome);
+        if slot.held {
+            self.holding -= 1;
+        }
+        match slot.error {
+            Some(errno) => self.fail(&slot.request, errno),
+            None => {
+                let nanos = self.now.saturating_sub(slot.since);
+                let stats = &self.shared.queue_stats[self.lane];
+                stats.ended(slot.class, slot.request.len, nanos);
+                self.finished.push((slot.request.tag, Ok(slot.value)));
+            }
+        }
     }
 
     /// Makes the next piece of a request; `None` when there is none, or no slot for it.
@@ -181,6 +191,13 @@ impl<I: Io> Queue<I> {
             // F8: whoever waits for anything but its own I/O is not registered.
             self.leave(ticket);
         }
+        // Zeros over a hole stay a hole.
+        let zeros = way == Route::Allocate && self.all_zero(&piece);
+        let way = if zeros { Route::Nothing } else { way };
+        if let Some(class) = ClassId::of(kind, way, facts.top) {
+            let slot = &mut self.slots.requests[piece.request as usize];
+            slot.class = slot.class.max(class);
+        }
         self.follow(index, way)
     }
 
@@ -199,7 +216,6 @@ impl<I: Io> Queue<I> {
             Route::Write(at) => return self.write(index, at),
             Route::Zero(at) => return self.zero(index, at),
             Route::Punch(at) => return self.punch(index, at),
-            Route::Allocate if self.all_zero(&piece) => return self.settle(index),
             Route::CopyUpZero if flags.fast_zero => return Some(Err(Errno::OPNOTSUPP)),
             Route::Load => (Stage::Asked, ToKeeper::Load(caller, piece.cluster.slot().page)),
             Route::Wait => (Stage::Asked, ToKeeper::Wait(caller, piece.cluster)),
@@ -273,14 +289,9 @@ impl<I: Io> Queue<I> {
         self.advance(request);
     }
 
-    fn finish(&mut self, request: &Request, outcome: Outcome) {
-        let stats = &self.shared.queue_stats[self.lane];
-        let kind = operation_index(request.operation);
-        stats.requests[kind].add(1);
-        stats.bytes[kind].add(request.len);
-        if outcome.is_err() {
-            stats.errors.add(1);
-        }
-        self.finished.push((request.tag, outcome));
+    /// A request ends with an error.
+    fn fail(&mut self, request: &Request, errno: Errno) {
+        self.shared.queue_stats[self.lane].failed(request.operation);
+        self.finished.push((request.tag, Err(errno)));
     }
 }
