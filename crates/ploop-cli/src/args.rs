@@ -17,7 +17,6 @@ pub const NOT_YET: &[&str] = &[
     "merge",
     "replace",
     "copy",
-    "stat",
     "encrypt",
     "start",
     "stop",
@@ -78,6 +77,8 @@ pub enum Verb {
     Umount(Umount),
     /// Show space and inodes in use, or size, or device
     Info(Info),
+    /// Show what an open disk does: requests, latencies, dirty pages
+    Stat(Stat),
     /// List the disks that are open on this host
     List(List),
     /// Freeze the present state of a disk that is not open
@@ -171,6 +172,12 @@ pub struct Serving {
     /// Let the descriptor name images outside its directory
     #[arg(long)]
     pub allow_outside: bool,
+    /// Serve metrics for Prometheus over HTTP: unix:PATH or tcp:ADDR:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
+    /// Let NBD and --metrics listen on other than loopback addresses: no password, no encryption
+    #[arg(long)]
+    pub insecure_listen: bool,
 }
 
 /// `ploop serve`
@@ -181,7 +188,8 @@ Prints `ready EXPORT` on stdout for each export when it answers. SIGTERM stops i
 Examples:
   ploop serve /vz/disk --nbd unix:/run/disk.sock
   ploop serve /vz/disk --nbd tcp:127.0.0.1:10809 --export-name disk --ro
-  ploop serve /vz/disk --fuse /tmp/disk.raw")]
+  ploop serve /vz/disk --fuse /tmp/disk.raw
+  ploop serve /vz/disk --nbd unix:/run/disk.sock --metrics tcp:127.0.0.1:9100")]
 pub struct Serve {
     /// The disk
     #[arg(value_name = "DISK")]
@@ -195,9 +203,6 @@ pub struct Serve {
     /// Name of the NBD export
     #[arg(long, value_name = "NAME", default_value = "")]
     pub export_name: String,
-    /// Let NBD listen on other than loopback addresses: no password, no encryption
-    #[arg(long)]
-    pub insecure_listen: bool,
     #[command(flatten)]
     pub serving: Serving,
 }
@@ -324,6 +329,37 @@ pub struct Info {
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
+}
+
+/// `ploop stat`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --watch: everything since the disk was opened. With it: rates, every SECONDS, until the
+disk is closed. Latency is from the hand-in of a request to its end, as seen by turns of its queue.
+docs/stats.md explains every number. Exit code 40: the disk is not open.
+
+Examples:
+  ploop stat /vz/disk
+  ploop stat -d /dev/loop3 --watch
+  ploop stat /vz/disk --watch 5 --count 12
+  ploop stat --json /vz/disk
+  ploop stat --prometheus /vz/disk")]
+pub struct Stat {
+    /// The device
+    #[arg(short = 'd', value_name = "DEV")]
+    pub device: Option<PathBuf>,
+    /// Again and again, with rates [default: every second]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1)]
+    pub watch: Option<Option<String>>,
+    /// Stop watching after so many times
+    #[arg(long, value_name = "N", requires = "watch")]
+    pub count: Option<u64>,
+    /// OpenMetrics text, as --metrics serves it
+    #[arg(long, conflicts_with = "watch")]
+    pub prometheus: bool,
+    /// The device, or the disk
+    #[arg(value_name = "DEV|DISK")]
+    pub target: Option<PathBuf>,
 }
 
 /// `ploop list`

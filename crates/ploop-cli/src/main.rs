@@ -81,6 +81,7 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
         Verb::Mount(args) => verbs::mount::run(&args, output),
         Verb::Umount(args) => verbs::umount::run(&args, output),
         Verb::Info(args) => verbs::info::run(&args, output),
+        Verb::Stat(args) => verbs::stat::run(&args, output),
         Verb::List(args) => verbs::list::run(&args, output),
         Verb::Snapshot(args) => verbs::snapshot::run(&args, output),
         Verb::SnapshotList(args) => verbs::snapshot_list::run(&args, output),

@@ -2,9 +2,11 @@
 
 use crate::args;
 use ploop_daemon::runtime::{Export, OnFull, RingChoice, ServeSpec};
+use ploop_daemon::stats::scrape;
 use ploop_daemon::{Code, Failure, NbdAddr, Result};
 use ploop_format::Guid;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How an image stores its data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -200,16 +202,25 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
         metadata_delay_ms: args.metadata_delay,
         drop_cbt: args.drop_cbt,
         allow_outside: args.allow_outside,
-        insecure_listen: false,
-        metrics: None,
+        insecure_listen: args.insecure_listen,
+        metrics: args
+            .metrics
+            .as_deref()
+            .map(|text| metrics(text, args.insecure_listen))
+            .transpose()?,
     })
+}
+
+fn metrics(text: &str, insecure: bool) -> Result<String> {
+    let parsed = scrape::address(text)?;
+    listen(parsed, insecure, "metrics have")
 }
 
 /// The meaning of `serve`.
 pub fn serve(args: &args::Serve) -> Result<ServeSpec> {
     let mut exports = Vec::new();
     for address in &args.nbd {
-        exports.push(nbd(address, &args.export_name, args.insecure_listen)?);
+        exports.push(nbd(address, &args.export_name, args.serving.insecure_listen)?);
     }
     for file in &args.fuse {
         exports.push(Export::Fuse { file: absolute(file)? });
@@ -218,23 +229,27 @@ pub fn serve(args: &args::Serve) -> Result<ServeSpec> {
         return Err(Failure::parameter("nothing to serve: no --nbd and no --fuse")
             .hint("`ploop attach` makes a block device"));
     }
-    let spec = serving(&args.disk, &args.serving, exports)?;
-    Ok(ServeSpec { insecure_listen: args.insecure_listen, ..spec })
+    serving(&args.disk, &args.serving, exports)
 }
 
 fn nbd(address: &str, name: &str, insecure: bool) -> Result<Export> {
-    let parsed = NbdAddr::parse(address)?;
-    if !parsed.is_local() && !insecure {
-        let message = format!("{parsed} can be reached from other hosts");
-        return Err(Failure::parameter(message).hint(
-            "NBD here has no password and no encryption; --insecure-listen if that is all right",
-        ));
+    let address = listen(NbdAddr::parse(address)?, insecure, "NBD here has")?;
+    Ok(Export::Nbd { address, name: name.to_owned() })
+}
+
+/// An address to listen on, in the words of a server that runs elsewhere (T3).
+fn listen(address: NbdAddr, insecure: bool, what: &str) -> Result<String> {
+    if !address.is_local() && !insecure {
+        let message = format!("{address} can be reached from other hosts");
+        return Err(Failure::parameter(message).hint(format!(
+            "{what} no password and no encryption; --insecure-listen if that is all right"
+        )));
     }
-    let address = match parsed {
+    let address = match address {
         NbdAddr::Unix(path) => NbdAddr::Unix(absolute(&path)?),
         tcp @ NbdAddr::Tcp(_) => tcp,
     };
-    Ok(Export::Nbd { address: address.to_string(), name: name.to_owned() })
+    Ok(address.to_string())
 }
 
 /// The meaning of `attach`; `--via` picks the transport (T10).
@@ -251,9 +266,78 @@ pub fn attach(disk: &Path, via: &str, args: &args::Serving) -> Result<ServeSpec>
     }
 }
 
+/// What `stat` shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StatPlan {
+    /// A device or a disk.
+    pub target: PathBuf,
+    /// Between two looks.
+    pub watch: Option<Duration>,
+    /// How many looks.
+    pub count: u64,
+}
+
+/// The meaning of `stat`. `--watch` takes a word only if that is a number: else the word is the
+/// target.
+pub fn stat(args: &args::Stat) -> Result<StatPlan> {
+    let mut targets: Vec<PathBuf> = args.device.iter().chain(&args.target).cloned().collect();
+    let mut watch = args.watch.as_ref().map(|_| Duration::from_secs(1));
+    if let Some(Some(word)) = &args.watch {
+        match word.parse::<f64>() {
+            Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => {
+                watch = Some(Duration::from_secs_f64(seconds));
+            }
+            Err(_) if targets.is_empty() => targets.push(word.into()),
+            _ => {
+                return Err(Failure::parameter(format!("--watch `{word}`"))
+                    .hint("seconds, from 0.1 to 86400"));
+            }
+        }
+    }
+    if args.count == Some(0) {
+        return Err(Failure::parameter("--count 0 shows nothing"));
+    }
+    let count = args.count.unwrap_or(u64::MAX);
+    match <[PathBuf; 1]>::try_from(targets) {
+        Ok([target]) => Ok(StatPlan { target, watch, count }),
+        Err(none) if none.is_empty() => Err(Failure::parameter("which device or disk?")),
+        Err(_) => Err(Failure::parameter("one device or disk at a time")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{cluster, nbd, size};
+    use super::{cluster, metrics, nbd, size, stat};
+    use crate::args;
+    use std::path::Path;
+    use std::time::Duration;
+
+    fn watched(word: Option<&str>, target: Option<&str>) -> args::Stat {
+        args::Stat {
+            device: None,
+            watch: Some(word.map(str::to_owned)),
+            count: None,
+            prometheus: false,
+            target: target.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn watch_takes_a_number_and_leaves_a_target() {
+        let plan = stat(&watched(Some("0.5"), Some("/d"))).unwrap();
+        assert_eq!((plan.watch, &*plan.target), (Some(Duration::from_millis(500)), "/d".as_ref()));
+        let plan = stat(&watched(Some("/dev/loop3"), None)).unwrap();
+        assert_eq!(plan.watch, Some(Duration::from_secs(1)));
+        assert_eq!(plan.target, Path::new("/dev/loop3"));
+        assert_eq!(stat(&watched(None, Some("/d"))).unwrap().count, u64::MAX);
+        for bad in ["0", "-1", "nan", "inf", "1e9", "/dev/loop3"] {
+            assert!(stat(&watched(Some(bad), Some("/d"))).is_err(), "{bad}");
+        }
+        assert!(stat(&watched(Some("2"), None)).is_err());
+        assert!(stat(&args::Stat { count: Some(0), ..watched(None, Some("/d")) }).is_err());
+        let two = args::Stat { device: Some("/e".into()), ..watched(None, Some("/d")) };
+        assert!(stat(&two).is_err());
+    }
 
     #[test]
     fn a_size_without_suffix_counts_sectors() {
@@ -283,5 +367,9 @@ mod tests {
         assert!(nbd("tcp:0.0.0.0:1", "", false).is_err());
         assert!(nbd("tcp:0.0.0.0:1", "", true).is_ok());
         assert!(nbd("udp:1", "", true).is_err());
+        assert_eq!(metrics("tcp:127.0.0.1:9100", false).unwrap(), "tcp:127.0.0.1:9100");
+        assert!(metrics("tcp:0.0.0.0:9100", false).is_err());
+        assert!(metrics("tcp:0.0.0.0:9100", true).is_ok());
+        assert!(metrics("unix:m", false).unwrap().starts_with("unix:/"));
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod json;
 pub mod progress;
+pub mod stat;
 pub mod table;
 
 use ploop_daemon::Failure;
@@ -20,6 +21,17 @@ pub struct Output {
 pub fn line(text: impl AsRef<str>) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
+}
+
+/// Lines on stdout, at once; whether anybody reads them.
+pub fn lines<T: AsRef<str>>(lines: impl IntoIterator<Item = T>) -> bool {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(line.as_ref());
+        text.push('\n');
+    }
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
 /// One line on stderr.

@@ -13,4 +13,5 @@ pub mod restore_descriptor;
 pub mod serve;
 pub mod snapshot;
 pub mod snapshot_list;
+pub mod stat;
 pub mod umount;
