@@ -1,10 +1,10 @@
 //! Metrics: the text as a scraper parses it, and the HTTP server against clients of all kinds.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-use ploop_daemon::control::Methods;
 use ploop_daemon::control::types::{
     InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, State, StopCall,
 };
+use ploop_daemon::control::{DESCRIPTION, Methods};
 use ploop_daemon::stats::http::Limits;
 use ploop_daemon::stats::types::SizeBucket;
 use ploop_daemon::stats::{
@@ -154,6 +154,35 @@ fn names_in_the_table_are_names_and_stand_once() {
         assert!(help.ends_with('.') && !help.contains(['\n', '\\']), "{help}");
         assert!(!seen.contains(&name) && !seen.contains(&metric), "{name}");
         seen.extend([name, metric].into_iter().collect::<std::collections::BTreeSet<_>>());
+    }
+}
+
+/// Names of fields, also of objects inside; not the names of counters.
+fn fields(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (name, value) in map {
+                found.push(name.clone());
+                if name != "counters" && name != "errors" {
+                    fields(value, found);
+                }
+            }
+        }
+        serde_json::Value::Array(all) => all.iter().for_each(|value| fields(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_interface_describes_every_field() {
+    let mut found = Vec::new();
+    fields(&serde_json::to_value(stat()).unwrap(), &mut found);
+    assert!(found.len() > 20, "{found:?}");
+    for name in found {
+        let word = |part: &str| {
+            part.contains(&format!(" {name}: ")) || part.contains(&format!("({name}: "))
+        };
+        assert!(DESCRIPTION.lines().any(word), "{name}");
     }
 }
 

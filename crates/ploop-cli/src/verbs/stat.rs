@@ -49,7 +49,8 @@ fn watch(plan: &StatPlan, entry: &Entry, interval: Duration, output: Output) -> 
     let mut before = client.stat()?;
     let mut next = Instant::now();
     for _ in 0..plan.count {
-        next += interval;
+        // Late, as after a suspend: go on from now, do not catch up.
+        next = (next + interval).max(Instant::now());
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
         let now = again(plan, entry, &before)?;
         let since = now.since(&before);

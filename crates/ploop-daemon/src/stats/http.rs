@@ -1,7 +1,8 @@
 //! The little of HTTP/1.1 that a scraper needs: one request, one answer, then the connection ends.
 //!
 //! Nothing of a request is kept but its first line, and a client can neither send much nor take
-//! long: the head is at most [`MAX_HEAD`] bytes and must be there within [`Limits::head`].
+//! long: the head is at most [`MAX_HEAD`] bytes and must be there within [`Limits::head`], and the
+//! answer must have been taken within [`Limits::write`].
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ const MAX_DRAIN: usize = 256 * 1024;
 pub struct Limits {
     /// For its whole head.
     pub head: Duration,
-    /// For each part of the answer that it reads.
+    /// For reading the whole answer.
     pub write: Duration,
 }
 
@@ -93,7 +94,7 @@ pub fn serve(
         Err(Refusal::Answer(answer)) => (answer, true, true),
         Err(Refusal::Gone(error)) => return Err(error),
     };
-    write_answer(stream, &answer, body)?;
+    write_answer(stream, &answer, body, limits)?;
     stream.end()?;
     if refused {
         // With unread bytes the close would be a reset, and the answer be lost.
@@ -170,7 +171,12 @@ fn parse(head: &[u8]) -> Result<Asked<'_>, Answer> {
     }
 }
 
-fn write_answer(stream: &mut impl Stream, answer: &Answer, body: bool) -> io::Result<()> {
+fn write_answer(
+    stream: &mut impl Stream,
+    answer: &Answer,
+    body: bool,
+    limits: Limits,
+) -> io::Result<()> {
     let allow = if answer.status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
     let head = format!(
         "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{allow}Connection: close\r\n\r\n",
@@ -178,11 +184,30 @@ fn write_answer(stream: &mut impl Stream, answer: &Answer, body: bool) -> io::Re
         answer.kind,
         answer.body.len()
     );
-    stream.write_all(head.as_bytes())?;
+    let until = Instant::now() + limits.write;
+    write_until(stream, head.as_bytes(), until)?;
     if body {
-        stream.write_all(answer.body.as_bytes())?;
+        write_until(stream, answer.body.as_bytes(), until)?;
     }
     stream.flush()
+}
+
+fn write_until(stream: &mut impl Stream, bytes: &[u8], until: Instant) -> io::Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.limit(left, left)?;
+        match stream.write(rest) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn drain(stream: &mut impl Stream, limits: Limits) {
@@ -204,6 +229,50 @@ fn drain(stream: &mut impl Stream, limits: Limits) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A client that sends a request at once and takes a byte of the answer now and then.
+    struct Sipping {
+        request: &'static [u8],
+        taken: usize,
+    }
+
+    impl Read for Sipping {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.request.read(buf)
+        }
+    }
+
+    impl Write for Sipping {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            std::thread::sleep(Duration::from_millis(5));
+            self.taken += 1;
+            Ok(1)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Stream for Sipping {
+        fn limit(&self, _: Duration, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn end(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn whoever_sips_the_answer_is_cut_off() {
+        let mut client = Sipping { request: b"GET /metrics HTTP/1.1\r\n\r\n", taken: 0 };
+        let limits = Limits { write: Duration::from_millis(50), ..Limits::default() };
+        let page = |_: &str| Answer::page("text/plain", "x".repeat(100_000));
+        let error = serve(&mut client, limits, page).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!((1..=10).contains(&client.taken), "{}", client.taken);
+    }
 
     #[test]
     fn a_head_ends_at_its_first_empty_line() {
