@@ -203,6 +203,12 @@ impl Device {
         &self.shared.keeper_stats
     }
 
+    /// Pages of the map with cells of their own; pages of holes share theirs.
+    #[must_use]
+    pub fn pages_resident(&self) -> usize {
+        self.shared.map.resident()
+    }
+
     /// BAT pages in memory.
     #[must_use]
     pub fn pages_loaded(&self) -> usize {

@@ -82,7 +82,7 @@ impl Collector for Reading {
         for line in KEEPER {
             one(out, line, value(line.name))?;
         }
-        let help = "BAT pages in memory.";
+        let help = "Pages of the map with cells of their own; pages of holes share theirs.";
         gauge(out, PAGES_IN_MEMORY, help, None, value(PAGES_IN_MEMORY))?;
         let help = "1: a sync failed or metadata cannot be written, no flush succeeds any more.";
         gauge(out, FAILED, help, None, value(FAILED))?;

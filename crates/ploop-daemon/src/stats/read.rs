@@ -26,8 +26,8 @@ pub fn read(device: &Device, interval_ns: u64) -> StatReply {
         sync_latency: latency(&[&keeper.sync_latency]),
         sync_batches: batches(keeper),
     };
-    let loaded = device.pages_loaded() as u64;
-    reply.counters.insert(PAGES_IN_MEMORY.to_owned(), loaded);
+    let pages = device.pages_resident() as u64;
+    reply.counters.insert(PAGES_IN_MEMORY.to_owned(), pages);
     reply.counters.insert(FAILED.to_owned(), u64::from(device.is_failed()));
     reply
 }

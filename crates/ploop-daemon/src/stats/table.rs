@@ -74,7 +74,7 @@ pub const KEEPER: &[Line<KeeperStats>] = &[
     line("extensions_refused", "extensions_refused", Counter,
         "Times the host had no space for a longer top image.", |s| s.extensions_refused.get()),
     line("pages_loaded", "pages_loaded", Counter,
-        "BAT pages read.", |s| s.pages_loaded.get()),
+        "BAT pages read, ahead or on first touch.", |s| s.pages_loaded.get()),
     line("pages_written", "pages_written", Counter,
         "Writes of BAT pages.", |s| s.pages_written.get()),
     line("page_changes_joined", "page_changes_joined", Counter,
@@ -90,7 +90,7 @@ pub const KEEPER: &[Line<KeeperStats>] = &[
         "FLUSHes answered by the keeper.", |s| s.flushes.get()),
 ];
 
-/// BAT pages in memory, a number of the device.
+/// Pages of the map with cells of their own, a number of the device.
 pub const PAGES_IN_MEMORY: &str = "pages_in_memory";
 /// 1 when a sync failed or metadata cannot be written, a number of the device.
 pub const FAILED: &str = "failed";

@@ -13,7 +13,7 @@ pub struct KeeperStats {
     pub copying: Counter,
     /// Clusters unmapped.
     pub unmapped: Counter,
-    /// BAT pages read.
+    /// BAT pages read, ahead or on first touch.
     pub pages_loaded: Counter,
     /// Writes of BAT pages.
     pub pages_written: Counter,
