@@ -56,6 +56,24 @@ fn a_request_held_again_and_again_is_one_and_so_is_its_episode() {
     }
 }
 
+/// P10: what was kept ahead and is cut again is told apart from what was used.
+#[test]
+fn an_idle_disk_tells_what_it_gave_back() {
+    let mut s = Scenario::with(1, Profile { clusters: 60, ..Profile::plain() });
+    s.open();
+    for cluster in 0..9 {
+        let write = s.write(0, cluster * CLUSTER, 8, false);
+        s.wait(write).unwrap();
+    }
+    let later = s.world.now() + 120_000_000_000;
+    s.until(|s| s.world.now() > later);
+    let stats = keeper(&s);
+    assert_eq!((stats.allocated.get(), stats.clean.get()), (9, 0));
+    assert!(stats.given_back.get() > 0);
+    assert_eq!(stats.extended.get(), 9 + stats.given_back.get());
+    s.close();
+}
+
 /// Several flushes behind one sync are one group.
 #[test]
 fn waiters_of_one_sync_are_one_group() {

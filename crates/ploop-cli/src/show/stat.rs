@@ -140,6 +140,12 @@ fn keeper(stat: &StatReply) -> Vec<String> {
             "refused",
             count("extensions_refused"),
         ),
+        two(
+            "failed",
+            if get("failed") == 0 { "no" } else { "yes" }.to_owned(),
+            "given back",
+            count("clusters_given_back"),
+        ),
         format!("{:<19}{took}", "sync time"),
     ];
     if get("failed") != 0 {

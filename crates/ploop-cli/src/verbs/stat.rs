@@ -78,7 +78,8 @@ fn again(plan: &StatPlan, entry: &Entry, before: &StatReply) -> Result<StatReply
     match stat {
         Ok(stat) if stat.interval_ns < before.interval_ns => Err(gone()),
         Ok(stat) => Ok(stat),
-        // Closed while it was asked.
+        // Closing, or closed while it was asked.
+        Err(failure) if failure.code == Code::NotMounted => Err(gone()),
         Err(_) if server::of_target(&plan.target)?.is_none() => Err(gone()),
         Err(failure) => Err(failure),
     }

@@ -71,6 +71,8 @@ pub const KEEPER: &[Line<KeeperStats>] = &[
         "Times the top image was made longer.", |s| s.extensions.get()),
     line("clusters_added", "clusters_added", Counter,
         "Clusters by which the top image was made longer.", |s| s.extended.get()),
+    line("clusters_given_back", "clusters_given_back", Counter,
+        "Clusters cut off the top image again, because nobody took them.", |s| s.given_back.get()),
     line("extensions_refused", "extensions_refused", Counter,
         "Times the host had no space for a longer top image.", |s| s.extensions_refused.get()),
     line("pages_loaded", "pages_loaded", Counter,

@@ -350,6 +350,7 @@ impl<I: Io> Keeper<I> {
             s.taken_at = self.now;
             return;
         }
+        self.shared.keeper_stats.given_back.add(range.end - range.start);
         s.clusters = range.start;
         s.frontier = range.start..range.start;
         s.step = step_for(s.most, s.used.count_ones(..) as u64);

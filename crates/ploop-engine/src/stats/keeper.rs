@@ -39,6 +39,8 @@ pub struct KeeperStats {
     pub extensions: Counter,
     /// By how many clusters.
     pub extended: Counter,
+    /// Clusters cut off again, because nobody took them (P10).
+    pub given_back: Counter,
     /// Times the host had no space, not even for one cluster.
     pub extensions_refused: Counter,
 }
