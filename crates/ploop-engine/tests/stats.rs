@@ -21,7 +21,10 @@ fn start(dir: &tempfile::TempDir, queues: usize) -> Rig {
     let below: Vec<_> = (1..8).map(|n| (n, full(1))).collect();
     make_image(&base, g, &below);
     make_image(&top, g, &[(10, full(2)), (11, full(2)), (12, full(2)), (7, full(2))]);
-    let options = DeviceOptions { queues, depth: 16, ..DeviceOptions::default() };
+    // No page is written before somebody asks for it.
+    let metadata_delay_ms = 600_000;
+    let options =
+        DeviceOptions { queues, depth: 16, metadata_delay_ms, ..DeviceOptions::default() };
     Rig::start(spec(g, &[base, top], false), options, EngineChoice::Threads)
 }
 
