@@ -166,6 +166,9 @@ pub struct Serving {
     /// Milliseconds a changed mapping may wait before it is written
     #[arg(long, value_name = "MS", default_value = "250")]
     pub metadata_delay: u64,
+    /// Space kept ready ahead of writes grows up to SIZE, and a hundredth of what the host has free
+    #[arg(long, value_name = "SIZE", default_value = "128M")]
+    pub prealloc: String,
     /// Drop the dirty bitmap (change tracking) rather than refuse to write
     #[arg(long)]
     pub drop_cbt: bool,

@@ -185,6 +185,8 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
             );
         }
     };
+    let prealloc_bytes = ploop_format::parse_bytes(&args.prealloc)
+        .map_err(|error| Failure::parameter(format!("--prealloc: {error}")))?;
     let queues = match args.queues {
         Some(queues) if (1..=64).contains(&queues) => queues,
         Some(queues) => {
@@ -200,6 +202,7 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
         on_full,
         ring,
         metadata_delay_ms: args.metadata_delay,
+        prealloc_bytes,
         drop_cbt: args.drop_cbt,
         allow_outside: args.allow_outside,
         insecure_listen: args.insecure_listen,

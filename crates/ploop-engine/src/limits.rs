@@ -18,7 +18,7 @@ pub const AHEAD_WINDOW: u64 = 64;
 pub const AHEAD_PAGES: usize = 4096;
 /// Dirty pages at which write-back begins before the deadline.
 pub const DIRTY_PAGES: usize = 256;
-/// Largest step by which the file is extended ahead of the frontier.
+/// Largest step by which the file is extended ahead of the frontier, unless the opener says else.
 pub const EXTEND_BYTES: u64 = 128 << 20;
 /// Smallest step, in clusters.
 pub const EXTEND_CLUSTERS: u64 = 4;

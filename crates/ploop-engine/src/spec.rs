@@ -79,6 +79,8 @@ pub struct DeviceOptions {
     pub on_enospc: OnEnospc,
     /// A dirty BAT page is written at the latest after this many milliseconds (0 = at once).
     pub metadata_delay_ms: u64,
+    /// Clean space kept ahead of the end of use grows up to this many bytes (P10).
+    pub prealloc_bytes: u64,
     /// Between two tries of a held request, in milliseconds.
     pub enospc_retry_ms: u64,
 }
@@ -90,6 +92,7 @@ impl Default for DeviceOptions {
             depth: 128,
             on_enospc: OnEnospc::Hold,
             metadata_delay_ms: 250,
+            prealloc_bytes: crate::limits::EXTEND_BYTES,
             enospc_retry_ms: 1000,
         }
     }

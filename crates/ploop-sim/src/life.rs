@@ -81,6 +81,7 @@ impl Life {
             on_enospc: OnEnospc::Hold,
             metadata_delay_ms: how.metadata_delay_ms,
             enospc_retry_ms: 20,
+            ..DeviceOptions::default()
         };
         let device =
             Device::new(disk.spec(), options).map_err(|e| OpenError::Engine(e.to_string()))?;

@@ -22,6 +22,8 @@ pub struct ServeSpec {
     pub ring: RingChoice,
     /// A changed mapping may wait this long.
     pub metadata_delay_ms: u64,
+    /// Clean space kept ahead grows up to this many bytes.
+    pub prealloc_bytes: u64,
     /// Drop change tracking (T9).
     pub drop_cbt: bool,
     /// The descriptor may name files outside its directory.
@@ -87,6 +89,7 @@ impl ServeSpec {
             on_full: OnFull::Fail,
             ring: RingChoice::Auto,
             metadata_delay_ms: 250,
+            prealloc_bytes: DeviceOptions::default().prealloc_bytes,
             drop_cbt: false,
             allow_outside: false,
             insecure_listen: false,
@@ -105,6 +108,7 @@ impl ServeSpec {
             queues: self.queues,
             on_enospc,
             metadata_delay_ms: self.metadata_delay_ms,
+            prealloc_bytes: self.prealloc_bytes,
             ..DeviceOptions::default()
         }
     }

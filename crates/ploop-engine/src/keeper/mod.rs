@@ -76,7 +76,12 @@ impl<I: Io> Keeper<I> {
             LevelKind::Raw => None,
         };
         let copies = copyup::Copies::new(&shared.chain);
-        let space = space::Space::new(&shared.chain, spec.used, version.is_some());
+        let space = space::Space::new(
+            &shared.chain,
+            spec.used,
+            version.is_some(),
+            shared.options.prealloc_bytes,
+        );
         Self {
             tasks: Tasks::default(),
             completions: Vec::with_capacity(64),

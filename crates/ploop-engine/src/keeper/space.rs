@@ -11,8 +11,7 @@ use super::ops::Task;
 use crate::chain::Chain;
 use crate::front::Errno;
 use crate::limits::{
-    AHEAD_SHARE, CLEAN_BYTES, CLEANERS, EXTEND_BYTES, EXTEND_CLUSTERS, GIVE_BACK_NS, QUARANTINE_NS,
-    ZERO_BUFFER,
+    AHEAD_SHARE, CLEAN_BYTES, CLEANERS, EXTEND_CLUSTERS, GIVE_BACK_NS, QUARANTINE_NS, ZERO_BUFFER,
 };
 use crate::message::{Answer, ToKeeper};
 use fixedbitset::FixedBitSet;
@@ -77,7 +76,7 @@ pub(super) struct Space {
 }
 
 impl Space {
-    pub fn new(chain: &Chain, used: FixedBitSet, active: bool) -> Self {
+    pub fn new(chain: &Chain, used: FixedBitSet, active: bool, ahead: u64) -> Self {
         let top = chain.top();
         let caps = top.file.caps();
         let clusters = top.len >> chain.cluster.log2();
@@ -91,7 +90,7 @@ impl Space {
         let dirty =
             if active { used.zeroes().map(|c| c as u64).collect() } else { BTreeSet::new() };
         let count = used.count_ones(..) as u64;
-        let most = most_for(chain.cluster, top.file.free_space().unwrap_or(u64::MAX));
+        let most = most_for(chain.cluster, ahead, top.file.free_space().unwrap_or(u64::MAX));
         Self {
             cluster: chain.cluster,
             active,
@@ -178,9 +177,9 @@ impl Space {
     }
 }
 
-/// P10: 128 MiB, but no more than a share of what the host has free.
-fn most_for(cluster: ClusterSize, free: u64) -> u64 {
-    (EXTEND_BYTES.min(free / AHEAD_SHARE) >> cluster.log2()).max(EXTEND_CLUSTERS)
+/// P10: what was asked for, but no more than a share of what the host has free.
+fn most_for(cluster: ClusterSize, ahead: u64, free: u64) -> u64 {
+    (ahead.min(free / AHEAD_SHARE) >> cluster.log2()).max(EXTEND_CLUSTERS)
 }
 
 /// P10: a share of what is used, between a few clusters and `most`.
