@@ -6,6 +6,7 @@ mod loom;
 mod setup;
 mod sh;
 mod sim;
+mod stress;
 mod test;
 mod tidy;
 
@@ -21,8 +22,9 @@ usage: cargo xtask TASK
   setup [--ci]         install what the tests need; --ci: also cargo-deny and cargo-fuzz
   sim [ARG...]         the simulator; without ARG a short run
   loom                 models of the lock-free parts, every interleaving
+  stress [SECONDS]     contention on real threads and files (default 180)
   fuzz [SECONDS]       every fuzz target, SECONDS in all (default 240)
-  full                 tidy, sim, loom, fuzz, demo, test";
+  full                 tidy, sim, loom, stress, fuzz, demo, test";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -50,11 +52,13 @@ fn run(task: &str, rest: &[String]) -> Result<()> {
         },
         "sim" => sim::run(rest),
         "loom" => loom::run(),
+        "stress" => stress::run(rest),
         "fuzz" => fuzz::run(rest),
         "full" => {
             tidy::run()?;
             sim::run(&[])?;
             loom::run()?;
+            stress::run(&[])?;
             fuzz::run(&[])?;
             demo::run()?;
             test::run(&[])
