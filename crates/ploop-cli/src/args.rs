@@ -92,6 +92,8 @@ pub enum Verb {
     RestoreDescriptor(RestoreDescriptor),
     /// Show which image has which part of a disk
     Map(Map),
+    /// Measure a disk in this process, or the same load on a plain file
+    Bench(Bench),
     /// The process behind attach.
     #[command(name = ploop_daemon::background::VERB, hide = true)]
     ServeInBackground,
@@ -513,6 +515,67 @@ Examples:
   ploop map --json /vz/disk")]
 pub struct Map {
     /// The disk
+    #[arg(value_name = "DISK")]
+    pub disk: PathBuf,
+}
+
+/// `ploop bench`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+SIZE is in bytes; K, M, G, T are powers of 1024. Modes that write destroy what is stored.
+--io null does no I/O at all: the cost of the software alone.
+
+Examples:
+  ploop bench /vz/disk --rw randread --depth 32 --time 10
+  ploop bench /vz/disk --rw randwrite --lanes 16 --destroy
+  ploop bench --raw /vz/file --rw randread --json")]
+pub struct Bench {
+    /// read, write, randread, randwrite or randrw
+    #[arg(long, value_name = "MODE", default_value = "randread")]
+    pub rw: String,
+    /// Bytes of each request
+    #[arg(long, value_name = "SIZE", default_value = "4K")]
+    pub bs: String,
+    /// Requests in flight on each queue: 1 to 128
+    #[arg(long, value_name = "N", default_value = "32")]
+    pub depth: usize,
+    /// Queues, each with a thread
+    #[arg(long, alias = "jobs", value_name = "N", default_value = "1")]
+    pub queues: usize,
+    /// Seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    pub time: f64,
+    /// End after that many requests
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Each of the requests in flight flushes after every N of its own
+    #[arg(long, value_name = "N")]
+    pub flush_every: Option<u32>,
+    /// N lanes on each queue that write, flush and wait: depth N, --flush-every 1
+    #[arg(long, value_name = "N")]
+    pub lanes: Option<usize>,
+    /// Where on the disk it begins
+    #[arg(long, value_name = "SIZE", default_value = "0")]
+    pub offset: String,
+    /// How much of the disk from there
+    #[arg(long, value_name = "SIZE")]
+    pub range: Option<String>,
+    /// Seed of the random places
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub seed: u64,
+    /// Load the map first
+    #[arg(long)]
+    pub warm: bool,
+    /// How files are read and written: auto, uring, threads or null
+    #[arg(long, value_name = "ENGINE", default_value = "auto")]
+    pub io: String,
+    /// The file is loaded as it is, not as a disk
+    #[arg(long)]
+    pub raw: bool,
+    /// What is stored may be lost; needed by modes that write
+    #[arg(long)]
+    pub destroy: bool,
+    /// The disk, or the file for --raw
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
 }

@@ -88,6 +88,7 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
         Verb::Check(args) => return verbs::check::run(&args, output),
         Verb::RestoreDescriptor(args) => verbs::restore_descriptor::run(&args, output),
         Verb::Map(args) => verbs::map::run(&args, output),
+        Verb::Bench(args) => verbs::bench::run(&args, output),
         Verb::ServeInBackground => return Ok(background::run()),
         Verb::External(words) => return Err(verbs::external::run(&words)),
     }

@@ -1,6 +1,7 @@
 //! What was said -> what it means: sizes, names and choices as values, or an error with code 38.
 
 use crate::args;
+use ploop_bench::{Load, Mode};
 use ploop_daemon::runtime::{Export, OnFull, RingChoice, ServeSpec};
 use ploop_daemon::stats::scrape;
 use ploop_daemon::{Code, Failure, NbdAddr, Result};
@@ -306,6 +307,70 @@ pub fn stat(args: &args::Stat) -> Result<StatPlan> {
         Err(none) if none.is_empty() => Err(Failure::parameter("which device or disk?")),
         Err(_) => Err(Failure::parameter("one device or disk at a time")),
     }
+}
+
+/// A size of our own options, in bytes (T1).
+fn bytes(option: &str, text: &str) -> Result<u64> {
+    ploop_format::parse_bytes(text).map_err(|error| {
+        Failure::parameter(format!("{option} `{text}`: {error}"))
+            .hint("a number of bytes, or with K, M, G or T behind it")
+    })
+}
+
+/// The load of `bench`. One that writes wants to be told that it may (T15).
+pub fn load(args: &args::Bench) -> Result<Load> {
+    let mode = Mode::named(&args.rw)?;
+    if mode.writes() && !args.destroy {
+        return Err(Failure::parameter(format!("--rw {} overwrites the disk", args.rw))
+            .hint("--destroy says that what is stored may be lost"));
+    }
+    let engine = match args.io.as_str() {
+        "auto" => RingChoice::Auto,
+        "uring" => RingChoice::Uring,
+        "threads" => RingChoice::Threads,
+        "null" => RingChoice::Null,
+        other => {
+            return Err(
+                Failure::parameter(format!("--io `{other}`")).hint("auto, uring, threads or null")
+            );
+        }
+    };
+    let depth = args.lanes.unwrap_or(args.depth);
+    for (name, n, most) in [("depth", depth, 128), ("queues", args.queues, 64)] {
+        if !(1..=most).contains(&n) {
+            return Err(Failure::parameter(format!("--{name} {n}: 1 to {most} are possible")));
+        }
+    }
+    let nanos = std::time::Duration::try_from_secs_f64(args.time)
+        .ok()
+        .and_then(|time| u64::try_from(time.as_nanos()).ok())
+        .ok_or_else(|| Failure::parameter(format!("--time {}: not seconds", args.time)))?;
+    let block = bytes("--bs", &args.bs)?;
+    if !(1..=1 << 30).contains(&block) {
+        return Err(Failure::parameter(format!("--bs {block}: 1 byte to 1 GiB are possible")));
+    }
+    Ok(Load {
+        mode,
+        block,
+        depth,
+        queues: args.queues,
+        nanos,
+        count: args.count,
+        flush_every: args.flush_every.unwrap_or(u32::from(args.lanes.is_some())),
+        offset: bytes("--offset", &args.offset)?,
+        range: args.range.as_deref().map(|text| bytes("--range", text)).transpose()?,
+        seed: args.seed,
+        warm: args.warm,
+        engine,
+    })
+}
+
+/// The disk of `bench`: a load that only reads opens it so.
+pub fn bench(args: &args::Bench, load: &Load) -> Result<ServeSpec> {
+    let mut spec = ServeSpec::private(absolute(&args.disk)?, !load.mode.writes());
+    spec.queues = load.queues;
+    spec.ring = load.engine;
+    Ok(spec)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ fn help_has_every_verb_and_every_verb_has_examples() {
         "check",
         "restore-descriptor",
         "map",
+        "bench",
     ] {
         assert!(help.out.contains(&format!("  {verb} ")), "{verb} is missing:\n{}", help.out);
         let of_verb = world.ok(&[verb, "--help"]);

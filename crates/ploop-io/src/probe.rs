@@ -17,6 +17,8 @@ pub enum EngineChoice {
     Threads,
     /// No I/O at all: for measurements.
     Null,
+    /// No I/O but reads.
+    NullThatReads,
 }
 
 /// One of the real engines.
@@ -48,6 +50,7 @@ impl Engine {
             },
             EngineChoice::Threads => Ok((Self::threads()?, None)),
             EngineChoice::Null => Ok((Self::Null(Box::new(Null::new()?)), None)),
+            EngineChoice::NullThatReads => Ok((Self::Null(Box::new(Null::that_reads()?)), None)),
         }
     }
 

@@ -1,5 +1,5 @@
-//! Who may use whom: format <- io <- engine <- image <- front ends <- daemon <- cli, left never
-//! right, front ends never each other; and every crate takes the workspace's lints.
+//! Who may use whom: format <- io <- engine <- image <- front ends <- daemon <- bench <- cli, left
+//! never right, front ends never each other; and every crate takes the workspace's lints.
 
 use std::path::Path;
 
@@ -12,6 +12,7 @@ const ORDER: &[&[&str]] = &[
     &["ploop-image"],
     &["ploop-nbd", "ploop-fuse", "ploop-ublk", "ploop-vhost-user"],
     &["ploop-daemon"],
+    &["ploop-bench"],
     &["ploop-cli"],
 ];
 

@@ -1,6 +1,7 @@
 //! The verbs, one file each: done by the libraries, shown by [`crate::show`].
 
 pub mod attach;
+pub mod bench;
 pub mod check;
 pub mod detach;
 pub mod external;

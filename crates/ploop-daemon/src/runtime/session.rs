@@ -57,7 +57,7 @@ impl Session {
         };
         let choice = EngineChoice::from(spec.ring);
         let (handles, remotes): (Vec<_>, Vec<_>) = (0..spec.queues).map(|_| remote()).unzip();
-        let mut threads = match start_keeper(&device, choice) {
+        let mut threads = match start_keeper(&device, for_keeper(choice)) {
             Ok(threads) => threads,
             Err(failure) => return give_up(disk, failure),
         };
@@ -138,6 +138,11 @@ impl Threads {
             mapped: true,
         })
     }
+}
+
+/// Queues that do no I/O still look up a mapping, which the keeper has to read.
+fn for_keeper(choice: EngineChoice) -> EngineChoice {
+    if choice == EngineChoice::Null { EngineChoice::NullThatReads } else { choice }
 }
 
 fn start_keeper(device: &Device, choice: EngineChoice) -> Result<Threads> {

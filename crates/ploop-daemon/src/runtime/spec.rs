@@ -75,6 +75,9 @@ pub enum RingChoice {
     Uring,
     /// Threads.
     Threads,
+    /// No I/O: for measurements only. Whatever is written is lost, and what it would have
+    /// overwritten may be too.
+    Null,
 }
 
 impl ServeSpec {
@@ -120,6 +123,7 @@ impl From<RingChoice> for EngineChoice {
             RingChoice::Auto => Self::Auto,
             RingChoice::Uring => Self::Uring,
             RingChoice::Threads => Self::Threads,
+            RingChoice::Null => Self::Null,
         }
     }
 }
