@@ -76,12 +76,10 @@ impl<I: Io> Keeper<I> {
             LevelKind::Raw => None,
         };
         let copies = copyup::Copies::new(&shared.chain);
-        let space = space::Space::new(
-            &shared.chain,
-            spec.used,
-            version.is_some(),
-            shared.options.prealloc_bytes,
-        );
+        // Read-only: nobody knows what is in use, and there is nothing to clean.
+        let active = version.is_some() && !shared.limits.read_only;
+        let space =
+            space::Space::new(&shared.chain, spec.used, active, shared.options.prealloc_bytes);
         Self {
             tasks: Tasks::default(),
             completions: Vec::with_capacity(64),

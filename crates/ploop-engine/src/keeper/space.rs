@@ -209,7 +209,7 @@ impl<I: Io> Keeper<I> {
     }
 
     pub(super) fn pump_space(&mut self) {
-        if !self.space.active || self.shared.limits.read_only {
+        if !self.space.active {
             return;
         }
         if self.space.taken_at == 0 {
