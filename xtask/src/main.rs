@@ -1,5 +1,6 @@
 //! The project's tasks: `cargo xtask demo`, `test`, `tidy` and the rest of [`USAGE`].
 
+mod bench;
 mod demo;
 mod fuzz;
 mod loom;
@@ -24,6 +25,8 @@ usage: cargo xtask TASK
   loom                 models of the lock-free parts, every interleaving
   stress [SECONDS]     contention on real threads and files (default 180)
   fuzz [SECONDS]       every fuzz target, SECONDS in all (default 240)
+  bench [--quick] [--only 'PART;PART'] [--seconds S] [--pairs N] | --profile
+                       our numbers beside others'; --profile: instructions per read
   full                 tidy, sim, loom, stress, fuzz, demo, test";
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn run(task: &str, rest: &[String]) -> Result<()> {
         "loom" => loom::run(),
         "stress" => stress::run(rest),
         "fuzz" => fuzz::run(rest),
+        "bench" => bench::run(rest),
         "full" => {
             tidy::run()?;
             sim::run(&[])?;

@@ -54,6 +54,13 @@ pub fn for_demo() -> Result<()> {
     debian(PROGRAMS.iter().filter(|program| program.demo))
 }
 
+/// What the bench wants besides; a peer that is not there fails its own row only.
+pub fn for_bench() {
+    if let Err(error) = debian([program("fio", "fio"), program("nbdkit", "nbdkit")].iter()) {
+        sh::complain(&format!("setup: {error:#}"));
+    }
+}
+
 /// What only CI needs.
 pub fn ci() -> Result<()> {
     // libFuzzer is C++.

@@ -1,0 +1,133 @@
+//! `cargo xtask bench`: our numbers beside others', in pairs one after the other, so that what the
+//! machine does besides meets both alike.
+
+mod lab;
+mod peers;
+mod report;
+mod rows;
+mod stats;
+mod svg;
+mod targets;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{setup, sh};
+use lab::{Lab, Place};
+use report::Outcome;
+use rows::Row;
+
+struct Plan {
+    only: Vec<String>,
+    seconds: f64,
+    pairs: usize,
+}
+
+fn plan(words: &[String]) -> Result<Plan> {
+    let mut plan = Plan { only: Vec::new(), seconds: 5.0, pairs: 9 };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let mut value = || words.next().with_context(|| format!("{word} wants a value"));
+        match word.as_str() {
+            "--quick" => (plan.seconds, plan.pairs) = (1.0, 1),
+            "--only" => plan.only = value()?.split(';').map(|name| name.trim().into()).collect(),
+            "--seconds" => plan.seconds = value()?.parse()?,
+            "--pairs" => plan.pairs = value()?.parse()?,
+            other => bail!(
+                "bench takes --quick, --only 'NAME;NAME', --seconds S, --pairs N, not {other}"
+            ),
+        }
+    }
+    ensure!(plan.seconds > 0.0 && plan.pairs > 0, "nothing to measure");
+    Ok(plan)
+}
+
+pub fn run(words: &[String]) -> Result<()> {
+    if words == ["--profile"] {
+        return profile();
+    }
+    let plan = plan(words)?;
+    setup::for_bench();
+    let lab = Lab::new(plan.seconds)?;
+    let wanted = |row: &Row| {
+        plan.only.is_empty() || plan.only.iter().any(|part| row.name.contains(part.as_str()))
+    };
+    let mut outcomes = Vec::new();
+    for row in rows::all().into_iter().filter(wanted) {
+        outcomes.push(measure(&lab, row, &plan)?);
+    }
+    ensure!(!outcomes.is_empty(), "no row has a name like that");
+    let dir = Path::new("benches/results");
+    let date = sh::text(sh::program("date").args(["-u", "+%Y-%m-%d"]))?;
+    sh::say(&report::write(dir, &date, &outcomes)?);
+    if plan.only.is_empty() {
+        report::picture(dir, &depths(&lab)?)?;
+    }
+    Ok(())
+}
+
+fn measure(lab: &Lab, row: Row, plan: &Plan) -> Result<Outcome> {
+    let target = targets::of(&row.name).with_context(|| format!("{} has no target", row.name))?;
+    let Row { name, ours, peer } = row;
+    let seconds = plan.seconds;
+    let mut outcome = Outcome { name, target, pairs: Vec::new(), failed: None, seconds };
+    for pair in 0..plan.pairs {
+        // Who goes first changes: a cache warmed by one must not always help the other.
+        let both = if pair % 2 == 0 {
+            ours(lab).and_then(|ours| Ok((ours, peer.as_ref().map(|peer| peer(lab)).transpose()?)))
+        } else {
+            let peer = peer.as_ref().map(|peer| peer(lab)).transpose();
+            peer.and_then(|peer| Ok((ours(lab)?, peer)))
+        };
+        match both {
+            Ok(both) => outcome.pairs.push(both),
+            Err(error) => {
+                sh::complain(&format!("bench: {}: {error:#}", outcome.name));
+                outcome.failed = Some(format!("{error:#}"));
+                break;
+            }
+        }
+    }
+    sh::say(&format!("bench: {}: {} pairs", outcome.name, outcome.pairs.len()));
+    Ok(outcome)
+}
+
+fn depths(lab: &Lab) -> Result<Vec<(f64, f64, f64)>> {
+    let mut points = Vec::new();
+    for depth in [1u8, 2, 4, 8, 16, 32, 64, 128] {
+        let word = depth.to_string();
+        let ours = lab.figure(&lab.mapped(Place::Disk)?, &["--warm", "--depth", &word], "iops")?;
+        let raw = lab.figure(&lab.raw(Place::Disk)?, &["--raw", "--depth", &word], "iops")?;
+        points.push((f64::from(depth), ours.value, raw.value));
+    }
+    Ok(points)
+}
+
+/// Instructions for each mapped read, by the difference of two counts; those of the same load
+/// without a map are taken off.
+fn profile() -> Result<()> {
+    let lab = Lab::new(600.0)?;
+    let (disk, file) = (lab.mapped(Place::Shm)?, lab.raw(Place::Shm)?);
+    let per_io = |words: &[&str], target: &Path| -> Result<u64> {
+        let few = instructions(&lab, words, target, "20000")?;
+        let many = instructions(&lab, words, target, "120000")?;
+        Ok(many.saturating_sub(few) / 100_000)
+    };
+    let all = per_io(&["--warm"], &disk)?;
+    let load = per_io(&["--raw"], &file)?;
+    sh::say(&format!("{all} instructions per mapped read, {load} of them the load's own"));
+    Ok(())
+}
+
+fn instructions(lab: &Lab, words: &[&str], target: &Path, count: &str) -> Result<u64> {
+    let mut command = sh::program("valgrind");
+    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(&lab.ploop);
+    command.args(["bench", "--io", "null", "--time", "600", "--count", count]).args(words);
+    command.arg(target);
+    let output = sh::output(&mut command)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = said.lines().find_map(|line| line.split_once("Collected :"));
+    let number = line.and_then(|(_, number)| number.trim().parse().ok());
+    number.with_context(|| format!("callgrind said {said}"))
+}

@@ -1,0 +1,234 @@
+//! The comparisons: for each row, how our number and the peer's come about.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+
+use super::lab::{Figure, Lab, Place};
+use super::peers::{self, Server};
+
+/// One side of a comparison.
+pub type Side = Box<dyn Fn(&Lab) -> Result<Figure>>;
+
+pub struct Row {
+    pub name: String,
+    pub ours: Side,
+    /// None: the target is a number of its own.
+    pub peer: Option<Side>,
+}
+
+fn row<O, P>(name: impl Into<String>, ours: O, peer: P) -> Row
+where
+    O: Fn(&Lab) -> Result<Figure> + 'static,
+    P: Fn(&Lab) -> Result<Figure> + 'static,
+{
+    Row { name: name.into(), ours: Box::new(ours), peer: Some(Box::new(peer)) }
+}
+
+fn alone(name: &str, ours: impl Fn(&Lab) -> Result<Figure> + 'static) -> Row {
+    Row { name: name.into(), ours: Box::new(ours), peer: None }
+}
+
+pub fn all() -> Vec<Row> {
+    let mut rows = mapped();
+    rows.extend(null());
+    rows.extend(nbd());
+    rows.extend(allocating());
+    rows.extend(lanes());
+    rows.extend(chains());
+    rows.extend(opening());
+    rows
+}
+
+fn mapped() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (place, word) in [(Place::Disk, "disk"), (Place::Shm, "shm")] {
+        for rw in ["randread", "randwrite"] {
+            let ours =
+                move |lab: &Lab| lab.figure(&lab.mapped(place)?, &["--rw", rw, "--warm"], "iops");
+            let raw = move |lab: &Lab| {
+                // The image file itself, its data area; the same blocks under both.
+                let file = lab.mapped(place)?.join("root.hds");
+                lab.figure(
+                    &file,
+                    &["--raw", "--rw", rw, "--offset", "1M", "--range", "511M"],
+                    "iops",
+                )
+            };
+            rows.push(row(format!("mapped {rw}, {word}, vs raw"), ours, raw));
+            if place == Place::Disk {
+                let fio = move |lab: &Lab| peers::fio_file(lab, &lab.raw(place)?, rw);
+                rows.push(row(format!("mapped {rw}, {word}, vs fio"), ours, fio));
+            }
+        }
+    }
+    rows
+}
+
+fn null() -> Vec<Row> {
+    let cpu = |lab: &Lab| {
+        let disk = lab.mapped(Place::Shm)?;
+        lab.figure(&disk, &["--io", "null", "--warm"], "cpu_us_per_io")
+    };
+    let mut rows = vec![alone("mapped randread, null: cpu", cpu)];
+    for rw in ["randread", "randwrite"] {
+        let side = move |queues: &'static str| {
+            move |lab: &Lab| {
+                let words = ["--io", "null", "--warm", "--rw", rw, "--queues", queues];
+                lab.figure(&lab.mapped(Place::Shm)?, &words, "iops")
+            }
+        };
+        rows.push(row(format!("{rw}, null, 2 queues vs 1"), side("2"), side("1")));
+    }
+    let side = |queues: &'static str| {
+        move |lab: &Lab| {
+            let disk = lab.empty(Place::Shm, "new", "64G", 64)?;
+            let words = ["--io", "null", "--rw", "randwrite", "--count", "200000"];
+            lab.figure(&disk, &[&words[..], &["--queues", queues]].concat(), "iops")
+        }
+    };
+    rows.push(row("allocating, null, 2 queues vs 1", side("2"), side("1")));
+    rows
+}
+
+fn nbd() -> Vec<Row> {
+    let ours = |place: Place, rw: &'static str, bs: &'static str| {
+        move |lab: &Lab| Server::ploop(lab, &lab.mapped(place)?)?.fio(lab, rw, bs)
+    };
+    let qemu = |place: Place, rw: &'static str| {
+        move |lab: &Lab| Server::qemu_raw(lab, &lab.raw(place)?, place)?.fio(lab, rw, "4k")
+    };
+    let mut rows = Vec::new();
+    for (place, rw, word) in [
+        (Place::Disk, "randread", "disk"),
+        (Place::Shm, "randread", "shm"),
+        (Place::Shm, "randwrite", "shm"),
+    ] {
+        let name = format!("NBD {rw}, {word}, vs qemu raw");
+        rows.push(row(name, ours(place, rw, "4k"), qemu(place, rw)));
+    }
+    let nbdkit = |lab: &Lab| Server::nbdkit(lab, &lab.raw(Place::Shm)?)?.fio(lab, "randread", "4k");
+    let read = ours(Place::Shm, "randread", "4k");
+    rows.push(row("NBD randread, shm, vs nbdkit file", read, nbdkit));
+    let blocks = ours(Place::Shm, "read", "1M");
+    rows.push(row("NBD 1M read, shm, vs socketpair", blocks, peers::socketpair));
+    rows
+}
+
+fn allocating() -> Vec<Row> {
+    let ours = |cluster: u32, words: &'static [&'static str]| {
+        move |lab: &Lab| {
+            let disk = lab.empty(Place::Disk, "new", "64G", cluster)?;
+            let json = lab.bench(&disk, words)?;
+            let touched = json["allocated_clusters"].as_f64().unwrap_or(0.0);
+            ensure!(touched < 32768.0 * 1024.0 / f64::from(cluster), "half of the disk is touched");
+            std::fs::remove_dir_all(&disk)?;
+            let value = json["iops_with_close"].as_f64().unwrap_or(0.0);
+            Ok(Figure { value, cpu: json["cpu_us_per_io"].as_f64() })
+        }
+    };
+    let raw = |words: &'static [&'static str]| {
+        move |lab: &Lab| {
+            let all = [&["--raw"], words].concat();
+            lab.figure(&lab.raw(Place::Disk)?, &all, "iops_with_close")
+        }
+    };
+    const SMALL: &[&str] = &["--rw", "randwrite", "--count", "8000"];
+    const LARGE: &[&str] = &["--rw", "randwrite", "--bs", "64K", "--count", "8000"];
+    const STREAM: &[&str] = &["--rw", "write", "--bs", "1M", "--count", "2000"];
+    vec![
+        row("allocating 4K, cluster 64K, vs raw", ours(64, SMALL), raw(SMALL)),
+        row("allocating 4K, cluster 1M, vs raw", ours(1024, SMALL), raw(SMALL)),
+        row("allocating 64K, vs raw", ours(64, LARGE), raw(LARGE)),
+        row("allocating 1M sequential, vs raw", ours(1024, STREAM), raw(STREAM)),
+    ]
+}
+
+fn lanes() -> Vec<Row> {
+    let ours = |lanes: &'static str| {
+        move |lab: &Lab| {
+            let words = ["--rw", "randwrite", "--lanes", lanes];
+            lab.figure(&lab.mapped(Place::Disk)?, &words, "iops")
+        }
+    };
+    let raw = |lanes: &'static str| {
+        move |lab: &Lab| {
+            let words = ["--raw", "--rw", "randwrite", "--lanes", lanes];
+            lab.figure(&lab.raw(Place::Disk)?, &words, "iops")
+        }
+    };
+    let syncs = |lab: &Lab| {
+        let words = ["--rw", "randwrite", "--lanes", "16"];
+        let json = lab.bench(&lab.mapped(Place::Disk)?, &words)?;
+        let number = |key: &str| json[key].as_f64().unwrap_or(0.0);
+        Ok(Figure { value: number("syncs") / number("writes").max(1.0), cpu: None })
+    };
+    vec![
+        row("write + flush, 1 lane, mapped, vs raw", ours("1"), raw("1")),
+        row("write + flush, 16 lanes, mapped, vs raw", ours("16"), raw("16")),
+        alone("write + flush, 16 lanes: syncs per write", syncs),
+    ]
+}
+
+/// A disk of so many deltas, made once: between two snapshots some clusters are written at random,
+/// and the base has all of them.
+fn chain(lab: &Lab, deltas: usize) -> Result<PathBuf> {
+    let name = format!("chain{deltas}");
+    let dir = lab.path(Place::Disk, &name);
+    if dir.exists() {
+        return Ok(dir);
+    }
+    lab.empty(Place::Disk, &name, "512M", 64)?;
+    let disk = dir.display().to_string();
+    lab.bench(&dir, &["--rw", "write", "--bs", "64K", "--count", "8192"])?;
+    let each = (8192 / deltas).to_string();
+    for level in 1..deltas {
+        crate::sh::text(&mut lab.command(&["snapshot", &disk]))?;
+        let seed = level.to_string();
+        let words = ["--rw", "randwrite", "--bs", "64K", "--count", &each, "--seed", &seed];
+        lab.bench(&dir, &words)?;
+    }
+    Ok(dir)
+}
+
+fn chains() -> Vec<Row> {
+    let side = |deltas: usize, warm: bool| {
+        move |lab: &Lab| {
+            let words: &[&str] = if warm { &["--warm"] } else { &["--count", "20000"] };
+            lab.figure(&chain(lab, deltas)?, words, "iops")
+        }
+    };
+    vec![
+        row("random read, 128 deltas, warm, vs 1", side(128, true), side(1, true)),
+        row("random read, 128 deltas, cold, vs 1", side(128, false), side(1, false)),
+    ]
+}
+
+fn opening() -> Vec<Row> {
+    // The second open in a row; one write makes it a writable one.
+    let second = |key: &'static str, scale: f64| {
+        move |lab: &Lab| {
+            let disk = lab.empty(Place::Disk, "huge", "16T", 1024)?;
+            let words = ["--rw", "randwrite", "--count", "1"];
+            lab.bench(&disk, &words)?;
+            let figure = lab.figure(&disk, &words, key)?;
+            Ok(Figure { value: figure.value / scale, cpu: None })
+        }
+    };
+    vec![
+        alone("open 16 TiB, empty: time", second("open_ms", 1.0)),
+        alone("open 16 TiB, empty: memory", second("peak_rss_bytes", 1_048_576.0)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::bench::targets::{TARGETS, of};
+
+    #[test]
+    fn rows_and_targets_name_each_other() {
+        let rows = super::all();
+        assert!(rows.iter().all(|row| of(&row.name).is_some()));
+        assert_eq!(rows.len(), TARGETS.len());
+    }
+}
