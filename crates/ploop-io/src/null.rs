@@ -23,8 +23,9 @@ impl Null {
         Ok(Self { poller: Poller::new()?, done: Vec::new(), reads: false })
     }
 
-    /// One that really reads, at once and blocking, and does nothing else: for a keeper, which
-    /// must see the mapping for its queues to have something to look up.
+    /// One that really reads and changes lengths, at once and blocking, and does nothing else: for
+    /// a keeper, which must see the mapping for its queues to have something to look up, and
+    /// leave a file that is as long as it believes.
     ///
     /// # Errors
     /// As [`Null::new`].
@@ -35,7 +36,7 @@ impl Null {
 
 impl Io for Null {
     unsafe fn push(&mut self, op: Op) {
-        if self.reads && op.kind == OpKind::Read {
+        if self.reads && matches!(op.kind, OpKind::Read | OpKind::Truncate) {
             // SAFETY: the promise of `push`.
             let result = unsafe { sys::perform(&op) };
             self.done.push(Completion { token: op.token, result });

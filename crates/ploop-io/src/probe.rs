@@ -17,7 +17,7 @@ pub enum EngineChoice {
     Threads,
     /// No I/O at all: for measurements.
     Null,
-    /// No I/O but reads.
+    /// No I/O but reads and changes of length.
     NullThatReads,
 }
 

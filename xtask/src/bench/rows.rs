@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::lab::{Figure, Lab, Place};
 use super::peers::{self, Server};
@@ -62,7 +62,27 @@ fn mapped() -> Vec<Row> {
             }
         }
     }
+    rows.push(row("2 jobs / 1 job, shm, vs raw", gain(false), gain(true)));
     rows
+}
+
+/// What a second queue brings.
+fn gain(raw: bool) -> impl Fn(&Lab) -> Result<Figure> {
+    move |lab| {
+        let (target, first) =
+            if raw { (lab.raw(Place::Shm)?, "--raw") } else { (lab.mapped(Place::Shm)?, "--warm") };
+        let one = lab.figure(&target, &[first, "--queues", "1"], "iops")?;
+        let two = lab.figure(&target, &[first, "--queues", "2"], "iops")?;
+        Ok(Figure { value: two.value / one.value, cpu: two.cpu })
+    }
+}
+
+/// The processor time of another side, as its number.
+fn cpu_of(side: impl Fn(&Lab) -> Result<Figure>) -> impl Fn(&Lab) -> Result<Figure> {
+    move |lab| {
+        let cpu = side(lab)?.cpu;
+        Ok(Figure { value: cpu.context("the processor time is not known")?, cpu })
+    }
 }
 
 fn null() -> Vec<Row> {
@@ -107,6 +127,9 @@ fn nbd() -> Vec<Row> {
         let name = format!("NBD {rw}, {word}, vs qemu raw");
         rows.push(row(name, ours(place, rw, "4k"), qemu(place, rw)));
     }
+    let (mine, theirs) = (ours(Place::Disk, "randread", "4k"), qemu(Place::Disk, "randread"));
+    let name = "NBD randread, disk: server cpu vs qemu raw";
+    rows.push(row(name, cpu_of(mine), cpu_of(theirs)));
     let nbdkit = |lab: &Lab| Server::nbdkit(lab, &lab.raw(Place::Shm)?)?.fio(lab, "randread", "4k");
     let read = ours(Place::Shm, "randread", "4k");
     rows.push(row("NBD randread, shm, vs nbdkit file", read, nbdkit));
@@ -116,6 +139,9 @@ fn nbd() -> Vec<Row> {
 }
 
 fn allocating() -> Vec<Row> {
+    const SMALL: &[&str] = &["--rw", "randwrite", "--count", "8000"];
+    const LARGE: &[&str] = &["--rw", "randwrite", "--bs", "64K", "--count", "8000"];
+    const STREAM: &[&str] = &["--rw", "write", "--bs", "1M", "--count", "2000"];
     let ours = |cluster: u32, words: &'static [&'static str]| {
         move |lab: &Lab| {
             let disk = lab.empty(Place::Disk, "new", "64G", cluster)?;
@@ -133,12 +159,19 @@ fn allocating() -> Vec<Row> {
             lab.figure(&lab.raw(Place::Disk)?, &all, "iops_with_close")
         }
     };
-    const SMALL: &[&str] = &["--rw", "randwrite", "--count", "8000"];
-    const LARGE: &[&str] = &["--rw", "randwrite", "--bs", "64K", "--count", "8000"];
-    const STREAM: &[&str] = &["--rw", "write", "--bs", "1M", "--count", "2000"];
+    let beyond = |lab: &Lab| {
+        let disk = lab.empty(Place::Disk, "new", "64G", 64)?;
+        let json = lab.bench(&disk, SMALL)?;
+        let number = |key: &str| json[key].as_f64().unwrap_or(0.0);
+        let grown = number("allocated_after_bytes") - number("allocated_before_bytes");
+        let touched = number("allocated_clusters") * number("cluster_bytes");
+        std::fs::remove_dir_all(&disk)?;
+        Ok(Figure { value: (grown - touched) / 1_048_576.0, cpu: None })
+    };
     vec![
         row("allocating 4K, cluster 64K, vs raw", ours(64, SMALL), raw(SMALL)),
         row("allocating 4K, cluster 1M, vs raw", ours(1024, SMALL), raw(SMALL)),
+        alone("allocating 4K: space beyond touched clusters", beyond),
         row("allocating 64K, vs raw", ours(64, LARGE), raw(LARGE)),
         row("allocating 1M sequential, vs raw", ours(1024, STREAM), raw(STREAM)),
     ]
