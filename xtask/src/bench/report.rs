@@ -104,8 +104,8 @@ pub fn write(dir: &Path, date: &str, outcomes: &[Outcome]) -> Result<String> {
     let all = json!({ "date": date, "machine": machine, "rows": rows, "absent": absent });
     std::fs::write(dir.join(format!("{date}.json")), serde_json::to_string_pretty(&all)? + "\n")?;
     let mut text = format!("# Measured on {date}\n\nMachine: {machine}\n\n");
-    text += "| row | ours | peer | unit | ratio (quartiles) | cpu us/io ours, peer | pairs | target \
-             | reached |\n|---|---|---|---|---|---|---|---|---|\n";
+    text += "| row | ours | peer | unit | ratio (quartiles) | cpu us/io ours, peer | pairs \
+             | target | reached |\n|---|---|---|---|---|---|---|---|---|\n";
     for row in &rows {
         let cell = |key: &str| number(&row[key]);
         let cpu = &row["cpu_us_per_io"];
