@@ -127,6 +127,8 @@ fn instructions(lab: &Lab, words: &[&str], target: &Path, count: &str) -> Result
     command.arg(target);
     let output = sh::output(&mut command)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // A program that died under it has a count too.
+    ensure!(output.status.success(), "`{}` failed: {said}", sh::words(&command));
     let line = said.lines().find_map(|line| line.split_once("Collected :"));
     let number = line.and_then(|(_, number)| number.trim().parse().ok());
     number.with_context(|| format!("callgrind said {said}"))
