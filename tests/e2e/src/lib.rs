@@ -1,7 +1,9 @@
 //! Helpers of the end-to-end tests.
 
 pub mod bin;
+pub mod flat;
 pub mod nbd_client;
+pub mod qemu;
 pub mod samples;
 pub mod skip;
 pub mod stamps;
