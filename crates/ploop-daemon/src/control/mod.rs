@@ -6,8 +6,10 @@
 //! | [`server`] | accepts clients, one thread each, and calls [`Methods`] |
 //! | [`client`] | what the tool uses |
 //! | [`types`] | parameters and replies of `org.ploop.Disk` |
+//! | [`fuzz`] | any bytes from a client |
 
 pub mod client;
+pub mod fuzz;
 pub mod server;
 pub mod types;
 pub mod wire;

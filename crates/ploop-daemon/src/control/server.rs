@@ -146,15 +146,23 @@ fn same_user(stream: &UnixStream) -> bool {
 fn serve_client(stream: UnixStream, methods: &dyn Methods, calls: &AtomicUsize) -> io::Result<()> {
     let mut wire = Wire::new(stream, MAX_CALL)?;
     while let Some(message) = wire.receive(Some(IDLE_TIMEOUT))? {
-        let call: Call = serde_json::from_slice(&message)?;
-        let oneway = call.oneway;
         calls.fetch_add(1, Ordering::SeqCst);
-        let reply = answer(call, methods);
+        let served = serve_message(&message, methods);
+        let (oneway, reply) = served.inspect_err(|_| {
+            calls.fetch_sub(1, Ordering::SeqCst);
+        })?;
         let sent = if oneway { Ok(()) } else { wire.send(&reply) };
         calls.fetch_sub(1, Ordering::SeqCst);
         sent?;
     }
     Ok(())
+}
+
+/// The answer to one message, and whether nobody waits for it.
+pub(super) fn serve_message(message: &[u8], methods: &dyn Methods) -> io::Result<(bool, Reply)> {
+    let call: Call = serde_json::from_slice(message)?;
+    let oneway = call.oneway;
+    Ok((oneway, answer(call, methods)))
 }
 
 /// A reply, or an error of the service itself.
