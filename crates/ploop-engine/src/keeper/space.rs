@@ -35,7 +35,7 @@ enum Extend {
 /// File clusters of the top.
 pub(super) struct Space {
     cluster: ClusterSize,
-    /// The top is a ploop image: clusters are allocated at all.
+    /// The top is a ploop image and written: clusters are allocated at all.
     active: bool,
     /// Length of the file in clusters.
     clusters: u64,
