@@ -24,7 +24,9 @@ usage: cargo xtask TASK
   sim [ARG...]         the simulator; without ARG a short run
   loom                 models of the lock-free parts, every interleaving
   stress [SECONDS]     contention on real threads and files (default 180)
-  fuzz [SECONDS]       every fuzz target, SECONDS in all (default 240)
+  fuzz [SECONDS]       every fuzz target, SECONDS in all with the build (default 240)
+  fuzz --minutes M [TARGET]
+                       a long run of all targets together, or of one
   bench [--quick] [--only 'PART;PART'] [--seconds S] [--pairs N] | --profile
                        our numbers beside others'; --profile: instructions per read
   full                 tidy, sim, loom, stress, fuzz, demo, test";
