@@ -415,9 +415,11 @@ impl Header {
         self.raw.extension = at.0.into();
     }
 
-    /// In one sector write: in use, not empty, no extension (F15).
+    /// In one sector write: in use, not empty, no extension (F15), and not being converted: in use
+    /// with that flag says that the entries are half of each version (T5).
     pub fn stamp(&mut self) {
         self.set_in_use(InUse::InUse);
+        self.set_flag(CONVERTING, false);
         self.set_flag(EMPTY, false);
         self.set_extension_offset(Sector(0));
     }

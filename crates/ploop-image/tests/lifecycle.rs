@@ -106,6 +106,17 @@ fn a_failed_close_leaves_the_mark_and_the_next_open_tells() {
 }
 
 #[test]
+fn a_conversion_flag_on_a_clean_image_does_not_outlive_the_open() {
+    let disk = TestDisk::new();
+    poke32(disk.image(), 52, 2);
+    // A process that dies: nothing is closed.
+    drop(disk.open().unwrap());
+    assert_eq!((in_use(disk.image()), peek32(disk.image(), 52)), (IN_USE, 0));
+    disk.open().unwrap().close(clean(65_536, false)).unwrap();
+    assert_spotless(&disk);
+}
+
+#[test]
 fn an_aborted_open_leaves_no_trace() {
     let disk = TestDisk::new();
     let before = fs::read(disk.image()).unwrap();
