@@ -105,7 +105,8 @@ fn a_snapshot_of_a_killed_disk_freezes_what_was_acknowledged() {
 
 #[test]
 fn a_record_that_does_not_fit_is_refused_and_nothing_is_written() {
-    let owner = Killed::new().owner();
+    // It stays: a file system may give the number of a removed file to the next one.
+    let first = Killed::new();
     let cases: [(&[(u64, u32)], &str); 4] = [
         (&[(3, 9)], "BAT entry 3 points to cluster 9, the file has 9"),
         (&[(3, 2), (4, 2)], "BAT entry 4 points to cluster 2, another entry does too"),
@@ -129,7 +130,7 @@ fn a_record_that_does_not_fit_is_refused_and_nothing_is_written() {
     let other = Owner { entries: 80, ..killed.owner() };
     killed.leave(&other, &[]);
     assert!(killed.open().unwrap_err().to_string().contains("made for 80 BAT entries"));
-    assert_ne!(owner.top, killed.owner().top);
+    assert_ne!(first.owner().top, killed.owner().top);
 }
 
 #[test]
