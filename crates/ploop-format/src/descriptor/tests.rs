@@ -366,6 +366,18 @@ fn text_that_is_no_xml() {
     assert_eq!(parse(&V2.replace('\n', "\r\n")).to_xml().unwrap(), V2);
 }
 
+/// Found by the fuzz target `descriptor`: white space alone in an element that gets its first
+/// children was taken for text beside them, and the next write moved it.
+#[test]
+fn blank_elements_that_get_children_are_laid_out_at_once() {
+    let at = V2.find("<Disk_Parameters>").unwrap();
+    let end = V2.find("</Disk_Parameters>").unwrap();
+    let blank = format!("{}<Disk_Parameters> \n {}", &V2[..at], &V2[end..]);
+    let text = parse(&blank).to_xml().unwrap();
+    assert!(text.contains("<Disk_Parameters>\n    <Disk_size>0</Disk_size>\n"), "{text}");
+    assert_eq!(parse(&text).to_xml().unwrap(), text);
+}
+
 proptest! {
     #[test]
     fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {

@@ -99,6 +99,13 @@ impl Element {
         }
     }
 
+    /// Removes white space between children: layout, made anew when the tree is written.
+    pub fn drop_layout(&mut self) {
+        if self.children.iter().any(|node| !matches!(node, Node::Text(_))) {
+            self.children.retain(|node| !matches!(node, Node::Text(text) if is_blank(text)));
+        }
+    }
+
     /// Removes the children of a name.
     pub fn remove(&mut self, name: &str) {
         self.children.retain(|node| !matches!(node, Node::Element(e) if e.name == name));
@@ -111,4 +118,9 @@ impl Element {
         self.remove(name);
         self.children.splice(at..at, with.into_iter().map(Node::Element));
     }
+}
+
+/// White space alone.
+pub(super) fn is_blank(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b' ' | b'\t' | b'\r' | b'\n'))
 }

@@ -81,6 +81,7 @@ impl ImageRef {
         put_guid(&mut node, "GUID", self.guid);
         put_text(&mut node, "Type", self.kind.text());
         put_text(&mut node, "File", &self.file);
+        node.drop_layout();
         node
     }
 }
@@ -97,18 +98,22 @@ impl Shot {
                 node.push(Element::new(name));
             }
         }
+        node.drop_layout();
         node
     }
 }
 
-/// Changes the child of a name, made at the end if there is none.
+/// Changes the child of a name, made at the end if there is none. White space it held alone is
+/// layout once it has children.
 fn within(parent: &mut Element, name: &str, change: impl FnOnce(&mut Element)) {
     if parent.get(name).is_none() {
         parent.push(Element::new(name));
     }
     if let Some(child) = parent.get_mut(name) {
         change(child);
+        child.drop_layout();
     }
+    parent.drop_layout();
 }
 
 fn put_text(to: &mut Element, name: &str, text: &str) {

@@ -1,7 +1,7 @@
 //! Bytes to a tree: bounded in length, depth and count, and nothing outside the bytes is looked at.
 
 use super::error::DescriptorError;
-use super::tree::{Document, Element, Node};
+use super::tree::{Document, Element, Node, is_blank};
 use quick_xml::events::{BytesRef, BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
 
@@ -136,9 +136,7 @@ impl<'a> Builder<'a> {
 
     fn close(&mut self, mut element: Element) {
         // White space between elements is layout; it is made anew when the tree is written.
-        if element.children.iter().any(|node| !matches!(node, Node::Text(_))) {
-            element.children.retain(|node| !matches!(node, Node::Text(t) if is_blank(t)));
-        }
+        element.drop_layout();
         match self.open.last_mut() {
             Some(parent) => parent.push(element),
             None => {
@@ -195,8 +193,4 @@ impl<'a> Builder<'a> {
             None => Ok(self.document),
         }
     }
-}
-
-fn is_blank(text: &str) -> bool {
-    text.bytes().all(|b| matches!(b, b' ' | b'\t' | b'\r' | b'\n'))
 }
