@@ -13,7 +13,7 @@ use crate::{setup, sh};
 const SECONDS: u64 = 240;
 /// A target gets this much though the build took all of the time.
 const LEAST: u64 = 5;
-/// What ends of a run do not belong to its time: reading the corpus, the last input.
+/// Start and end of a run take more than its time.
 const SLACK: u64 = 2;
 
 /// What was asked for.
@@ -63,9 +63,11 @@ pub fn run(args: &[String]) -> Result<()> {
     sh::run(fuzz("build").args(["--sanitizer", "none"]))?;
     let built = start.elapsed();
     sh::say(&format!("fuzz: built in {} s", built.as_secs()));
-    let share = plan.time.share(built, targets.len() as u64);
     let mut outcomes = Vec::new();
+    let mut waiting = targets.len() as u64;
     for target in targets {
+        let share = plan.time.share(built, start.elapsed(), waiting);
+        waiting -= 1;
         sh::say(&format!("fuzz: {target} for {share} s"));
         outcomes.push(one(target, share)?);
     }
@@ -101,15 +103,14 @@ impl Plan {
 }
 
 impl Time {
-    /// Seconds for each target.
-    fn share(&self, built: Duration, targets: u64) -> u64 {
-        match self {
-            Self::After(seconds) => (seconds / targets).max(LEAST),
-            Self::Within(seconds) => {
-                let left = seconds.saturating_sub(built.as_secs());
-                (left / targets).saturating_sub(SLACK).max(LEAST)
-            }
-        }
+    /// Seconds for the next of the targets that wait: what one took too long the others lack.
+    fn share(&self, built: Duration, now: Duration, waiting: u64) -> u64 {
+        let end = match self {
+            Self::Within(seconds) => *seconds,
+            Self::After(seconds) => built.as_secs() + seconds,
+        };
+        let left = end.saturating_sub(now.as_secs());
+        (left / waiting).saturating_sub(SLACK).max(LEAST)
     }
 }
 
@@ -232,9 +233,11 @@ mod tests {
 
     #[test]
     fn the_build_belongs_to_the_time_of_ci() {
-        assert_eq!(Time::Within(240).share(Duration::from_secs(80), 8), 18);
-        assert_eq!(Time::Within(240).share(Duration::from_secs(500), 8), LEAST);
-        assert_eq!(Time::After(600).share(Duration::from_secs(500), 2), 300);
+        let seconds = Duration::from_secs;
+        assert_eq!(Time::Within(240).share(seconds(80), seconds(80), 8), 18);
+        assert_eq!(Time::Within(240).share(seconds(80), seconds(230), 1), 8);
+        assert_eq!(Time::Within(240).share(seconds(500), seconds(500), 8), LEAST);
+        assert_eq!(Time::After(600).share(seconds(500), seconds(500), 2), 298);
     }
 
     #[test]

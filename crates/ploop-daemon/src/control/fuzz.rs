@@ -1,7 +1,9 @@
 //! Body of the fuzz target: any bytes from a client, and every message as a reply of a server.
 
 use super::server::{Methods, serve_message};
-use super::types::{InfoReply, MapCall, MapReply, MountpointCall, StatReply, StopCall};
+use super::types::{
+    InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, StopCall,
+};
 use super::wire::{MAX_CALL, Reply, Wire};
 use crate::failure::WireFailure;
 use crate::{Code, Failure, Result};
@@ -24,6 +26,10 @@ impl Methods for Nothing {
 
     fn stat(&self) -> Result<StatReply> {
         Ok(StatReply::default())
+    }
+
+    fn metrics(&self) -> Result<MetricsReply> {
+        Ok(MetricsReply { text: "a line\n".to_owned() })
     }
 
     fn stop(&self, call: StopCall) -> Result<()> {
