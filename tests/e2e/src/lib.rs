@@ -2,6 +2,7 @@
 
 pub mod bin;
 pub mod flat;
+pub mod device;
 pub mod nbd_client;
 pub mod qemu;
 pub mod samples;

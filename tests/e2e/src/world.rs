@@ -99,7 +99,7 @@ impl World {
     /// Runs `ploop`; whatever it says, it must not panic.
     #[allow(clippy::panic, reason = "a helper of tests")]
     pub fn ploop(&self, args: &[&str]) -> Said {
-        let said = said("ploop", args, self.ploop_command(args).output());
+        let said = Said::of("ploop", args, self.ploop_command(args).output());
         assert!(!said.err.contains("panicked"), "{said:?}");
         said
     }
@@ -113,7 +113,7 @@ impl World {
 
     /// Runs another program.
     pub fn run(&self, program: &str, args: &[&str]) -> Said {
-        said(program, args, self.command(program).args(args).output())
+        Said::of(program, args, self.command(program).args(args).output())
     }
 
     /// Runs another program and wants exit code 0. Returns its stdout.
@@ -264,22 +264,24 @@ pub struct Said {
 }
 
 impl Said {
+    /// What a command said. Panics when it could not be started.
+    #[must_use]
+    #[allow(clippy::panic, reason = "a helper of tests")]
+    pub fn of(program: &str, args: &[&str], output: io::Result<Output>) -> Self {
+        let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+        Self {
+            args: [&[program], args].concat().into_iter().map(str::to_owned).collect(),
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     /// Standard output as JSON.
     #[must_use]
     #[allow(clippy::panic, reason = "a helper of tests")]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
-
-#[allow(clippy::panic, reason = "a helper of tests")]
-fn said(program: &str, args: &[&str], output: io::Result<Output>) -> Said {
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    Said {
-        args: [&[program], args].concat().into_iter().map(str::to_owned).collect(),
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 
