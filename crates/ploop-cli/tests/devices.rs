@@ -5,6 +5,10 @@ mod common;
 use common::{World, can_attach, have, sh};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+/// Between two looks at what a dying server leaves.
+const TICK: Duration = Duration::from_millis(50);
 
 #[test]
 fn attach_prints_the_device_and_detach_takes_it_away() {
@@ -196,5 +200,78 @@ fn the_device_of_a_killed_server_can_be_made_again() {
     }
     world.ok(&["attach", &image]);
     world.ok(&["detach", &image]);
+    world.ok(&["check", "-f", &image]);
+}
+
+/// What a killed server left in the registry's directory, and mounts over it.
+fn left(world: &World) -> Vec<String> {
+    let entries = std::fs::read_dir(world.path("run")).unwrap().flatten();
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    let mut left: Vec<_> =
+        names.filter(|name| name != ".lock" && !name.ends_with(".log")).collect();
+    let run = world.text("run");
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    left.extend(table.lines().filter(|line| line.contains(&run)).map(str::to_owned));
+    left
+}
+
+#[test]
+fn detach_takes_away_what_a_killed_server_left() {
+    if !can_attach() {
+        return;
+    }
+    let world = World::new();
+    let image = world.disk("a");
+    world.ok(&["init", "-s", "64M", "-t", "none", &image]);
+    for by_device in [false, true] {
+        let json = world.ok(&["--json", "attach", &image]).json();
+        sh("kill", &["-KILL", &json["pid"].to_string()]);
+        let device = json["device"].as_str().unwrap();
+        let said = world.ok(&["detach", if by_device { device } else { &image }]);
+        assert!(said.err.contains("was killed"), "{said:?}");
+        assert!(left(&world).is_empty(), "{:?}", left(&world));
+        assert!(!Path::new("/sys/block").join(&device[5..]).join("loop").exists(), "{device}");
+        assert_eq!(world.run(&["detach", &image]).code, 40);
+    }
+    // Whoever looks at the registry tidies up too.
+    let json = world.ok(&["--json", "attach", &image]).json();
+    sh("kill", &["-KILL", &json["pid"].to_string()]);
+    let gone = || world.ok(&["list"]).out.is_empty() && left(&world).is_empty();
+    assert!(
+        (0..100).any(|_| gone() || {
+            std::thread::sleep(TICK);
+            false
+        }),
+        "{:?}",
+        left(&world)
+    );
+}
+
+#[test]
+fn a_file_system_of_a_killed_server_can_be_unmounted() {
+    if !can_attach() || !have("mkfs.ext4") {
+        return;
+    }
+    let world = World::new();
+    let image = world.disk("a");
+    let mnt = world.text("mnt");
+    std::fs::create_dir(&mnt).unwrap();
+    world.ok(&["init", "-s", "64M", &image]);
+    world.ok(&["mount", "-m", &mnt, &image]);
+    let json = world.ok(&["--json", "list"]).json();
+    sh("kill", &["-KILL", &json["disks"][0]["pid"].to_string()]);
+    assert!((0..100).any(|_| world.ok(&["list"]).out.is_empty() || {
+        std::thread::sleep(TICK);
+        false
+    }));
+    for target in [&image, json["disks"][0]["device"].as_str().unwrap()] {
+        let said = world.run(&["detach", target]);
+        assert_eq!(said.code, 46, "{said:?}");
+    }
+    world.ok(&["umount", "-m", &mnt]);
+    assert!(left(&world).is_empty(), "{:?}", left(&world));
+    assert_eq!(world.run(&["umount", "-m", &mnt]).code, 40);
+    world.ok(&["mount", "-m", &mnt, &image]);
+    world.ok(&["umount", &image]);
     world.ok(&["check", "-f", &image]);
 }

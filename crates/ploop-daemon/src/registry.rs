@@ -120,11 +120,21 @@ impl Registry {
         Ok(claim)
     }
 
-    /// The entries of living servers, sorted by name. Dead ones are removed.
+    /// The entries of living servers, sorted by name. Dead ones are removed, with what is left of
+    /// their servers.
     ///
     /// # Errors
     /// The directory is there but cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>> {
+        let (living, dead): (Vec<_>, Vec<_>) = self.all()?.into_iter().partition(Entry::alive);
+        for entry in &dead {
+            let _ = self.clear(entry, false);
+        }
+        Ok(living)
+    }
+
+    /// All entries, sorted by name.
+    pub(crate) fn all(&self) -> Result<Vec<Entry>> {
         let names = match fs::read_dir(&self.dir) {
             Ok(names) => names,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -133,18 +143,9 @@ impl Registry {
                 return Err(Failure::io(Code::Read, what, &error));
             }
         };
-        let mut entries = Vec::new();
-        for name in names.flatten() {
-            let name = name.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.strip_suffix(".json")) else {
-                continue;
-            };
-            match self.load(id) {
-                Some(entry) if entry.alive() => entries.push(entry),
-                Some(_) => self.remove_dead(id),
-                None => {}
-            }
-        }
+        let names = names.flatten().filter_map(|name| name.file_name().into_string().ok());
+        let mut entries: Vec<_> =
+            names.filter_map(|name| self.load(name.strip_suffix(".json")?)).collect();
         entries.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(entries)
     }
@@ -154,14 +155,7 @@ impl Registry {
     /// # Errors
     /// As [`Registry::entries`].
     pub fn by_disk(&self, disk: &Path) -> Result<Option<Entry>> {
-        let path = fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned());
-        let found = self.entries()?.into_iter().filter(|entry| {
-            entry.disk == path
-                || entry.images.contains(&path)
-                || (path.is_dir() && entry.disk.parent() == Some(&path))
-        });
-        // Several can share a base; a writer is the one people mean.
-        Ok(found.min_by_key(|entry| (entry.disk != path, entry.read_only)))
+        Ok(of_disk(self.entries()?, disk))
     }
 
     /// The server of a block device or one of its partitions.
@@ -169,36 +163,22 @@ impl Registry {
     /// # Errors
     /// As [`Registry::entries`].
     pub fn by_device(&self, device: &str) -> Result<Option<Entry>> {
-        let name = if device.contains('/') { device.to_owned() } else { format!("/dev/{device}") };
-        let real = fs::canonicalize(&name).unwrap_or_else(|_| name.clone().into());
-        let is = |candidate: &Option<String>| {
-            candidate.as_ref().is_some_and(|c| *c == name || Path::new(c) == real)
-        };
-        let mut all = self.entries()?.into_iter();
-        Ok(all.find(|entry| is(&entry.device) || is(&entry.partition)))
+        Ok(of_device(self.entries()?, device))
     }
 
-    fn load(&self, id: &str) -> Option<Entry> {
+    pub(crate) fn load(&self, id: &str) -> Option<Entry> {
         let bytes = fs::read(self.dir.join(format!("{id}.json"))).ok()?;
         let mut entry: Entry = serde_json::from_slice(&bytes).ok()?;
         id.clone_into(&mut entry.id);
         Some(entry)
     }
 
-    fn remove_dead(&self, id: &str) {
-        // Under the lock and after a second look: a new server may have taken the name meanwhile.
-        let Ok(_lock) = self.lock() else { return };
-        if self.load(id).is_some_and(|entry| !entry.alive()) {
-            self.remove(id);
-        }
-    }
-
-    fn remove(&self, id: &str) {
+    pub(crate) fn remove(&self, id: &str) {
         let _ = fs::remove_file(self.dir.join(format!("{id}.json")));
         let _ = fs::remove_file(self.socket(id));
     }
 
-    fn lock(&self) -> Result<fs::File> {
+    pub(crate) fn lock(&self) -> Result<fs::File> {
         let path = self.dir.join(".lock");
         let what = || format!("cannot lock {}", path.display());
         let file = fs::OpenOptions::new().create(true).append(true).open(&path);
@@ -263,6 +243,30 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.registry.remove(&self.entry.id);
     }
+}
+
+/// The entry of a disk: by descriptor, image, or a directory that holds the descriptor.
+#[must_use]
+pub fn of_disk(entries: Vec<Entry>, disk: &Path) -> Option<Entry> {
+    let path = fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned());
+    let found = entries.into_iter().filter(|entry| {
+        entry.disk == path
+            || entry.images.contains(&path)
+            || (path.is_dir() && entry.disk.parent() == Some(&path))
+    });
+    // Several can share a base; a writer is the one people mean.
+    found.min_by_key(|entry| (entry.disk != path, entry.read_only))
+}
+
+/// The entry of a block device or of one of its partitions.
+#[must_use]
+pub fn of_device(entries: Vec<Entry>, device: &str) -> Option<Entry> {
+    let name = if device.contains('/') { device.to_owned() } else { format!("/dev/{device}") };
+    let real = fs::canonicalize(&name).unwrap_or_else(|_| name.clone().into());
+    let is = |candidate: &Option<String>| {
+        candidate.as_ref().is_some_and(|c| *c == name || Path::new(c) == real)
+    };
+    entries.into_iter().find(|entry| is(&entry.device) || is(&entry.partition))
 }
 
 /// When a process started (field 22 of `/proc/PID/stat`); `None` when it is gone or a zombie.

@@ -3,7 +3,7 @@
 use super::mounts;
 use ploop_daemon::background::{self, Background};
 use ploop_daemon::control::Client;
-use ploop_daemon::registry::{Entry, Registry};
+use ploop_daemon::registry::{self, Entry, Registry};
 use ploop_daemon::runtime::ServeSpec;
 use ploop_daemon::{Code, Failure, Result};
 use std::path::Path;
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How long a device may stay claimed after its last mount went (delayed puts in the kernel).
 const LET_GO: Duration = Duration::from_secs(5);
+/// How long a process may take to end after its sockets were closed.
+const DYING: Duration = Duration::from_secs(1);
 
 /// The server of a disk, if there is one.
 ///
@@ -30,6 +32,16 @@ pub fn of_target(target: &Path) -> Result<Option<Entry>> {
         return entry.map(Some);
     }
     registry.by_disk(target)
+}
+
+/// The server of a device or of a disk that was killed, if something of it is left.
+///
+/// # Errors
+/// The registry cannot be read.
+pub fn dead_of_target(target: &Path) -> Result<Option<Entry>> {
+    let dead = Registry::of_user().dead()?;
+    let by_device = target.to_str().and_then(|name| registry::of_device(dead.clone(), name));
+    Ok(by_device.or_else(|| registry::of_disk(dead, target)))
 }
 
 /// Connects to a server.
@@ -58,6 +70,41 @@ pub fn mountable(entry: &Entry) -> Result<&str> {
     })
 }
 
+/// Takes away what a killed server left.
+///
+/// # Errors
+/// 46: its device is mounted or open.
+pub fn clear(entry: &Entry, force: bool) -> Result<()> {
+    let until = Instant::now() + LET_GO;
+    // The kernel frees the device when the last one has closed it, a moment later.
+    while !Registry::of_user().clear(entry, force) {
+        // Still there, so what is mounted is ours.
+        not_mounted(entry)?;
+        if Instant::now() >= until {
+            let device = entry.device.as_deref().unwrap_or("the device");
+            let message = format!("{device} is open, though its server was killed");
+            return Err(Failure::new(Code::DeviceBusy, message)
+                .hint(format!("`fuser -v {device}` shows by whom")));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    tracing::warn!(
+        "the server of {} (pid {}) was killed: what it left is taken away",
+        entry.disk.display(),
+        entry.pid
+    );
+    Ok(())
+}
+
+fn not_mounted(entry: &Entry) -> Result<()> {
+    let mounts = mounts::of_entry(entry)?;
+    let Some(mount) = mounts.first() else { return Ok(()) };
+    let device = entry.device.as_deref().unwrap_or("the device");
+    let message = format!("{device} is mounted on {}", mount.target.display());
+    let hint = format!("ploop umount -m {}", mount.target.display());
+    Err(Failure::new(Code::DeviceBusy, message).hint(hint))
+}
+
 /// Stops a server clean, when nothing is mounted from it.
 ///
 /// # Errors
@@ -65,17 +112,33 @@ pub fn mountable(entry: &Entry) -> Result<&str> {
 pub fn stop(entry: &Entry, force: bool) -> Result<()> {
     let until = Instant::now() + LET_GO;
     loop {
-        if !force && let Some(mount) = mounts::of_entry(entry)?.first() {
-            let device = entry.device.as_deref().unwrap_or("the device");
-            let message = format!("{device} is mounted on {}", mount.target.display());
-            return Err(Failure::new(Code::DeviceBusy, message)
-                .hint(format!("ploop umount -m {}", mount.target.display())));
+        if !force {
+            not_mounted(entry)?;
         }
-        match connect(entry)?.stop(force) {
+        match connect(entry).and_then(|mut server| server.stop(force)) {
             Err(failure) if failure.code == Code::DeviceBusy && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(50));
             }
+            Err(failure) if failure.code == Code::Protocol && was_killed(entry)? => {
+                return clear(entry, force);
+            }
             other => return other,
         }
+    }
+}
+
+/// Whether a server that does not answer any more is about to end without a stop. One that stops
+/// takes its entry away.
+fn was_killed(entry: &Entry) -> Result<bool> {
+    let until = Instant::now() + DYING;
+    loop {
+        let dead = Registry::of_user().dead()?;
+        if dead.iter().any(|dead| dead.id == entry.id && dead.pid == entry.pid) {
+            return Ok(true);
+        }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

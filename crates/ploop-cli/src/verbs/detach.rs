@@ -4,10 +4,15 @@ use crate::args;
 use crate::host::server;
 use ploop_daemon::{Code, Failure, Result};
 
-/// Refuses while the device is mounted.
+/// Refuses while the device is mounted. Of a killed server it takes away what is left.
 pub fn run(args: &args::Detach) -> Result<()> {
     let target = args.target.display();
+    // Asked first: whoever looks for a living one clears away what he can.
+    let dead = server::dead_of_target(&args.target)?;
     let Some(entry) = server::of_target(&args.target)? else {
+        if let Some(dead) = dead {
+            return server::clear(&dead, args.force);
+        }
         return Err(Failure::new(Code::NotMounted, format!("{target} is not attached"))
             .hint("`ploop list` shows what is"));
     };

@@ -16,7 +16,8 @@ pub fn run(args: &args::Umount, _output: Output) -> Result<()> {
     plan::not_yet("umount", &[("-c", args.component.is_some())])?;
     let entry = entry(args)?;
     let mounts = mounts::of_entry(&entry)?;
-    if let Some(mount) = mounts.last() {
+    let lives = entry.alive();
+    if let Some(mount) = mounts.last().filter(|_| lives) {
         match Statfs::of_mount(&mount.target) {
             Ok(stat) => stat.store(&entry.disk),
             Err(failure) => tracing::info!("{failure}"),
@@ -26,7 +27,7 @@ pub fn run(args: &args::Umount, _output: Output) -> Result<()> {
     for mount in mounts.iter().rev() {
         unmount(mount)?;
     }
-    server::stop(&entry, false)
+    if lives { server::stop(&entry, false) } else { server::clear(&entry, false) }
 }
 
 fn unmount(mount: &Mount) -> Result<()> {
@@ -57,6 +58,11 @@ fn entry(args: &args::Umount) -> Result<Entry> {
         let disk = args.disk.as_deref().unwrap_or(Path::new(""));
         (server::of_disk(disk)?, disk.display().to_string())
     };
+    let entry = match (entry, args.device.as_deref().map(Path::new).or(args.disk.as_deref())) {
+        // A killed server's, while its file system is still mounted.
+        (None, Some(target)) => server::dead_of_target(target)?,
+        (entry, _) => entry,
+    };
     entry.filter(|entry| entry.device.is_some()).ok_or_else(|| {
         Failure::new(Code::NotMounted, format!("{what} is not mounted"))
             .hint("`ploop list -a` shows what is")
@@ -66,7 +72,10 @@ fn entry(args: &args::Umount) -> Result<Entry> {
 fn at_mountpoint(dir: &Path) -> Result<Option<Entry>> {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let mut noted = None;
-    for entry in Registry::of_user().entries()? {
+    let registry = Registry::of_user();
+    let living = registry.entries()?;
+    // Of the dead there are left those whose device is mounted or open.
+    for entry in living.into_iter().chain(registry.dead()?) {
         let mounts = mounts::of_entry(&entry)?;
         if mounts.iter().any(|mount| mount.target == dir) {
             return Ok(Some(entry));

@@ -1,0 +1,66 @@
+//! What a killed server leaves: its entry, dead FUSE mounts, and its block device as long as
+//! somebody has that mounted or open.
+
+use crate::Result;
+use crate::registry::{Entry, Registry};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+impl Registry {
+    /// The entries of servers that ended without a stop, as long as they are there.
+    ///
+    /// # Errors
+    /// The directory is there but cannot be read.
+    pub fn dead(&self) -> Result<Vec<Entry>> {
+        Ok(self.all()?.into_iter().filter(|entry| !entry.alive()).collect())
+    }
+
+    /// Takes away what is left of a dead server. `false`: its device is mounted or open, so all of
+    /// it stays, to be found again; unless by `force`, which leaves the device to its users.
+    #[must_use]
+    pub fn clear(&self, entry: &Entry, force: bool) -> bool {
+        // Under the lock and after a second look: a new server may have taken the name meanwhile.
+        let Ok(_lock) = self.lock() else { return false };
+        if self.load(&entry.id).is_none_or(|entry| entry.alive()) {
+            return true;
+        }
+        let file = self.dir().join(format!("{}.img", entry.id));
+        if !force && has_device(entry, &file) {
+            return false;
+        }
+        unmount(&file);
+        if fs::symlink_metadata(&file).is_ok_and(|data| data.is_file() && data.len() == 0) {
+            let _ = fs::remove_file(&file);
+        }
+        // Those files may be their owner's, so they stay.
+        let exports = entry.exports.iter().filter_map(|words| words.strip_prefix("fuse "));
+        exports.for_each(|file| unmount(Path::new(file)));
+        self.remove(&entry.id);
+        true
+    }
+}
+
+/// The kernel frees a device with its last user; the number may be somebody else's by now.
+fn has_device(entry: &Entry, file: &Path) -> bool {
+    let name = entry.device.as_deref().and_then(|device| Path::new(device).file_name());
+    let Some(name) = name else { return false };
+    let below = Path::new("/sys/block").join(name).join("loop/backing_file");
+    let Ok(below) = fs::read(below) else { return false };
+    below.strip_suffix(b"\n").unwrap_or(&below) == absolute(file).as_os_str().as_bytes()
+}
+
+/// The file itself is a dead mount and cannot be asked.
+fn absolute(file: &Path) -> PathBuf {
+    let folder = file.parent().and_then(|folder| folder.canonicalize().ok());
+    match (folder, file.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => file.to_owned(),
+    }
+}
+
+fn unmount(file: &Path) {
+    if let Err(error) = ploop_fuse::clear_stale(file) {
+        tracing::info!("{error}");
+    }
+}
