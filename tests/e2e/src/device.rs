@@ -43,8 +43,7 @@ impl World {
     pub fn detach(&self, attached: &Attached) {
         self.ploop_ok(&["detach", &attached.device]);
         assert!(!is_configured(&attached.device), "{attached:?} is still there");
-        let over =
-            wait_until(VANISH, || !Path::new("/proc").join(attached.pid.to_string()).exists());
+        let over = wait_until(VANISH, || !is_running(attached.pid));
         assert!(over, "the server of {attached:?} stays");
     }
 
@@ -116,6 +115,13 @@ pub fn finish_fio(child: Child) {
     let code = output.as_ref().ok().and_then(|output| output.status.code());
     let said = |output: Output| String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(code, Some(0), "{}", output.map(said).unwrap_or_default());
+}
+
+/// Whether a process runs: a zombie does not, though its parent may be long in asking for it.
+#[must_use]
+pub fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// Whether something lies below the loop device.

@@ -3,7 +3,8 @@
 //! Ranges in flight never overlap, so the writes of one sector are ordered. A sector may hold the
 //! last durable write that covers it or a later one (I3, I5); a trimmed one may also be zero.
 
-use crate::nbd_client::{Client, Command, FUA};
+use crate::nbd_client::{Command, FUA};
+use crate::requests::Requests;
 use std::collections::HashMap;
 use std::io;
 
@@ -94,7 +95,7 @@ impl Ledger {
     ///
     /// # Errors
     /// The server answered a request with an error.
-    pub fn traffic(&mut self, client: &mut Client, operations: u64) -> io::Result<bool> {
+    pub fn traffic(&mut self, client: &mut impl Requests, operations: u64) -> io::Result<bool> {
         let mut flight = Flight::default();
         let mut left = operations;
         loop {
@@ -123,7 +124,7 @@ impl Ledger {
     }
 
     /// A write mostly; now and then zeroes or a trim; every 40th a flush beside it.
-    fn send(&mut self, client: &mut Client, flight: &mut Flight) -> io::Result<()> {
+    fn send(&mut self, client: &mut impl Requests, flight: &mut Flight) -> io::Result<()> {
         if self.random.below(40) == 0 {
             let cookie = client.send(Command::Flush, 0, 0, 0, &[])?;
             flight.flushes.insert(cookie, self.answered.clone());
@@ -204,14 +205,15 @@ impl Ledger {
     ///
     /// # Errors
     /// A sector that holds what it may not hold; or the connection broke.
-    pub fn verify(&mut self, client: &mut Client) -> io::Result<()> {
+    pub fn verify(&mut self, client: &mut impl Requests) -> io::Result<()> {
         let step = 1 << 20;
         let bytes = self.floor.len() * SECTOR;
         for offset in (0..bytes).step_by(step) {
-            let data = client.read(offset as u64, step.min(bytes - offset) as u32)?;
+            let length = step.min(bytes - offset) as u32;
+            let data = client.alone(Command::Read, offset as u64, length)?;
             self.verify_at(offset / SECTOR, &data)?;
         }
-        client.flush()
+        client.alone(Command::Flush, 0, 0).map(drop)
     }
 
     /// The same with bytes that come from elsewhere.

@@ -1,6 +1,7 @@
 //! The whole way: FUSE, a loop device, fio and real file systems on it.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+use ploop_e2e::checks::wants_clean;
 use ploop_e2e::device::{Attached, can_mount};
 use ploop_e2e::world::wait_until;
 use ploop_e2e::{World, can_attach, have};
@@ -27,16 +28,6 @@ fn with<'a>(args: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
 
 fn ready(programs: &[&str]) -> bool {
     can_attach() && have(programs)
-}
-
-/// Our check and QEMU's on every image of the disk; QEMU's 3 is leaks alone.
-fn wants_clean(world: &World, disk: &str) {
-    let json = world.ploop_ok(&["--json", "check", "-f", disk]).json();
-    for image in json["images"].as_array().unwrap() {
-        let image = image["image"].as_str().unwrap();
-        let said = world.run("qemu-img", &["check", "-f", "parallels", image]);
-        assert!(said.code == 0 || said.code == 3, "{said:?}");
-    }
 }
 
 /// fio writes and verifies; the bytes are the same after the device went and came back.

@@ -2,13 +2,14 @@
 //! goes on.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+use ploop_e2e::checks::{seed, wants_clean, wants_in_use_only};
 use ploop_e2e::nbd_client::Client;
 use ploop_e2e::stamps::{Ledger, Random, WINDOW};
 use ploop_e2e::world::Server;
 use ploop_e2e::{World, have};
 use rustix::process::{Pid, Signal, kill_process};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 const DISK: u64 = 64 << 20;
 const ZONE: u64 = 32 << 20;
@@ -36,30 +37,6 @@ fn kill_under_traffic(ledger: &mut Ledger, server: Server, mut client: Client, a
     assert!(ledger.count.cut_off - before.cut_off >= WINDOW as u64 / 2, "too few in flight");
 }
 
-/// The in-use mark and nothing else (T19).
-fn wants_in_use_only(world: &World) {
-    let said = world.ploop(&["--json", "check", "-f", "a"]);
-    assert_eq!(said.code, 37, "{said:?}");
-    let json = said.json();
-    let images = json["images"].as_array().unwrap();
-    let found = images.iter().flat_map(|image| image["findings"].as_array().unwrap());
-    let kinds: Vec<_> = found.map(|finding| finding["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["in_use"], "{json}");
-    assert_eq!(images.last().unwrap()["in_use"], true, "{json}");
-    assert!(json["findings"].as_array().unwrap().is_empty(), "{json}");
-}
-
-/// After a clean close: 0, and QEMU agrees. Its code 3 is leaks alone: clusters that trims freed
-/// in the middle of the file, which only a new write takes again.
-fn wants_clean(world: &World) {
-    let json = world.ploop_ok(&["--json", "check", "-f", "a"]).json();
-    for image in json["images"].as_array().unwrap() {
-        let image = image["image"].as_str().unwrap();
-        let said = world.run("qemu-img", &["check", "-f", "parallels", image]);
-        assert!(said.code == 0 || said.code == 3, "{said:?}");
-    }
-}
-
 fn stop(server: Server, client: Client) {
     client.disconnect().unwrap();
     assert_eq!(server.end("-TERM"), 0);
@@ -71,30 +48,25 @@ fn kills(world: &World, ledger: &mut Ledger, times: u64, seed: u64) {
         let (server, mut client) = serve(world);
         ledger.verify(&mut client).unwrap();
         kill_under_traffic(ledger, server, client, 50 + random.below(451));
-        wants_in_use_only(world);
+        wants_in_use_only(world, "a");
         let (server, mut client) = serve(world);
         assert_eq!(server.said().lines().count(), 1, "T5: one line, not {}", server.said());
         ledger.verify(&mut client).unwrap();
         // Now and then the server that put things right is killed too, idle.
         if round % 4 == 3 {
             drop((server, client));
-            wants_in_use_only(world);
+            wants_in_use_only(world, "a");
             continue;
         }
         stop(server, client);
-        wants_clean(world);
+        wants_clean(world, "a");
     }
     let (server, mut client) = serve(world);
     ledger.verify(&mut client).unwrap();
     stop(server, client);
-    wants_clean(world);
+    wants_clean(world, "a");
     println!("{times} kills, seed {seed}: {:?}", ledger.count);
     assert!(ledger.count.flushes > times && ledger.count.answered > 100 * times);
-}
-
-fn seed() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    std::env::var("PLOOP_E2E_SEED").map_or(now.as_nanos() as u64, |text| text.parse().unwrap())
 }
 
 #[test]
