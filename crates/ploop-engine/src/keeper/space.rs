@@ -63,6 +63,10 @@ pub(super) struct Space {
     taken_at: u64,
     /// The host had no space for one cluster.
     exhausted: bool,
+    /// It was asked while requests waited.
+    refused: bool,
+    /// That was said in the log; once until the file has grown again.
+    told: bool,
     /// It is asked again at this time when requests wait and freed clusters are slow to come.
     ask_again_at: u64,
     reserve: bool,
@@ -109,6 +113,8 @@ impl Space {
             most,
             taken_at: 0,
             exhausted: false,
+            refused: false,
+            told: false,
             ask_again_at: 0,
             reserve: caps.reserve,
             punch: caps.punch,
@@ -200,6 +206,7 @@ impl<I: Io> Keeper<I> {
             // F22: the format cannot name it.
             self.space.frontier = 0..0;
             self.space.exhausted = true;
+            self.space.refused = true;
             self.space.ask_again_at = u64::MAX;
             return None;
         }
@@ -245,9 +252,15 @@ impl<I: Io> Keeper<I> {
             || s.cleaning > 0
             || !s.cleaned.is_empty()
             || !self.quarantine.is_empty();
-        if s.exhausted && !s.waiters.is_empty() && !coming {
+        if !s.exhausted || s.waiters.is_empty() || coming {
+            return;
+        }
+        self.space.exhausted = false;
+        if self.space.refused || self.closing {
             self.fail_space_waiters(Errno::NOSPC);
-            self.space.exhausted = false;
+        } else {
+            // What the host said before these came is old news.
+            self.start_extension();
         }
     }
 
@@ -306,6 +319,7 @@ impl<I: Io> Keeper<I> {
             return;
         }
         self.space.clusters = range.end;
+        self.space.told = false;
         self.space.used.grow(range.end as usize);
         self.space.extend = Some((Extend::Synced(self.syncs.next()), range));
     }
@@ -321,7 +335,10 @@ impl<I: Io> Keeper<I> {
             self.space.step = 1;
             return;
         }
-        tracing::warn!("the top cannot grow beyond {} clusters: {errno}", self.space.clusters);
+        if !std::mem::replace(&mut self.space.told, true) {
+            tracing::warn!("the top cannot grow beyond {} clusters: {errno}", self.space.clusters);
+        }
+        self.space.refused = !self.space.waiters.is_empty();
         self.shared.keeper_stats.extensions_refused.add(1);
         self.space.exhausted = true;
         let pause = self.shared.options.enospc_retry_ms.max(1) * 1_000_000;

@@ -43,13 +43,17 @@ impl<I: Io> Queue<I> {
             return Some(Err(errno));
         }
         if self.parked.is_empty() {
+            let retry_ms = self.shared.options.enospc_retry_ms;
+            let retry_ns = retry_ms * 1_000_000;
+            // Said when it begins: what was held a moment ago and found no space again goes on.
+            if self.parked_until == 0 || self.now > self.parked_until + retry_ns {
+                tracing::warn!(
+                    "no space left for {}: requests are held and tried again every {retry_ms} ms",
+                    self.shared.chain.top().file.path().display(),
+                );
+            }
             // One fixed timer, never pushed back.
-            self.parked_until = self.now + self.shared.options.enospc_retry_ms * 1_000_000;
-            tracing::warn!(
-                "no space left for {}: requests are held and tried again every {} ms",
-                self.shared.chain.top().file.path().display(),
-                self.shared.options.enospc_retry_ms
-            );
+            self.parked_until = self.now + retry_ns;
         }
         self.count_held(index);
         self.slots.pieces[index as usize].stage = Stage::Parked;
