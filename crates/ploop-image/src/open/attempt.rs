@@ -139,7 +139,13 @@ fn open_files(
         }
         let top = level + 1 == plan.members.len();
         let how = OpenHow { write: top && writable, direct: options.direct, ..OpenHow::default() };
-        let file = dir.open(path, how).at(ErrorKind::Open, "cannot open", path)?;
+        let opened = dir.open(path, how);
+        let read_only = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
+        let hint = opened.as_ref().is_err_and(read_only);
+        let file = opened.at(ErrorKind::Open, "cannot open", path).map_err(|error| match hint {
+            true => error.hint("open it with --ro"),
+            false => error,
+        })?;
         let ident = file.ident().at(ErrorKind::Stat, "cannot stat", path)?;
         if let Some(same) = files.iter().find(|f| f.ident == ident) {
             let text = format!("{} and {} are one file", same.path.display(), path.display());
