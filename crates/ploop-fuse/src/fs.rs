@@ -5,6 +5,7 @@
 //! file skip the holes and leave old data there.
 
 use crate::transfer::Engine;
+use crate::worker;
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo,
     InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData,
@@ -161,6 +162,7 @@ impl Filesystem for FuseExport {
     }
 
     fn getattr(&self, _req: &Request, _ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        worker::ready();
         reply.attr(&ATTRIBUTES, &self.attributes());
     }
 
@@ -196,6 +198,7 @@ impl Filesystem for FuseExport {
     }
 
     fn open(&self, _req: &Request, _ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        worker::ready();
         let writable = flags.acc_mode() != OpenAccMode::O_RDONLY;
         if writable && self.read_only {
             return reply.error(Errno::EROFS);
@@ -218,6 +221,7 @@ impl Filesystem for FuseExport {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        worker::ready();
         let end = offset.saturating_add(u64::from(size)).min(self.engine.size());
         if end <= offset {
             return reply.data(&[]);
@@ -240,6 +244,7 @@ impl Filesystem for FuseExport {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        worker::ready();
         if self.read_only {
             return reply.error(Errno::EROFS);
         }
@@ -282,6 +287,7 @@ impl Filesystem for FuseExport {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        worker::ready();
         if self.read_only {
             return reply.ok();
         }
@@ -306,6 +312,7 @@ impl Filesystem for FuseExport {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        worker::ready();
         if self.read_only {
             return reply.error(Errno::EROFS);
         }

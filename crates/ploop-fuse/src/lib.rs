@@ -9,6 +9,7 @@
 //! | `transfer` | requests to the engine: widening, splitting, read-modify-write |
 //! | `ranges` | who writes where, so that a read-modify-write loses nobody's data |
 //! | `pool` | aligned bounce buffers |
+//! | `worker` | what a FUSE thread touches before it serves |
 //! | `mount` | mount(2), umount(2), mountinfo, stale mounts |
 //!
 //! **Invariant: no FUSE worker waits for the engine.** A worker copies the request's data, hands
@@ -25,6 +26,7 @@ mod pool;
 mod ranges;
 mod server;
 mod transfer;
+mod worker;
 
 pub use error::{Error, Result};
 pub use loop_status::LoopStatus;

@@ -1,17 +1,21 @@
 //! Aligned bounce buffers.
 //!
 //! A request's payload starts 80 bytes into fuser's read buffer, so no direct write can use it:
-//! every write is copied here, and every read lands here. A fixed number of buffers is made and
-//! touched beforehand (D7); more are made when more requests are in flight, never waited for, and
-//! given back to the system once enough spare ones are kept. The kernel bounds how many: its
-//! background limit, plus one for each thread in a synchronous call.
+//! every write is copied here, and every read lands here. A number of buffers is made and touched
+//! beforehand (D7). When spare ones become few, a thread of its own makes more: a host short of
+//! memory lets whoever asks for some wait for write-back, perhaps into the very file served here.
+//! So a FUSE worker asks nobody: without a spare buffer it waits for the first that a finished
+//! request or that thread brings. Those above what is kept go back to the system.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use crate::server::io_flusher;
+use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 const SMALL: usize = 64 << 10;
-const LARGE: usize = 1 << 20;
+/// The longest transfer, and a block at either end.
+const LARGE: usize = (1 << 20) + 8192;
 
 struct Memory(NonNull<u8>);
 
@@ -20,15 +24,32 @@ unsafe impl Send for Memory {}
 
 struct Class {
     size: usize,
+    /// Made beforehand.
+    first: usize,
+    /// With fewer spare ones more are made.
+    low: usize,
     /// Spare buffers kept at most.
     keep: usize,
     spare: Mutex<Vec<Memory>>,
+    /// A spare buffer came, or none can be made.
+    more: Condvar,
 }
 
 /// Where bounce buffers come from and go to.
 pub(crate) struct Pool {
+    stock: Arc<Stock>,
+}
+
+/// What the pool shares with the thread that makes more.
+struct Stock {
     align: usize,
     classes: [Class; 2],
+    /// Some class is low.
+    low: Mutex<bool>,
+    wake: Condvar,
+    /// The system refused memory; whoever needs some asks it himself.
+    refused: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// One buffer; goes back to its pool when dropped.
@@ -36,7 +57,7 @@ pub(crate) struct Bounce {
     memory: NonNull<u8>,
     len: usize,
     layout: Layout,
-    pool: Arc<Pool>,
+    stock: Arc<Stock>,
 }
 
 // SAFETY: the bytes belong to this value alone.
@@ -46,48 +67,152 @@ impl Pool {
     /// A pool whose buffers are aligned to `align` (a power of two) and at least to a page.
     pub(crate) fn new(align: u32) -> Arc<Self> {
         let align = (align as usize).next_power_of_two().max(4096);
-        let class = |size, keep| Class { size, keep, spare: Mutex::default() };
-        let pool = Arc::new(Self { align, classes: [class(SMALL, 64), class(LARGE, 32)] });
-        for (size, count) in [(SMALL, 64), (LARGE, 8)] {
-            let mut made: Vec<_> = (0..count).filter_map(|_| pool.take(size)).collect();
-            for bounce in &mut made {
-                bounce.bytes_mut().fill(1);
-            }
-        }
-        pool
-    }
-
-    /// A buffer of `len` bytes with any content; `None` when there is no memory.
-    pub(crate) fn take(self: &Arc<Self>, len: usize) -> Option<Bounce> {
-        let class = self.classes.iter().find(|class| len <= class.size);
-        let size = class.map_or(len, |class| class.size);
-        let layout = Layout::from_size_align(size, self.align).ok()?;
-        let spare = class.and_then(|class| class.lock().pop());
-        let memory = match spare {
-            Some(memory) => memory.0,
-            // SAFETY: the size is not zero: a class's size, or more than the largest class's.
-            None => NonNull::new(unsafe { alloc_zeroed(layout) })?,
+        let class = |size, first, low, keep| {
+            let (spare, more) = (Mutex::default(), Condvar::new());
+            Class { size, first, low, keep, spare, more }
         };
-        Some(Bounce { memory, len, layout, pool: Arc::clone(self) })
+        let stock = Arc::new(Stock {
+            align,
+            classes: [class(SMALL, 64, 32, 64), class(LARGE, 8, 4, 32)],
+            low: Mutex::default(),
+            wake: Condvar::new(),
+            refused: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        });
+        for class in &stock.classes {
+            stock.make(class, class.first);
+        }
+        let maker = Arc::clone(&stock);
+        let started = std::thread::Builder::new().name("ploop-pool".to_owned()).spawn(move || {
+            io_flusher();
+            maker.run();
+        });
+        // Without it everybody asks for himself.
+        stock.refused.store(started.is_err(), Ordering::SeqCst);
+        Arc::new(Self { stock })
     }
-}
 
-impl Class {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Memory>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A buffer of `len` bytes with any content, made when there is none: for a queue's thread,
+    /// which must not wait. `None` when there is no memory.
+    pub(crate) fn take(&self, len: usize) -> Option<Bounce> {
+        let stock = &self.stock;
+        let class = stock.class(len);
+        let spare = class.and_then(|class| class.lock().pop());
+        stock.bounce(len, class, spare)
+    }
+
+    /// The same for a FUSE worker: waits for a spare one.
+    pub(crate) fn wait(&self, len: usize) -> Option<Bounce> {
+        let stock = &self.stock;
+        let Some(class) = stock.class(len) else { return self.take(len) };
+        let mut spare = class.lock();
+        if spare.len() <= class.low {
+            stock.ask_for_more();
+        }
+        while spare.is_empty() && !stock.refused.load(Ordering::SeqCst) {
+            spare = class.more.wait(spare).unwrap_or_else(PoisonError::into_inner);
+        }
+        let memory = spare.pop();
+        drop(spare);
+        stock.bounce(len, Some(class), memory)
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        self.stock.closed.store(true, Ordering::SeqCst);
+        self.stock.ask_for_more();
+    }
+}
+
+impl Class {
+    fn lock(&self) -> MutexGuard<'_, Vec<Memory>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stock {
+    /// The class for a length; `None`: longer than any transfer.
+    fn class(&self, len: usize) -> Option<&Class> {
+        self.classes.iter().find(|class| len <= class.size)
+    }
+
+    fn layout(&self, size: usize) -> Option<Layout> {
+        Layout::from_size_align(size.max(1), self.align).ok()
+    }
+
+    fn bounce(
+        self: &Arc<Self>,
+        len: usize,
+        class: Option<&Class>,
+        spare: Option<Memory>,
+    ) -> Option<Bounce> {
+        let layout = self.layout(class.map_or(len, |class| class.size))?;
+        let memory = match spare {
+            Some(memory) => memory,
+            None => touched(layout)?,
+        };
+        Some(Bounce { memory: memory.0, len, layout, stock: Arc::clone(self) })
+    }
+
+    fn ask_for_more(&self) {
+        *self.low.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.wake.notify_one();
+    }
+
+    /// The thread that makes buffers.
+    fn run(&self) {
+        loop {
+            let mut low = self.low.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*low {
+                low = self.wake.wait(low).unwrap_or_else(PoisonError::into_inner);
+            }
+            *low = false;
+            drop(low);
+            if self.closed.load(Ordering::SeqCst) {
+                return;
+            }
+            self.classes.iter().for_each(|class| self.make(class, class.low + 1));
+        }
+    }
+
+    /// Makes buffers until that many are spare.
+    fn make(&self, class: &Class, wanted: usize) {
+        let Some(layout) = self.layout(class.size) else { return };
+        while class.lock().len() < wanted {
+            let made = touched(layout);
+            self.refused.store(made.is_none(), Ordering::SeqCst);
+            let mut spare = class.lock();
+            let end = made.is_none() || spare.len() >= wanted;
+            // Given back meanwhile: it is kept as well, the next one above `keep` goes.
+            spare.extend(made);
+            class.more.notify_all();
+            if end {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Stock {
+    fn drop(&mut self) {
         for class in &self.classes {
-            let Ok(layout) = Layout::from_size_align(class.size, self.align) else { continue };
+            let Some(layout) = self.layout(class.size) else { continue };
             for memory in class.lock().drain(..) {
-                // SAFETY: made by `take` with this very layout, and owned by nobody else.
+                // SAFETY: made with this very layout, and owned by nobody else.
                 unsafe { dealloc(memory.0.as_ptr(), layout) };
             }
         }
     }
+}
+
+/// Memory whose pages are there.
+fn touched(layout: Layout) -> Option<Memory> {
+    // SAFETY: the size is not zero.
+    let memory = NonNull::new(unsafe { alloc(layout) })?;
+    // SAFETY: allocated with this size just now.
+    unsafe { memory.as_ptr().write_bytes(1, layout.size()) };
+    Some(Memory(memory))
 }
 
 impl Bounce {
@@ -96,7 +221,7 @@ impl Bounce {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes were allocated, zeroed at first, and are ours.
+        // SAFETY: `len` bytes were allocated, written at first, and are ours.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.len) }
     }
 
@@ -113,15 +238,16 @@ impl Bounce {
 
 impl Drop for Bounce {
     fn drop(&mut self) {
-        let class = self.pool.classes.iter().find(|class| class.size == self.layout.size());
+        let class = self.stock.classes.iter().find(|class| class.size == self.layout.size());
         if let Some(class) = class {
             let mut spare = class.lock();
             if spare.len() < class.keep {
                 spare.push(Memory(self.memory));
+                class.more.notify_one();
                 return;
             }
         }
-        // SAFETY: allocated with this layout in `take`, and owned by this value.
+        // SAFETY: allocated with this layout, and owned by this value.
         unsafe { dealloc(self.memory.as_ptr(), self.layout) };
     }
 }
@@ -138,7 +264,7 @@ mod tests {
         assert_eq!(address % 4096, 0);
         assert_eq!(first.len(), 512);
         drop(first);
-        assert_eq!(pool.take(4096).unwrap().ptr() as usize, address);
+        assert_eq!(pool.wait(4096).unwrap().ptr() as usize, address);
     }
 
     #[test]
@@ -146,9 +272,36 @@ mod tests {
         let pool = Pool::new(4096);
         let many: Vec<_> = (0..200).map(|_| pool.take(SMALL).unwrap()).collect();
         drop(many);
-        assert_eq!(pool.classes[0].lock().len(), 64);
-        let mut big = pool.take(LARGE + 4096).unwrap();
+        assert_eq!(pool.stock.classes[0].lock().len(), 64);
+        let mut big = pool.wait(LARGE + 4096).unwrap();
         big.bytes_mut().fill(7);
         assert_eq!(big.bytes().len(), LARGE + 4096);
+    }
+
+    #[test]
+    fn whoever_waits_gets_one_made_or_one_given_back() {
+        let pool = Pool::new(512);
+        // Far more than were made beforehand: the other thread brings them.
+        let many: Vec<_> = (0..100).map(|_| pool.wait(LARGE).unwrap()).collect();
+        assert!(many.iter().all(|bounce| bounce.bytes().len() == LARGE));
+        drop(many);
+        assert!(pool.stock.classes[1].lock().len() <= 32 + 1);
+        // Without that thread's help the buffer of a finished request does.
+        let aside = std::mem::take(&mut *pool.stock.classes[1].lock());
+        let held: Vec<_> = (0..4).map(|_| pool.wait(LARGE).unwrap()).collect();
+        let asking = Arc::clone(&pool);
+        let waiting = std::thread::spawn(move || asking.wait(LARGE).map(|bounce| bounce.len()));
+        drop(held);
+        assert_eq!(waiting.join().unwrap(), Some(LARGE));
+        pool.stock.classes[1].lock().extend(aside);
+    }
+
+    #[test]
+    fn refused_memory_ends_the_wait() {
+        let pool = Pool::new(512);
+        let aside = std::mem::take(&mut *pool.stock.classes[0].lock());
+        pool.stock.refused.store(true, Ordering::SeqCst);
+        assert!(pool.wait(1).is_some(), "asks for himself");
+        pool.stock.classes[0].lock().extend(aside);
     }
 }

@@ -296,10 +296,8 @@ fn remove(path: &Path, created: Option<(u64, u64)>) {
 }
 
 /// Memory reclaim from this thread, and from those it makes, must not wait for our own file (D7).
-fn io_flusher() {
-    const PR_SET_IO_FLUSHER: libc::c_int = 57;
-    // SAFETY: changes a flag of this thread.
-    if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } != 0 {
-        tracing::debug!("no right to mark the FUSE threads as I/O flushers");
+pub(crate) fn io_flusher() {
+    if let Err(why) = ploop_io::protect_thread() {
+        tracing::debug!("{why}");
     }
 }

@@ -82,6 +82,11 @@ impl Engine {
         usize::try_from(len).ok().and_then(|len| self.pool.take(len)).ok_or(Errno::NOMEM)
     }
 
+    /// The same for a worker's thread, which may wait for one.
+    fn wait(&self, len: u64) -> Result<Bounce, Errno> {
+        usize::try_from(len).ok().and_then(|len| self.pool.wait(len)).ok_or(Errno::NOMEM)
+    }
+
     fn submit(&self, request: Request, done: impl FnOnce(Outcome) + Send + 'static) {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         match self.handles.get(turn % self.handles.len().max(1)) {
@@ -102,7 +107,7 @@ impl Engine {
         done: impl FnOnce(Result<&[u8], Errno>) + Send + 'static,
     ) {
         let blocks = self.blocks(&range);
-        let bounce = match self.take(blocks.end - blocks.start) {
+        let bounce = match self.wait(blocks.end - blocks.start) {
             Ok(bounce) => bounce,
             Err(error) => return done(Err(error)),
         };
@@ -125,7 +130,7 @@ impl Engine {
     ) {
         let range = at..at + data.len() as u64;
         let blocks = self.blocks(&range);
-        let mut bounce = match self.take(blocks.end - blocks.start) {
+        let mut bounce = match self.wait(blocks.end - blocks.start) {
             Ok(bounce) => bounce,
             Err(error) => return done(Err(error)),
         };

@@ -91,8 +91,8 @@ impl DerefMut for AlignedBuf {
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
         if let Some(layout) = Self::layout(self.len) {
-            // Not unlocked: with `lock_memory` in force that would undo it for the next user of
-            // these pages.
+            // Not unlocked: where all memory of the process is locked, that would undo it for the
+            // next user of these pages.
             // SAFETY: allocated in `new` with this very layout.
             unsafe { dealloc(self.ptr.as_ptr(), layout) };
         }

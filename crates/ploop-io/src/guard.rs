@@ -2,11 +2,13 @@
 //!
 //! The host's write-back may wait for this very process: then it must not wait for write-back.
 
+use std::hint::black_box;
 use std::io;
 
-use rustix::mm::{MlockAllFlags, mlockall};
-use rustix::process::{Resource, getrlimit};
-use rustix::thread::{CapabilitySet, capabilities};
+/// Stack touched beforehand.
+const STACK: usize = 128 << 10;
+/// One block of heap touched beforehand.
+const BLOCK: usize = 64 << 10;
 
 /// `PR_SET_IO_FLUSHER` of `linux/prctl.h` (since 5.6).
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
@@ -29,21 +31,18 @@ pub fn protect_thread() -> Result<(), String> {
     ))
 }
 
-/// Locks all present and future memory of the process.
-///
-/// Not tried under a finite `RLIMIT_MEMLOCK` without `CAP_IPC_LOCK`: it would succeed and make
-/// later allocations fail.
-///
-/// # Errors
-/// A sentence for the log; serving goes on.
-pub fn lock_memory() -> Result<(), String> {
-    let may = capabilities(None).is_ok_and(|c| c.effective.contains(CapabilitySet::IPC_LOCK));
-    if !may && let Some(limit) = getrlimit(Resource::Memlock).current {
-        return Err(format!(
-            "memory is not locked: RLIMIT_MEMLOCK is {limit} bytes and CAP_IPC_LOCK is missing; \
-             a host that swaps to its own ploop device can hang"
-        ));
-    }
-    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)
-        .map_err(|errno| format!("memory is not locked: mlockall was refused ({errno})"))
+/// Touches memory that this thread will need while it serves: some of its stack, and `heap` bytes
+/// of what the allocator keeps for it. Memory may be locked, but a page is there only once it was
+/// touched, and touching it later may wait for write-back (D7).
+pub fn touch_thread(heap: usize) {
+    touch_stack();
+    // Blocks small enough to come from the thread's own heap, and to go back there.
+    let blocks: Vec<_> = (0..heap.div_ceil(BLOCK)).map(|_| vec![1_u8; BLOCK]).collect();
+    black_box(&blocks);
+}
+
+#[inline(never)]
+fn touch_stack() {
+    let mut bytes = [1_u8; STACK];
+    black_box(&mut bytes);
 }

@@ -27,7 +27,7 @@ mod wake_word;
 
 pub use aligned::{AlignedBuf, AlignedPool, PAGE};
 pub use contract::*;
-pub use guard::{lock_memory, protect_thread};
+pub use guard::{protect_thread, touch_thread};
 pub use null::Null;
 pub use probe::{Engine, EngineChoice, why_no_uring};
 pub use real::{RealClock, RealDir, RealEntropy, RealFile, RealRecords};

@@ -7,7 +7,7 @@ use std::fs;
 use std::thread;
 
 use ploop_io::{
-    AlignedPool, Engine, EngineChoice, FileId, Io, Op, OpKind, lock_memory, protect_thread,
+    AlignedPool, Engine, EngineChoice, FileId, Io, Op, OpKind, protect_thread, touch_thread,
 };
 
 /// The engine syncs a file.
@@ -109,10 +109,6 @@ fn locked_memory_is_locked() {
     let mut pool = AlignedPool::new(2, 65536).unwrap();
     if let Err(error) = pool.lock() {
         common::skip(&error.to_string());
-    }
-    if let Err(why) = lock_memory() {
-        assert!(why.contains("not locked"), "{why}");
-        common::skip(&why);
         return;
     }
     let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -120,4 +116,22 @@ fn locked_memory_is_locked() {
     let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(kib >= 128, "{line}");
     drop(pool);
+}
+
+#[test]
+fn a_touched_thread_faults_no_more() {
+    let faults = || {
+        let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(7).unwrap().parse::<u64>().unwrap()
+    };
+    let thread = move || {
+        touch_thread(256 << 10);
+        faults();
+        let before = faults();
+        let blocks: Vec<_> = (0..100_u8).map(|n| vec![n; 1000]).collect();
+        assert_eq!(blocks[99][999], 99);
+        faults() - before
+    };
+    let after = thread::spawn(thread).join().unwrap();
+    assert!(after < 10, "{after} faults for 25 pages");
 }

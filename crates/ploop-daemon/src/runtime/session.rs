@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+/// Heap that a thread touches before it serves.
+const HEAP: usize = 128 << 10;
+
 /// Makes a front end on the thread of its queue.
 pub type MakeFront = Box<dyn FnOnce(Waker) -> io::Result<Box<dyn FrontEnd>> + Send>;
 
@@ -246,6 +249,7 @@ fn run_queue(
 
 /// D7; refused without rights, which was said once when memory was locked.
 fn protect() {
+    ploop_io::touch_thread(HEAP);
     if let Err(why) = ploop_io::protect_thread() {
         tracing::debug!("{why}");
     }
