@@ -38,6 +38,8 @@ const PROGRAMS: &[Program] = &[
     program("mkfs.xfs", "xfsprogs"),
     program("xfs_repair", "xfsprogs"),
     program("mkfs.btrfs", "btrfs-progs"),
+    program("btrfs", "btrfs-progs"),
+    program("prlimit", "util-linux"),
     program("nbdinfo", "libnbd-bin"),
     program("nbdcopy", "libnbd-bin"),
     program("fio", "fio"),

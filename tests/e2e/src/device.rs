@@ -84,7 +84,8 @@ impl World {
         let mut command = self.command("fio");
         let fixed = ["--name=job", "--randseed=7", "--fallocate=none", "--verify_state_save=0"];
         let name = if on.starts_with("nbd+") { "--uri" } else { "--filename" };
-        command.args(fixed).arg(format!("{name}={on}")).args(extra);
+        // An option of the I/O engine must come after its name.
+        command.args(fixed).args(extra).arg(format!("{name}={on}"));
         command
     }
 

@@ -7,6 +7,7 @@ pub mod nbd_client;
 pub mod qemu;
 pub mod checks;
 pub mod device;
+pub mod host;
 pub mod nbd_client;
 pub mod requests;
 pub mod samples;

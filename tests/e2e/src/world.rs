@@ -167,6 +167,7 @@ impl World {
                 let _ = quiet("kill", &["-KILL", &pid]);
                 wait_until(Duration::from_secs(5), || !Path::new("/proc").join(&pid).exists());
             }
+            self.abort_fuse();
             self.unmount_all();
             if self.mounts().is_empty() && self.loops().is_empty() {
                 break;
@@ -218,9 +219,35 @@ impl World {
         names.filter(ours).map(|name| format!("/dev/{name}")).collect()
     }
 
+    /// Ends the FUSE connections of servers that cannot even be killed, as they wait for their own
+    /// file.
+    fn abort_fuse(&self) {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let numbers: Vec<_> = table
+            .lines()
+            .filter_map(|line| {
+                let words: Vec<_> = line.split(' ').collect();
+                let ours =
+                    line.contains(" - fuse.ploop ") && Path::new(words[4]).starts_with(&self.dir);
+                ours.then(|| words[2].trim_start_matches("0:").to_owned())
+            })
+            .collect();
+        let control = self.path("fusectl");
+        let Some(at) = control.to_str().filter(|_| !numbers.is_empty()) else { return };
+        let _ = fs::create_dir(&control);
+        if quiet("mount", &["-t", "fusectl", "none", at]) {
+            for number in numbers {
+                let _ = fs::write(control.join(number).join("abort"), "1");
+            }
+            let _ = quiet("umount", &[at]);
+        }
+    }
+
     fn unmount_all(&self) {
         for target in self.mounts() {
-            if !quiet("umount", &[&target]) {
+            if !quiet("timeout", &["-k", "1", "20", "umount", &target]) {
+                // Behind a lazy unmount nobody finds the connection any more.
+                self.abort_fuse();
                 let _ = quiet("umount", &["--lazy", &target]);
             }
         }
@@ -234,7 +261,10 @@ impl World {
             let (Some(device), Some(_)) = (json["device"].as_str(), crate::ploop_path()) else {
                 continue;
             };
-            let _ = self.ploop_command(&["detach", "--force", device]).output();
+            // A server that hangs is killed later.
+            let path = crate::ploop_path().unwrap_or_default().display().to_string();
+            let mut detach = self.command("timeout");
+            let _ = detach.args(["-k", "1", "20", &path, "detach", "--force", device]).output();
         }
         for device in self.loops() {
             let _ = quiet("losetup", &["-d", &device]);
