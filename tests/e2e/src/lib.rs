@@ -1,14 +1,12 @@
 //! Helpers of the end-to-end tests.
 
 pub mod bin;
-pub mod flat;
-pub mod device;
-pub mod nbd_client;
-pub mod qemu;
 pub mod checks;
 pub mod device;
+pub mod flat;
 pub mod host;
 pub mod nbd_client;
+pub mod qemu;
 pub mod requests;
 pub mod samples;
 pub mod skip;
