@@ -62,6 +62,58 @@ pub enum Route {
     Punch(Sector),
 }
 
+impl Route {
+    /// The names of the routes, by [`Route::number`].
+    pub const NAMES: [&'static str; 14] = [
+        "Load",
+        "Broken",
+        "Wait",
+        "Nothing",
+        "FillZeros",
+        "Read",
+        "Write",
+        "Allocate",
+        "CopyUp",
+        "CopyUpZero",
+        "MapClean",
+        "Unmap",
+        "Zero",
+        "Punch",
+    ];
+
+    /// Its place in [`Route::NAMES`].
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Load => 0,
+            Self::Broken => 1,
+            Self::Wait => 2,
+            Self::Nothing => 3,
+            Self::FillZeros => 4,
+            Self::Read(..) => 5,
+            Self::Write(_) => 6,
+            Self::Allocate => 7,
+            Self::CopyUp => 8,
+            Self::CopyUpZero => 9,
+            Self::MapClean => 10,
+            Self::Unmap => 11,
+            Self::Zero(_) => 12,
+            Self::Punch(_) => 13,
+        }
+    }
+}
+
+/// Whether some state of a cluster sends an operation on the route of this number.
+#[must_use]
+pub const fn route_possible(kind: PieceKind, number: u16) -> bool {
+    match kind {
+        PieceKind::Read => matches!(number, 0 | 1 | 4 | 5),
+        PieceKind::Write => matches!(number, 0..=2 | 6..=8),
+        PieceKind::Discard => matches!(number, 0..=3 | 11 | 13),
+        PieceKind::Zero => matches!(number, 0..=3 | 9..=12),
+    }
+}
+
 /// Decides. `None` for the cell means that its page is not loaded.
 #[must_use]
 pub fn route(kind: PieceKind, cell: Option<Cell>, facts: Facts) -> Route {

@@ -5,6 +5,7 @@ use crate::head;
 use crate::lock;
 use crate::open::{Disk, Level};
 use ploop_engine::CloseReport;
+use ploop_io::planted::{Bug, on, synced};
 
 impl Disk {
     /// Finishes the files after the engine has ended, and releases them.
@@ -65,13 +66,22 @@ impl Disk {
 /// Everything durable, then the length, then the mark; `end` is the length to cut to.
 pub(crate) fn finish(top: &Level, end: Option<u64>, mapped: bool) -> Result<()> {
     let path = &top.path;
-    top.file.sync().at(ErrorKind::Sync, "cannot sync", path)?;
+    let mark_first = on(Bug::MarkBeforeData);
+    if !mark_first {
+        synced(Bug::NoSyncClose, || top.file.sync()).at(ErrorKind::Sync, "cannot sync", path)?;
+    }
     let Some(header) = &top.head else { return Ok(()) };
-    if let Some(end) = end {
+    let end =
+        end.map(|end| end - if on(Bug::CloseCutsTooFar) { header.cluster().bytes() } else { 0 });
+    let early = on(Bug::MarkBeforeCut);
+    if let Some(end) = end.filter(|_| !early) {
         cut(top, end.max(header.data_start()))?;
     }
     head::rewrite(&*top.file, path, |header| header.close(!mapped, None))?;
-    top.file.sync().at(ErrorKind::Sync, "cannot sync", path)
+    if let Some(end) = end.filter(|_| early) {
+        cut(top, end.max(header.data_start()))?;
+    }
+    synced(Bug::NoSyncMark, || top.file.sync()).at(ErrorKind::Sync, "cannot sync", path)
 }
 
 /// Cuts what no entry names; never makes the file longer.
@@ -87,7 +97,7 @@ fn cut(top: &Level, end: u64) -> Result<()> {
     if end < len {
         top.file.set_len(end).at(ErrorKind::Truncate, "cannot cut", path)?;
         // The mark may only go when the new length is durable (I7).
-        top.file.sync().at(ErrorKind::Sync, "cannot sync", path)?;
+        synced(Bug::NoSyncCut, || top.file.sync()).at(ErrorKind::Sync, "cannot sync", path)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::locate::DESCRIPTOR;
 use crate::store;
 use ploop_format::units::HEADER_WORDS;
 use ploop_format::{ClusterSize, Descriptor, EMPTY, Header, ImageType, Sector, Version, geometry};
+use ploop_io::planted::{Bug, synced};
 use ploop_io::{Dir, Entropy, File, OpenHow, RawFile};
 use std::path::{Path, PathBuf};
 
@@ -76,14 +77,20 @@ pub fn create(
     let document = new_document(&header, options.kind, &name)?;
     let file = open_new(dir, path)?;
     let made = fill(&*file, &header, options.kind, progress)
-        .and_then(|()| dir.sync_dir(&home).at(ErrorKind::Sync, "cannot sync", &home))
+        .and_then(|()| {
+            synced(Bug::NoSyncImageName, || dir.sync_dir(&home)).at(
+                ErrorKind::Sync,
+                "cannot sync",
+                &home,
+            )
+        })
         .and_then(|()| store::store_new(dir, entropy, &descriptor, &document));
     if let Err(error) = made {
         drop(file);
         // The first error is the one to tell.
         let _ = dir.unlink(&descriptor);
         let _ = dir.unlink(path);
-        let _ = dir.sync_dir(&home);
+        let _ = synced(Bug::NoSyncUndo, || dir.sync_dir(&home));
         return Err(error);
     }
     Ok(Created { image: path.to_owned(), descriptor, size: header.size() })
@@ -152,7 +159,7 @@ pub(crate) fn fill(
         )?,
         Kind::Raw { sparse: false } => write_zeros(file, header.size().bytes(), progress)?,
     }
-    file.sync().at(ErrorKind::Sync, "cannot sync", file.path())
+    synced(Bug::NoSyncImage, || file.sync()).at(ErrorKind::Sync, "cannot sync", file.path())
 }
 
 /// Header and BAT as whole clusters: 1.x refuses an image with holes in them (C5).

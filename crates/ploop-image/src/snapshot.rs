@@ -11,6 +11,7 @@ use crate::open::plan::MAX_LEVELS;
 use crate::open::{Note, OpenOptions, Prepared, recover, stamp};
 use crate::store;
 use ploop_format::{DescriptorError, Guid, Header, Version};
+use ploop_io::planted::{Bug, on, synced};
 use ploop_io::{Dir, Entropy};
 use std::path::{Path, PathBuf};
 
@@ -71,9 +72,14 @@ pub fn snapshot(
     let image = document.home().join(&file);
     repair(&mut prepared, &options)?;
     let header = new_header(&prepared)?;
-    make_delta(dir, &image, &header)?;
+    if !on(Bug::RenameBeforeDelta) {
+        make_delta(dir, &image, &header)?;
+    }
     let staged = store::stage(dir, entropy, &document.path, &text);
     let committed = staged.and_then(|staged| staged.commit(dir));
+    if on(Bug::RenameBeforeDelta) {
+        make_delta(dir, &image, &header)?;
+    }
     if let Err(error) = committed {
         // Only when the old descriptor is still in force does nothing name the new file.
         if document.unchanged(dir) {
@@ -127,8 +133,13 @@ fn new_header(prepared: &Prepared) -> Result<Header> {
 fn make_delta(dir: &dyn Dir, path: &Path, header: &Header) -> Result<()> {
     let file = open_new(dir, path)?;
     let home = home_of(path);
-    let made = write_empty(&*file, header)
-        .and_then(|()| dir.sync_dir(&home).at(ErrorKind::Sync, "cannot sync", &home));
+    let made = write_empty(&*file, header).and_then(|()| {
+        synced(Bug::NoSyncDeltaName, || dir.sync_dir(&home)).at(
+            ErrorKind::Sync,
+            "cannot sync",
+            &home,
+        )
+    });
     if made.is_err() {
         drop(file);
         let _ = dir.unlink(path);
@@ -149,5 +160,5 @@ fn write_empty(file: &dyn ploop_io::RawFile, header: &Header) -> Result<()> {
         buffer[..bytes.len()].fill(0);
         at += len;
     }
-    file.sync().at(ErrorKind::Sync, "cannot sync", path)
+    synced(Bug::NoSyncDelta, || file.sync()).at(ErrorKind::Sync, "cannot sync", path)
 }

@@ -3,6 +3,7 @@
 use crate::create::home_of;
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use ploop_format::Guid;
+use ploop_io::planted::{Bug, synced};
 use ploop_io::{Dir, Entropy, OpenHow};
 use std::path::{Path, PathBuf};
 
@@ -44,7 +45,9 @@ pub(crate) fn stage(
     let written = file
         .write_at(text.as_bytes(), 0)
         .at(ErrorKind::Write, "cannot write", &staged.tmp)
-        .and_then(|()| file.sync().at(ErrorKind::Sync, "cannot sync", &staged.tmp));
+        .and_then(|()| {
+            synced(Bug::NoSyncText, || file.sync()).at(ErrorKind::Sync, "cannot sync", &staged.tmp)
+        });
     match written {
         Ok(()) => Ok(staged),
         Err(error) => {
@@ -63,7 +66,7 @@ impl Staged {
             return Err(ImageError::new(ErrorKind::Rename, text).because(e));
         }
         let home = home_of(&self.target);
-        dir.sync_dir(&home).at(ErrorKind::Sync, "cannot sync", &home)
+        synced(Bug::NoSyncRename, || dir.sync_dir(&home)).at(ErrorKind::Sync, "cannot sync", &home)
     }
 
     /// Removes the staged text.

@@ -6,6 +6,7 @@
 //! | [`RawFile`], [`File`] | an open image; blocking calls for open and close time only |
 //! | [`Dir`] | names: open, rename, unlink, sync of a directory |
 //! | [`Clock`], [`Entropy`] | time and random bytes, so that a simulator can supply them |
+//! | [`planted`] | bugs for the simulator to find; compiled out |
 //! | [`Records`], [`Words`] | memory that outlives the process (F2) |
 
 mod aligned;
@@ -13,6 +14,7 @@ mod contract;
 mod forward;
 mod guard;
 mod null;
+pub mod planted;
 mod poller;
 mod pool;
 mod probe;

@@ -1,9 +1,11 @@
 //! What a run says at its end.
 
+use crate::cover::Cover;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// How much a run did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Report {
     /// A hash of the whole history: equal for equal seeds and profiles.
     pub trace: u64,
@@ -11,8 +13,12 @@ pub struct Report {
     pub requests: u64,
     /// Requests that failed.
     pub failed: u64,
-    /// Moments of a host crash that were looked at, each with its set of survivors.
+    /// Distinct pairs of an operation boundary and a set of survivors that were looked at.
     pub crash_points: u64,
+    /// The same by what ran: phase and operation.
+    pub points: BTreeMap<String, u64>,
+    /// Decisions of the engine.
+    pub cover: Cover,
     /// Processes killed while the host lived on.
     pub kills: u64,
     /// Clean closes.
@@ -42,7 +48,7 @@ impl fmt::Display for Failure {
             writeln!(f, "    {line}")?;
         }
         writeln!(f, "seed {} ({}), {}: {}", self.seed, self.profile, self.place, self.what)?;
-        write!(f, "replay: ploop-sim --profile {} --from {} --seeds 1", self.profile, self.seed)
+        write!(f, "replay: cargo xtask sim --profile {} --seed {}", self.profile, self.seed)
     }
 }
 
@@ -51,10 +57,14 @@ impl std::error::Error for Failure {}
 impl Report {
     /// Adds what another run did.
     pub fn add(&mut self, other: &Self) {
-        self.trace = self.trace.rotate_left(1) ^ other.trace;
+        self.trace ^= other.trace;
         self.requests += other.requests;
         self.failed += other.failed;
         self.crash_points += other.crash_points;
+        for (name, count) in &other.points {
+            *self.points.entry(name.clone()).or_default() += count;
+        }
+        self.cover.add(&other.cover);
         self.kills += other.kills;
         self.closes += other.closes;
         self.operations += other.operations;

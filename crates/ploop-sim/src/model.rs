@@ -227,6 +227,11 @@ impl Model {
     /// # Errors
     /// The value is not allowed.
     pub fn came_back(&self, sector: u64, value: Value) -> Result<(), Wrong> {
+        if let [only] = self.changes(sector)
+            && only.value == value
+        {
+            return Ok(());
+        }
         let allowed = self.after_crash(sector);
         if !allowed.contains(&value) {
             return Err(Wrong { sector, found: value, allowed });
@@ -235,12 +240,13 @@ impl Model {
     }
 
     /// Starts again from what was found: nothing is in flight, everything is durable.
-    pub fn restart(&mut self, found: &BTreeMap<u64, Value>) {
+    pub fn restart(&mut self, found: &[(u64, Value)]) {
         self.open.clear();
         let now = self.tick();
         self.flushed = now;
         self.sectors = found
             .iter()
+            .filter(|(_, value)| *value != 0)
             .map(|(sector, value)| {
                 let change = Change { value: *value, issued: now, ended: Some(now), ..START };
                 (*sector, vec![change])
@@ -378,7 +384,7 @@ mod tests {
         model.came_back(0, 5).unwrap();
         model.came_back(0, 0).unwrap();
         assert_eq!(model.came_back(0, 7).unwrap_err().allowed, [0, 5]);
-        model.restart(&BTreeMap::from([(0, 5)]));
+        model.restart(&[(0, 5)]);
         assert_eq!(model.after_crash(0), [5]);
     }
 }

@@ -36,6 +36,10 @@ pub struct Profile {
     pub crash_every: u64,
     /// Crash plans tried at such a point.
     pub plans: usize,
+    /// All subsets are tried where at most so many changes are at stake.
+    pub exhaustive: usize,
+    /// Operations on the closed disk between the rounds.
+    pub layers: bool,
     /// A round may end with a kill.
     pub kill: bool,
     /// How operations are ordered.
@@ -43,7 +47,12 @@ pub struct Profile {
 }
 
 /// The names of the fixed profiles.
-pub const NAMES: [&str; 7] = ["swarm", "plain", "chain", "faults", "syncfail", "nospace", "kill"];
+pub const NAMES: [&str; 10] = [
+    "swarm", "crash", "fault", "layers", "plain", "chain", "faults", "syncfail", "nospace", "kill",
+];
+
+/// Words of a record: small, so that an open is quick.
+const RECORD_WORDS: usize = 600;
 
 /// 32 KiB: the smallest there is.
 #[must_use]
@@ -69,10 +78,12 @@ impl Profile {
             metadata_delay_ms: 5,
             rates: Rates::default(),
             space: None,
-            crash_every: 8,
+            crash_every: 1,
             plans: 2,
+            exhaustive: 1,
+            layers: false,
             kill: false,
-            world: SimOptions::default(),
+            world: SimOptions { record_words: RECORD_WORDS, ..SimOptions::default() },
         }
     }
 
@@ -84,6 +95,32 @@ impl Profile {
         Some(match name {
             "plain" => plain,
             "swarm" => Self::swarm(seed),
+            "crash" => Self {
+                name: name.into(),
+                rates,
+                space: None,
+                kill: false,
+                clusters: 8 + seed % 5,
+                crash_every: 1,
+                plans: 12,
+                exhaustive: 4,
+                requests: 40,
+                ..Self::swarm(seed)
+            },
+            "fault" => {
+                let some = 65536 / 40;
+                let rates = Rates {
+                    read_error: some,
+                    write_error: some,
+                    zero_error: some,
+                    short: some,
+                    no_space: some / 2,
+                    sync_error: if seed.is_multiple_of(4) { some } else { 0 },
+                    ..rates
+                };
+                Self { name: name.into(), rates, kill: true, ..Self::swarm(seed) }
+            }
+            "layers" => Self { name: name.into(), layers: true, rounds: 6, ..Self::swarm(seed) },
             "chain" => Self { levels: 3, ..plain },
             "faults" => {
                 let some = 65536 / 40;
@@ -110,6 +147,67 @@ impl Profile {
         })
     }
 
+    /// Changes one field, as a shrunk failure names it. `false` when there is no such field.
+    pub fn set(&mut self, field: &str, value: u64) -> bool {
+        let count = value as usize;
+        match field {
+            "levels" => self.levels = count,
+            "clusters" => self.clusters = value,
+            "hot" => self.hot = count,
+            "queues" => self.queues = count,
+            "depth" => self.depth = count,
+            "rounds" => self.rounds = count,
+            "requests" => self.requests = count,
+            "crash_every" => self.crash_every = value,
+            "plans" => self.plans = count,
+            "exhaustive" => self.exhaustive = count,
+            "raw" => self.raw = value != 0,
+            "kill" => self.kill = value != 0,
+            "layers" => self.layers = value != 0,
+            "reorder" => self.world.reorder = value != 0,
+            "straggler" => self.world.straggler = value,
+            "space" => self.space = (value != 0).then_some(value),
+            "read_error" => self.rates.read_error = value as u32,
+            "write_error" => self.rates.write_error = value as u32,
+            "zero_error" => self.rates.zero_error = value as u32,
+            "sync_error" => self.rates.sync_error = value as u32,
+            "no_space" => self.rates.no_space = value as u32,
+            "short" => self.rates.short = value as u32,
+            _ => return false,
+        }
+        true
+    }
+
+    /// The present value of a field that [`Profile::set`] changes.
+    #[must_use]
+    pub fn get(&self, field: &str) -> u64 {
+        match field {
+            "levels" => self.levels as u64,
+            "clusters" => self.clusters,
+            "hot" => self.hot as u64,
+            "queues" => self.queues as u64,
+            "depth" => self.depth as u64,
+            "rounds" => self.rounds as u64,
+            "requests" => self.requests as u64,
+            "crash_every" => self.crash_every,
+            "plans" => self.plans as u64,
+            "exhaustive" => self.exhaustive as u64,
+            "raw" => u64::from(self.raw),
+            "kill" => u64::from(self.kill),
+            "layers" => u64::from(self.layers),
+            "reorder" => u64::from(self.world.reorder),
+            "straggler" => self.world.straggler,
+            "space" => self.space.unwrap_or(0),
+            "read_error" => u64::from(self.rates.read_error),
+            "write_error" => u64::from(self.rates.write_error),
+            "zero_error" => u64::from(self.rates.zero_error),
+            "sync_error" => u64::from(self.rates.sync_error),
+            "no_space" => u64::from(self.rates.no_space),
+            "short" => u64::from(self.rates.short),
+            _ => 0,
+        }
+    }
+
     /// A different mix for each seed.
     #[must_use]
     pub fn swarm(seed: u64) -> Self {
@@ -131,8 +229,8 @@ impl Profile {
         world.caps.zero_range = !rng.chance(1, 5);
         world.caps.reserve = !rng.chance(1, 5);
         world.caps.direct = !rng.chance(1, 4);
-        let words = [0, 17, 20, 30, usize::MAX, usize::MAX, usize::MAX, usize::MAX];
-        world.record_words = *rng.pick(&words).unwrap_or(&usize::MAX);
+        let words = [0, 17, 20, 30, RECORD_WORDS, RECORD_WORDS, RECORD_WORDS, RECORD_WORDS];
+        world.record_words = *rng.pick(&words).unwrap_or(&RECORD_WORDS);
         world.straggler = *rng.pick(&[0, 0, 20, 100]).unwrap_or(&0);
         world.delay_max = *rng.pick(&[2_000, 200_000, 20_000_000]).unwrap_or(&200_000);
         let big = rng.chance(1, 4);
@@ -150,8 +248,10 @@ impl Profile {
             metadata_delay_ms: *rng.pick(&[0, 1, 5, 250]).unwrap_or(&5),
             rates: if rng.chance(1, 2) { rates } else { Rates::default() },
             space: rng.chance(1, 6).then(|| rng.between(2, 12)),
-            crash_every: rng.between(4, 20),
-            plans: 2,
+            crash_every: *rng.pick(&[1, 1, 2, 7]).unwrap_or(&1),
+            plans: rng.between(1, 4) as usize,
+            exhaustive: rng.between(1, 2) as usize,
+            layers: rng.chance(1, 2),
             kill: rng.chance(1, 3),
             world,
         }

@@ -8,7 +8,6 @@ use ploop_engine::Operation;
 use ploop_image::check::FindingKind;
 use ploop_image::{CheckOptions, CheckReport, ErrorKind, check};
 use ploop_io::sim::{Rng, SimWorld, SurvivorPlan};
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Turns after which something that should end has not.
@@ -37,11 +36,28 @@ pub fn look(world: &SimWorld, target: &Path) -> Result<CheckReport, String> {
         .map_err(|e| format!("check failed: {}", OpenError::Image(e)))
 }
 
+/// What the in-use mark may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mark {
+    /// Set or not.
+    May,
+    /// Set: the device is open and may have changed (I12).
+    Must,
+}
+
 /// I13: nothing but the in-use mark and unreferenced clusters.
 ///
 /// # Errors
 /// Something else was found.
 pub fn only_the_mark(world: &SimWorld, target: &Path) -> Result<(), String> {
+    marked(world, target, Mark::May)
+}
+
+/// As [`only_the_mark`], and the mark is as it must be.
+///
+/// # Errors
+/// Something else was found, or the mark is not there.
+pub fn marked(world: &SimWorld, target: &Path, mark: Mark) -> Result<(), String> {
     let report = look(world, target)?;
     let of_images = report.images.iter().flat_map(|image| &image.findings);
     let bad = of_images
@@ -49,7 +65,16 @@ pub fn only_the_mark(world: &SimWorld, target: &Path) -> Result<(), String> {
         .find(|f| f.fatal || !matches!(f.kind, FindingKind::InUse | FindingKind::Orphan));
     match bad {
         Some(finding) => Err(format!("I13: check found {:?}: {}", finding.kind, finding.detail)),
-        None => Ok(()),
+        None => {
+            let top = report.images.last();
+            let set = top.is_none_or(|image| {
+                image.version == 0 || image.findings.iter().any(|f| f.kind == FindingKind::InUse)
+            });
+            match mark == Mark::May || set {
+                true => Ok(()),
+                false => Err("I12: an open top is not marked as in use".into()),
+            }
+        }
     }
 }
 
@@ -58,9 +83,25 @@ pub fn only_the_mark(world: &SimWorld, target: &Path) -> Result<(), String> {
 /// # Errors
 /// Something was found.
 pub fn nothing(world: &SimWorld, target: &Path) -> Result<(), String> {
+    nothing_but(world, target, Orphans::No)
+}
+
+/// What may lie beside a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Orphans {
+    /// Nothing.
+    No,
+    /// Files of an operation that a crash has ended.
+    May,
+}
+
+fn nothing_but(world: &SimWorld, target: &Path, orphans: Orphans) -> Result<(), String> {
     let report = look(world, target)?;
-    let found =
-        report.images.iter().flat_map(|image| &image.findings).chain(&report.findings).next();
+    let all = report.images.iter().flat_map(|image| &image.findings).chain(&report.findings);
+    let found = all.clone().next();
+    if orphans == Orphans::May && all.clone().all(|f| f.kind == FindingKind::Orphan && !f.fatal) {
+        return Ok(());
+    }
     match (found, report.exit_code()) {
         (None, 0) => Ok(()),
         (Some(f), _) => {
@@ -107,8 +148,9 @@ pub fn read_all(
     subject: &Subject<'_>,
     model: &mut Model,
     rng: &mut Rng,
-) -> Result<BTreeMap<u64, Value>, String> {
+) -> Result<Vec<(u64, Value)>, String> {
     let mut traffic = Traffic::default();
+    traffic.keep_seen = true;
     for cluster in subject.scope {
         let lane = rng.below(life.queues() as u64) as usize;
         let wish = Wish::plain(Operation::Read, cluster * subject.cluster, subject.cluster);
@@ -142,7 +184,7 @@ pub fn open_again(
     rng: &mut Rng,
 ) -> Result<Again, String> {
     let mut crashed = false;
-    let mut crashes = if rng.chance(1, 3) { rng.between(1, 2) } else { 0 };
+    let mut crashes = if rng.chance(1, 6) { rng.between(1, 2) } else { 0 };
     loop {
         if crashes > 0 {
             world.crash_after(Some(world.operations() + rng.between(1, 12)));
@@ -173,16 +215,17 @@ pub fn after_crash(
     world: SimWorld,
     subject: &Subject<'_>,
     model: &Model,
+    mark: Mark,
     rng: &mut Rng,
 ) -> Result<(), String> {
-    only_the_mark(&world, subject.target)?;
+    marked(&world, subject.target, mark)?;
     let Again { world, mut life, .. } = open_again(world, subject, rng)?;
     // The engine's reads know nothing of the history: an empty model takes any value.
     let found = read_raw(&mut life, subject, rng)?;
     compare(model, &found)?;
-    if rng.chance(1, 4) {
+    if rng.chance(1, 8) {
         close(life, rng)?;
-        nothing(&world, subject.target)?;
+        nothing_but(&world, subject.target, Orphans::May)?;
     }
     no_misuse(&world)
 }
@@ -195,7 +238,7 @@ pub fn read_raw(
     life: &mut Life,
     subject: &Subject<'_>,
     rng: &mut Rng,
-) -> Result<BTreeMap<u64, Value>, String> {
+) -> Result<Vec<(u64, Value)>, String> {
     read_all(life, subject, &mut Model::anything(), rng)
 }
 
@@ -203,7 +246,7 @@ pub fn read_raw(
 ///
 /// # Errors
 /// A sector holds something else.
-pub fn compare(model: &Model, found: &BTreeMap<u64, Value>) -> Result<(), String> {
+pub fn compare(model: &Model, found: &[(u64, Value)]) -> Result<(), String> {
     for (sector, value) in found {
         model.came_back(*sector, *value).map_err(|Wrong { sector, found, allowed }| {
             format!("after the crash sector {sector} holds {found}, allowed {allowed:?}")

@@ -1,21 +1,31 @@
 //! One run: a seed and a profile become a history of opens, requests, crashes and closes.
 
+use crate::explore::{self, Points};
 use crate::failure::{Failure, Report};
+use crate::layers::{self, LayerOp};
 use crate::life::{Life, Opening, Turn};
 use crate::model::Model;
 use crate::profile::{Profile, cluster};
-use crate::recover::{self, Subject};
+use crate::recover::{self, Mark, Subject};
 use crate::scene;
 use crate::traffic::Traffic;
 use crate::workload::Workload;
-use ploop_io::sim::{Rates, Rng, SimWorld, SurvivorPlan};
+use ploop_io::planted;
+use ploop_io::sim::{Crashed, Rates, Rng, SimWorld};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Lines of a story that are kept.
 const STORY: usize = 300;
+
+/// Runs a seed, once. Equal seeds and profiles give equal reports.
+///
+/// # Errors
+/// A rule was broken; the failure has no story.
+pub fn run_once(seed: u64, profile: &Profile) -> Result<Report, Box<Failure>> {
+    attempt(seed, profile, false)
+}
 
 /// Runs a seed. Equal seeds and profiles give equal reports.
 ///
@@ -92,6 +102,9 @@ struct Sim<'a> {
     lower: BTreeMap<PathBuf, u64>,
     report: Report,
     story: Story,
+    points: Points,
+    /// Levels of the disk now.
+    levels: usize,
     round: usize,
     /// The device did not end with a clean close: what it holds is to be compared as after a crash.
     came_back: bool,
@@ -119,6 +132,8 @@ impl<'a> Sim<'a> {
             lower: BTreeMap::new(),
             report: Report::default(),
             story: Story { on: verbose, lines: VecDeque::new() },
+            points: Points::default(),
+            levels: 1,
             round: 0,
             came_back: false,
             killed: None,
@@ -140,24 +155,92 @@ impl<'a> Sim<'a> {
     }
 
     fn run(&mut self) -> Step {
+        let _ = planted::visited();
+        self.watch();
         scene::create_disk(&self.world, self.profile)?;
-        for level in 1..self.profile.levels {
+        self.look_at_watched("create", Mark::May, true)?;
+        self.crash_point("created", Mark::May)?;
+        for _ in 1..self.profile.levels {
             self.fill_level()?;
-            scene::add_level(&self.world, level as u64)?;
+            self.layer(&layers::OPS[0])?;
         }
-        self.lower = scene::lower_images(&self.world)?;
         for round in 0..self.profile.rounds {
             self.round = round + 1;
             self.one_round()?;
-            let now = scene::lower_images(&self.world)?;
-            if now != self.lower {
-                return Err("I6: a lower image changed".into());
-            }
+            self.lower_as_ever()?;
             recover::no_misuse(&self.world)?;
+            if self.profile.layers && !self.came_back && self.rng.chance(1, 2) {
+                let op = *self.rng.pick(layers::OPS).unwrap_or(&layers::OPS[0]);
+                if self.levels + op.adds <= 6 {
+                    self.layer(&op)?;
+                }
+            }
         }
         self.report.operations += self.world.operations();
         self.report.trace = self.world.trace() ^ self.report.requests.rotate_left(32);
         Ok(())
+    }
+
+    /// I6: no lower image changes.
+    fn lower_as_ever(&mut self) -> Step {
+        match scene::lower_images(&self.world)? == self.lower {
+            true => Ok(()),
+            false => Err("I6: a lower image changed".into()),
+        }
+    }
+
+    /// Does an operation on the closed disk, with a look at every boundary inside it and at
+    /// crashes right behind it.
+    fn layer(&mut self, op: &LayerOp) -> Step {
+        self.story.say(|| format!("layer operation {}", op.name));
+        let number = self.rng.next_u64();
+        self.watch();
+        let done = (op.run)(&self.world, number);
+        self.look_at_watched(op.name, Mark::May, false)?;
+        done.map_err(|e| format!("{}: {e}", op.name))?;
+        recover::nothing(&self.world, &self.target)?;
+        let before = std::mem::take(&mut self.lower);
+        self.levels += op.adds;
+        self.lower = scene::lower_images(&self.world)?;
+        if self.lower.len() + 1 != self.levels {
+            return Err(format!("{}: {} lower images", op.name, self.lower.len()));
+        }
+        if before.iter().any(|(path, hash)| self.lower.get(path) != Some(hash)) {
+            return Err(format!("I6: {} changed a lower image", op.name));
+        }
+        self.crash_point("closed", Mark::May)
+    }
+
+    /// Begins to look at every boundary of the blocking calls that follow.
+    fn watch(&mut self) {
+        let mut rng = self.rng.fork();
+        let profile = self.profile.clone();
+        self.world.watch(move |changes| explore::plans(&mut rng, &profile, changes));
+    }
+
+    /// Looks at the crashes since [`Sim::watch`]. With `fresh` there may be no disk yet.
+    fn look_at_watched(&mut self, phase: &str, mark: Mark, fresh: bool) -> Step {
+        for (boundary, crashed) in self.world.watched() {
+            let disk = crashed.world.read_file(&self.target).is_ok();
+            if !self.points.is_new(boundary, crashed.survivors, crashed.unsynced) {
+                continue;
+            }
+            self.count_point(phase, false);
+            if disk || !fresh {
+                let text = format!("in {phase} at {boundary}");
+                self.look(crashed, phase, mark, &text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_point(&mut self, phase: &str, serving: bool) {
+        self.report.crash_points += 1;
+        let name = match serving {
+            true => format!("{phase} {:?}", self.world.last_kind()),
+            false => phase.to_owned(),
+        };
+        *self.report.points.entry(name).or_default() += 1;
     }
 
     /// Some writes for a level that will be a lower one.
@@ -174,7 +257,8 @@ impl<'a> Sim<'a> {
         self.count(&traffic);
         recover::close(life, &mut self.rng)?;
         self.model.closed();
-        recover::nothing(&self.world, &self.target)
+        recover::nothing(&self.world, &self.target)?;
+        self.crash_point("closed", Mark::May)
     }
 
     fn count(&mut self, traffic: &Traffic) {
@@ -222,8 +306,10 @@ impl<'a> Sim<'a> {
         let subject =
             Subject { target: &target, opening, scope: &scope, cluster: self.work.cluster };
         if !self.came_back {
-            return Life::open(&self.world, &target, opening)
-                .map_err(|e| format!("after a clean close it does not open: {e}"));
+            self.watch();
+            let opened = Life::open(&self.world, &target, opening);
+            self.look_at_watched("open", Mark::May, false)?;
+            return opened.map_err(|e| format!("after a clean close it does not open: {e}"));
         }
         let again = recover::open_again(self.world.clone(), &subject, &mut self.rng)?;
         self.world = again.world;
@@ -278,7 +364,7 @@ impl<'a> Sim<'a> {
             self.space(life, traffic)?;
             let operations = self.world.operations();
             if operations / self.profile.crash_every != last / self.profile.crash_every {
-                self.crash_point()?;
+                self.crash_point("serve", Mark::Must)?;
             }
             last = operations;
         }
@@ -315,56 +401,65 @@ impl<'a> Sim<'a> {
         Ok(())
     }
 
-    /// A plan of survivors.
-    fn plan(&mut self) -> SurvivorPlan {
-        let few = self.world.unsynced().len();
-        match self.rng.below(12) {
-            0 => SurvivorPlan::None,
-            1 => SurvivorPlan::All,
-            2 => SurvivorPlan::OldestLost,
-            3 => SurvivorPlan::NewestLost,
-            4 => SurvivorPlan::TornMiddle,
-            5 => SurvivorPlan::Only(Arc::new(|change| change.offset < cluster().bytes())),
-            6 => SurvivorPlan::Only(Arc::new(|change| change.offset >= cluster().bytes())),
-            7 if few < 20 => SurvivorPlan::Mask(u128::from(self.rng.next_u64())),
-            _ => SurvivorPlan::Random(self.rng.next_u64()),
-        }
-    }
-
     /// Looks at what a crash here would leave; the run goes on.
-    fn crash_point(&mut self) -> Step {
-        for _ in 0..self.profile.plans {
-            let plan = self.plan();
-            let opening = self.opening();
-            let subject = Subject {
-                target: &self.target,
-                opening,
-                scope: &self.scope,
-                cluster: self.work.cluster,
-            };
+    fn crash_point(&mut self, phase: &str, mark: Mark) -> Step {
+        let decisions = planted::visited();
+        let (boundary, changes) = (self.world.operations(), self.world.at_stake());
+        let before = self.report.crash_points;
+        for plan in explore::plans(&mut self.rng, self.profile, changes) {
             let crashed = self.world.crash(&plan);
-            self.report.crash_points += 1;
-            let mut rng = self.rng.fork();
-            crashed.world.set_rates(Rates::default());
-            crashed.world.set_capacity(None);
-            let result = recover::after_crash(crashed.world, &subject, &self.model, &mut rng);
-            if let Err(what) = result {
-                for change in self.world.unsynced() {
-                    self.story.say(|| format!("at stake: {change:?}"));
-                }
-                return Err(format!("{what} (plan {plan:?}, survivors {:x})", crashed.survivors));
+            if self.points.is_new(boundary, crashed.survivors, crashed.unsynced) {
+                self.count_point(phase, phase == "serve");
+                self.look(crashed, phase, mark, &format!("{plan:?}"))?;
             }
         }
+        self.report.cover.count(&decisions, self.report.crash_points - before);
         Ok(())
     }
 
+    /// Lets a crashed host come up, and compares.
+    fn look(&mut self, crashed: Crashed, phase: &str, mark: Mark, plan: &str) -> Step {
+        // One queue is enough to read everything.
+        let opening = Opening { queues: 1, depth: 8, ..self.opening() };
+        let subject = Subject {
+            target: &self.target,
+            opening,
+            scope: &self.scope,
+            cluster: self.work.cluster,
+        };
+        let mut rng = self.rng.fork();
+        crashed.world.set_rates(Rates::default());
+        crashed.world.set_capacity(None);
+        let closed = match phase {
+            "closed" => recover::nothing(&crashed.world, &self.target),
+            _ => Ok(()),
+        };
+        let levels = self.levels;
+        let world = crashed.world.clone();
+        let looked = closed.and_then(|()| {
+            recover::after_crash(crashed.world, &subject, &self.model, mark, &mut rng)
+        });
+        let looked = looked.and_then(|()| match phase {
+            "closed" if scene::lower_images(&world)?.len() + 1 != levels => {
+                Err("I9: a finished layer operation is gone".into())
+            }
+            _ => Ok(()),
+        });
+        let _ = planted::visited();
+        looked.map_err(|what| {
+            for change in self.world.unsynced() {
+                self.story.say(|| format!("at stake: {change:?}"));
+            }
+            format!("{what} ({phase}, plan {plan}, survivors {:x})", crashed.survivors)
+        })
+    }
+
     fn crash(&mut self, life: Life) -> Step {
-        self.crash_point()?;
-        let plan = self.plan();
+        self.crash_point("end", Mark::May)?;
+        let plan = explore::plan(&mut self.rng);
         self.story.say(|| format!("crash with {plan:?}"));
         self.report.operations += self.world.operations();
         let next = self.world.crash(&plan).world;
-        self.report.crash_points += 1;
         // Buffers, then the engine, then the world: the life may still point into it.
         drop(life);
         self.world = next;
@@ -445,7 +540,9 @@ impl<'a> Sim<'a> {
             return Err(format!("{} requests were never answered", traffic.len()));
         }
         let was_failed = life.device().is_failed();
+        self.watch();
         let (report, closed) = life.close();
+        self.look_at_watched("close", Mark::May, false)?;
         if self.world.is_dead() {
             return self.crash_closed();
         }
@@ -455,7 +552,8 @@ impl<'a> Sim<'a> {
                 self.world.crash_after(None);
                 self.report.closes += 1;
                 self.model.closed();
-                recover::nothing(&self.world, &self.target)
+                recover::nothing(&self.world, &self.target)?;
+                self.crash_point("closed", Mark::May)
             }
             Err(_) if was_failed => self.crash_closed(),
             Err(error) => Err(format!("close failed: {error} ({report:?})")),
@@ -464,8 +562,8 @@ impl<'a> Sim<'a> {
 
     /// A crash when no engine runs.
     fn crash_closed(&mut self) -> Step {
-        self.crash_point()?;
-        let plan = self.plan();
+        self.crash_point("end", Mark::May)?;
+        let plan = explore::plan(&mut self.rng);
         self.report.operations += self.world.operations();
         self.world = self.world.crash(&plan).world;
         self.world.set_rates(Rates::default());

@@ -7,7 +7,7 @@
 use crate::life::{Life, Opening, Turn};
 use crate::model::Model;
 use crate::profile::{Profile, cluster};
-use crate::recover::{self, Subject};
+use crate::recover::{self, Mark, Subject};
 use crate::scene;
 use crate::traffic::{Traffic, Wish};
 use ploop_engine::{Flags, Operation, Outcome};
@@ -260,7 +260,8 @@ impl Scenario {
         let subject = Subject { target: &target, opening, scope: &self.scope, cluster: CLUSTER };
         let crashed = self.world.crash(plan);
         let mut rng = self.rng.fork();
-        let looked = recover::after_crash(crashed.world, &subject, &self.model, &mut rng);
+        let looked =
+            recover::after_crash(crashed.world, &subject, &self.model, Mark::May, &mut rng);
         if let Err(what) = looked {
             panic!("crash with {plan:?}: {what}; at stake {:#?}", self.world.unsynced());
         }

@@ -52,19 +52,8 @@ pub fn lower_images(world: &SimWorld) -> Result<BTreeMap<PathBuf, u64>, String> 
     let mut hashes = BTreeMap::new();
     for image in chain {
         let path = Path::new(HOME).join(&image.file);
-        let bytes = world.read_file(&path).map_err(|e| e.to_string())?;
-        hashes.insert(path, hash(&bytes));
+        let hash = world.hash_file(&path).map_err(|e| e.to_string())?;
+        hashes.insert(path, hash);
     }
     Ok(hashes)
-}
-
-fn hash(bytes: &[u8]) -> u64 {
-    let mut hash = bytes.len() as u64;
-    for chunk in bytes.chunks(8) {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        hash = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        hash ^= hash >> 29;
-    }
-    hash
 }

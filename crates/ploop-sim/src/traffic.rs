@@ -40,8 +40,10 @@ pub struct Traffic {
     pub answered: u64,
     /// Requests answered with an error.
     pub failed: u64,
-    /// What reads saw last, by sector.
-    pub seen: BTreeMap<u64, Value>,
+    /// What reads saw: sector and value.
+    pub seen: Vec<(u64, Value)>,
+    /// Keep what reads see.
+    pub keep_seen: bool,
     /// How requests ended.
     pub outcomes: BTreeMap<u64, Outcome>,
     /// Lines for a story, when one is told.
@@ -200,7 +202,9 @@ impl Traffic {
             model.saw(at, &open, value).map_err(|wrong| {
                 format!("sector {at} reads as {}, allowed {:?}", wrong.found, wrong.allowed)
             })?;
-            self.seen.insert(at, value);
+            if self.keep_seen {
+                self.seen.push((at, value));
+            }
         }
         Ok(())
     }

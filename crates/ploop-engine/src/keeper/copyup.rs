@@ -16,6 +16,7 @@ use crate::message::{Answer, Caller, ToKeeper};
 use crate::zero::is_zero;
 use ploop_format::units::PAGE;
 use ploop_format::{FileCluster, GuestCluster, Sector};
+use ploop_io::planted::{Bug, on};
 use ploop_io::{AlignedBuf, FileId, Io, Op, OpKind};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -122,6 +123,10 @@ impl<I: Io> Keeper<I> {
             waiters: Vec::new(),
         };
         self.copies.running.insert(cluster.0, copy);
+        if on(Bug::CopyUpEarly) {
+            let start = self.position(to);
+            self.map_top(cluster, start, true, Some(self.syncs.next()));
+        }
         if !zero {
             let start = self.cluster.file_start(to);
             self.answer(caller, Answer::WriteAt(start));
@@ -220,7 +225,9 @@ impl<I: Io> Keeper<I> {
             return;
         }
         let Some(buffer) = &mut copy.buffer else { return };
-        buffer[there as usize..want as usize].fill(0);
+        if !on(Bug::CopyUpTailStale) {
+            buffer[there as usize..want as usize].fill(0);
+        }
         // All-zero parts are not written: the target is clean.
         let bytes = &buffer[..want as usize];
         let blocks = bytes.chunks(PAGE as usize);
@@ -271,18 +278,20 @@ impl<I: Io> Keeper<I> {
     /// Publishes when both parts are written; then the request may be acknowledged (F4).
     fn finish_copy(&mut self, cluster: GuestCluster) {
         let Some(copy) = self.copies.running.get(&cluster.0) else { return };
-        if copy.step != Step::Done || !copy.guest_done {
+        let early = on(Bug::CopyUpAnswerEarly) && copy.guest_done;
+        if (copy.step != Step::Done || !copy.guest_done) && !early {
             return;
         }
         let Some(copy) = self.copies.running.remove(&cluster.0) else { return };
         self.copies.buffers.extend(copy.buffer);
         let refused = self.shared.refuses_writes().then_some(Errno::IO);
-        match copy.error.or(refused) {
+        let error = copy.error.filter(|_| !on(Bug::CopyUpFailedMapped));
+        match error.or(refused) {
             None => {
                 let at = self.position(copy.to);
                 // I1, F1: durable only after a sync that starts from now on.
-                let after = Some(self.syncs.next());
-                self.map_top(cluster, at, true, after);
+                let after = (!on(Bug::CopyUpUnsynced)).then_some(self.syncs.next());
+                self.map_top(cluster, at, !on(Bug::StaleHasLower), after);
                 self.shared.keeper_stats.copied_up.add(1);
                 self.answer(copy.caller, Answer::Done);
             }

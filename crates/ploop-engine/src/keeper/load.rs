@@ -11,6 +11,7 @@ use crate::spec::LevelKind;
 use crate::zero::is_zero;
 use ploop_format::BatPage;
 use ploop_format::units::{PAGE, PAGE_WORDS};
+use ploop_io::planted::{Bug, on};
 use ploop_io::{AlignedBuf, Io, Op, OpKind};
 use std::collections::{HashMap, VecDeque};
 
@@ -112,7 +113,9 @@ impl<I: Io> Keeper<I> {
             Some(errno) => Answer::Failed(errno),
             None => {
                 let mut cells = holes();
-                for n in (0..self.shared.chain.levels.len()).rev() {
+                let levels = self.shared.chain.levels.len();
+                for n in (0..levels).rev() {
+                    let n = if on(Bug::LoadOldest) { levels - 1 - n } else { n };
                     let own = &load.bytes[n * PAGE as usize..(n + 1) * PAGE as usize];
                     self.absorb(&mut cells, page, n, own);
                 }

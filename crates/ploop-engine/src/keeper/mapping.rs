@@ -7,6 +7,7 @@ use crate::message::{Answer, Caller, ToKeeper};
 use ploop_format::units::SECTOR_SHIFT;
 use ploop_format::{FileCluster, GuestCluster, Sector};
 use ploop_io::Io;
+use ploop_io::planted::{Bug, on};
 
 impl<I: Io> Keeper<I> {
     /// A hole is written: map a clean cluster; the queue then finds it and writes.
@@ -58,8 +59,8 @@ impl<I: Io> Keeper<I> {
         match self.cell(cluster) {
             Some(cell) if cell.claimed => self.wait_for_claim(caller, cluster),
             // F11: only where no lower level has it.
-            Some(Cell { place: Place::At { level, at }, has_lower: false, .. })
-                if level == top && self.version.is_some() =>
+            Some(Cell { place: Place::At { level, at }, has_lower, .. })
+                if level == top && (!has_lower || on(Bug::UnmapAll)) && self.version.is_some() =>
             {
                 if !self.room_on_record(ToKeeper::Unmap(caller, cluster)) {
                     return;
@@ -67,7 +68,11 @@ impl<I: Io> Keeper<I> {
                 let file_cluster = FileCluster(at.bytes() >> self.cluster.log2());
                 self.change(cluster, Cell::HOLE, 0, None);
                 self.space.unmapped(file_cluster);
-                self.quarantine_add(file_cluster, cluster);
+                if on(Bug::ReuseNow) {
+                    self.space.free_dirty(file_cluster);
+                } else {
+                    self.quarantine_add(file_cluster, cluster);
+                }
                 self.shared.keeper_stats.unmapped.add(1);
                 self.answer(caller, Answer::Done);
             }

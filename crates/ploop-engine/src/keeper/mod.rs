@@ -34,6 +34,7 @@ use crate::spec::{CloseReport, DeviceSpec, LevelKind};
 use crate::sync::Ordering;
 use ops::{Task, Tasks};
 use ploop_format::{ClusterSize, GuestCluster, Version};
+use ploop_io::planted::{Bug, on};
 use ploop_io::{Clock, Completion, FileId, Io, Op, OpKind};
 use std::io;
 use std::sync::Arc;
@@ -225,7 +226,7 @@ impl<I: Io> Keeper<I> {
         if !self.closing || !self.tasks.is_empty() {
             return false;
         }
-        let failed = self.shared.refuses_writes();
+        let failed = self.shared.refuses_writes() || on(Bug::CloseUnsettled);
         failed || (self.pages.is_clean() && self.quarantine.is_empty() && self.space.is_settled())
     }
 

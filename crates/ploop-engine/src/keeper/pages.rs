@@ -21,6 +21,7 @@ use crate::map::Place;
 use crate::sync::Ordering;
 use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS};
 use ploop_format::{BatPage, GuestCluster};
+use ploop_io::planted::{Bug, on};
 use ploop_io::{AlignedBuf, Io, OpKind};
 use std::collections::BTreeMap;
 
@@ -169,7 +170,9 @@ impl<I: Io> Keeper<I> {
         }
         let delay = self.shared.options.metadata_delay_ms * 1_000_000;
         let Some(page) = self.pages.dirty.get_mut(&slot.page.0) else { return };
-        self.recorded.put(&mut page.slots, cluster, entry, self.seq);
+        if !on(Bug::RecordNot) {
+            self.recorded.put(&mut page.slots, cluster, entry, self.seq);
+        }
         if page.waits() {
             self.shared.keeper_stats.changes_joined.add(1);
         } else {
@@ -202,7 +205,7 @@ impl<I: Io> Keeper<I> {
                 }
             }
         }
-        if at.0 == 0 {
+        if at.0 == 0 && !on(Bug::Page0NoHeader) {
             // F10: the header's words travel with page 0.
             staged[..HEADER_WORDS as usize * 4].copy_from_slice(&self.header);
         }
@@ -266,24 +269,35 @@ impl<I: Io> Keeper<I> {
             page.deadline = u64::MAX;
         }
         let buf = page.image.as_mut_ptr();
-        let kind = if dsync { OpKind::WriteDsync } else { OpKind::Write };
+        let sync = dsync && !on(Bug::NoDsyncPage);
+        let kind = if sync { OpKind::WriteDsync } else { OpKind::Write };
+        if on(Bug::RecordEarly) {
+            self.off_record(at, upto);
+        }
         self.push(Task::Page(at), kind, at.bytes(), PAGE, buf);
         self.shared.keeper_stats.pages_written.add(1);
     }
 
     pub(super) fn page_written(&mut self, at: BatPage, result: i32) {
-        let next_sync = self.syncs.next();
+        let next_sync = match on(Bug::PageSyncEarly) && self.syncs.is_running() {
+            true => self.syncs.next() - 1,
+            false => self.syncs.next(),
+        };
         self.pages.touched = true;
         let Some(page) = self.pages.dirty.get_mut(&at.0) else { return };
         let Some(flight) = page.flight.take() else { return };
-        if result as i64 == PAGE as i64 {
+        if result as i64 == PAGE as i64 || on(Bug::PageErrorIgnored) {
             page.tries = 0;
-            let upto = flight.upto;
+            let upto = match on(Bug::DirtyForgotten) {
+                true => page.last_change,
+                false => flight.upto,
+            };
+            page.unwritten &= !on(Bug::DirtyForgotten);
             if flight.dsync {
-                page.clean_upto = page.clean_upto.max(flight.upto);
+                page.clean_upto = page.clean_upto.max(upto);
                 self.quarantine.touched = true;
             } else {
-                page.written.push((flight.upto, next_sync));
+                page.written.push((upto, next_sync));
             }
             self.off_record(at, upto);
             self.retire_page(at);
@@ -296,7 +310,7 @@ impl<I: Io> Keeper<I> {
         let errno = Errno::from_raw_os_error(if result < 0 { -result } else { 5 });
         let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT);
         page.plain = no_space;
-        if flight.dsync && !no_space {
+        if flight.dsync && !no_space && !on(Bug::DsyncErrorIgnored) {
             // F5: a failed RWF_DSYNC is a failed sync.
             tracing::error!("a synchronous write of page {at} of the block table failed: {errno}");
             self.shared.fail();

@@ -6,6 +6,7 @@ use crate::grace::Period;
 use crate::limits::QUARANTINE_NS;
 use ploop_format::{BatPage, FileCluster, GuestCluster};
 use ploop_io::Io;
+use ploop_io::planted::{Bug, on};
 
 struct Freed {
     cluster: FileCluster,
@@ -65,7 +66,7 @@ impl<I: Io> Keeper<I> {
             // D9: one grace period for everything freed so far.
             let freed = std::mem::take(&mut self.quarantine.fresh);
             let mut period = self.shared.grace.begin();
-            if self.shared.grace.poll(&mut period) {
+            if self.shared.grace.poll(&mut period) || on(Bug::ReuseNoGrace) {
                 self.quarantine.undurable.extend(freed);
                 self.quarantine.touched = true;
             } else {
@@ -83,7 +84,7 @@ impl<I: Io> Keeper<I> {
         let pages = &self.pages;
         let (free, wait): (Vec<_>, Vec<_>) = std::mem::take(&mut self.quarantine.undurable)
             .into_iter()
-            .partition(|f| pages.is_durable(f.page, f.seq));
+            .partition(|f| pages.is_durable(f.page, f.seq) || on(Bug::ReuseUndurable));
         for freed in &free {
             self.space.free_dirty(freed.cluster);
         }

@@ -16,6 +16,7 @@ use crate::limits::{
 use crate::message::{Answer, ToKeeper};
 use fixedbitset::FixedBitSet;
 use ploop_format::{ClusterSize, FileCluster};
+use ploop_io::planted::{Bug, on};
 use ploop_io::{AlignedBuf, Io, OpKind};
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -170,6 +171,10 @@ impl Space {
     /// Free, with unknown content; also the target of a copy-up that failed (F13).
     pub fn free_dirty(&mut self, cluster: FileCluster) {
         self.used.set(cluster.0 as usize, false);
+        if on(Bug::CleanNot) {
+            self.punched.insert(cluster.0);
+            return;
+        }
         self.dirty.insert(cluster.0);
     }
 
@@ -322,6 +327,9 @@ impl<I: Io> Keeper<I> {
         self.space.told = false;
         self.space.used.grow(range.end as usize);
         self.space.extend = Some((Extend::Synced(self.syncs.next()), range));
+        if on(Bug::ExtendUnsynced) {
+            self.space_synced(self.syncs.next());
+        }
     }
 
     fn extend_failed(&mut self, stage: Extend, range: Range<u64>, errno: Errno) {
@@ -454,6 +462,10 @@ impl<I: Io> Keeper<I> {
             self.space.scrub = None;
         }
         self.count_cleaning(&range, false);
+        if on(Bug::CleanUnsynced) {
+            self.space.punched.extend(range);
+            return;
+        }
         self.space.cleaned.push((self.syncs.next(), range, self.now));
     }
 

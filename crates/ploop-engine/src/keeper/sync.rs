@@ -9,6 +9,7 @@ use crate::front::Errno;
 use crate::message::{Answer, Caller};
 use crate::sync::Ordering;
 use ploop_format::BatPage;
+use ploop_io::planted::{Bug, on};
 use ploop_io::{Io, OpKind};
 use std::ptr;
 
@@ -71,7 +72,10 @@ impl<I: Io> Keeper<I> {
         if self.refuse(caller) {
             return;
         }
-        self.syncs.flushes.push(Flush { caller, seq: self.seq, sync: self.syncs.next() });
+        let early = on(Bug::FlushEarly) && self.syncs.running;
+        let sync = self.syncs.next() - u64::from(early);
+        let seq = if on(Bug::FlushNoPages) { 0 } else { self.seq };
+        self.syncs.flushes.push(Flush { caller, seq, sync });
         self.pages.touched = true;
     }
 
@@ -114,12 +118,13 @@ impl<I: Io> Keeper<I> {
         self.syncs.began = self.now;
         let number = self.syncs.started;
         self.shared.keeper_stats.syncs.add(1);
-        self.push(Task::Sync(number), OpKind::Datasync, 0, 0, ptr::null_mut());
+        let kind = if on(Bug::NoSyncKeeper) { OpKind::Reserve } else { OpKind::Datasync };
+        self.push(Task::Sync(number), kind, 0, 0, ptr::null_mut());
     }
 
     pub(super) fn sync_ended(&mut self, number: u64, result: i32) {
         self.syncs.running = false;
-        if result < 0 {
+        if result < 0 && !on(Bug::SyncErrorIgnored) {
             let errno = Errno::from_raw_os_error(-result);
             let path = self.shared.chain.top().file.path();
             tracing::error!(

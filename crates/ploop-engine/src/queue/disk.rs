@@ -8,6 +8,7 @@ use crate::limits::ZERO_BUFFER;
 use crate::message::ToKeeper;
 use crate::spec::LevelKind;
 use ploop_format::Sector;
+use ploop_io::planted::{Bug, on};
 use ploop_io::{Io, Op, OpKind};
 
 impl<I: Io> Queue<I> {
@@ -62,6 +63,7 @@ impl<I: Io> Queue<I> {
         let read = piece.job == Job::Data(crate::route::PieceKind::Read);
         let kind = match piece.stage {
             _ if read => OpKind::Read,
+            Stage::Disk if on(Bug::NoDsyncQueue) => OpKind::Write,
             Stage::Disk if piece.dsync && !piece.plain => OpKind::WriteDsync,
             _ => OpKind::Write,
         };
@@ -104,7 +106,7 @@ impl<I: Io> Queue<I> {
             return self.data_failed(index, Errno::from_raw_os_error(-result));
         }
         piece.done += (result as u64).min(piece.step);
-        if piece.done < piece.readable {
+        if piece.done < piece.readable && !on(Bug::ShortDone) {
             if result == 0 {
                 // F18: nothing inside the recorded length is a lie of the file.
                 return self.data_failed(index, Errno::IO);
@@ -176,6 +178,8 @@ impl<I: Io> Queue<I> {
         let piece = &mut self.slots.pieces[index as usize];
         let start = (at.bytes() + piece.from).next_multiple_of(block);
         let end = (at.bytes() + piece.from + piece.len) / block * block;
+        let out = if on(Bug::PunchOutward) { block } else { 0 };
+        let (start, end) = (start - out, end + out);
         if start >= end || self.no_punch {
             self.release(index);
             return self.settle(index);
@@ -193,7 +197,7 @@ impl<I: Io> Queue<I> {
         let piece = self.slots.pieces[index as usize];
         let flags = self.slots.requests[piece.request as usize].request.flags;
         let left = piece.len - piece.done;
-        if left == 0 {
+        if left == 0 || on(Bug::ZeroShort) && piece.done > 0 {
             self.release(index);
             return self.settle_by_flush(index);
         }

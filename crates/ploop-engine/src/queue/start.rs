@@ -4,11 +4,13 @@ use super::Queue;
 use super::slots::{Job, Piece, Stage};
 use crate::front::{Errno, Operation, Outcome, Request};
 use crate::limits::CLUSTERS_PER_TURN;
+use crate::map::Cell;
 use crate::message::ToKeeper;
 use crate::route::{Facts, PieceKind, Route, route};
 use crate::split::first_piece;
 use crate::stats::ClassId;
 use ploop_io::Io;
+use ploop_io::planted::{Bug, on, visit};
 
 impl<I: Io> Queue<I> {
     /// Takes a request in, or ends it at once when it cannot be.
@@ -121,7 +123,7 @@ impl<I: Io> Queue<I> {
                     let flush = request.operation == Operation::Flush;
                     piece.job = if flush { Job::Flush } else { Job::Extents };
                 }
-                _ if request.flags.preflush => {
+                _ if request.flags.preflush && !on(Bug::PreflushIgnored) => {
                     opened.flushing = true;
                     piece.job = Job::Flush;
                 }
@@ -182,7 +184,12 @@ impl<I: Io> Queue<I> {
         };
         // I11, F9: register, fence, then look up.
         let ticket = self.shared.grace.enter(self.lane);
-        let way = route(kind, self.shared.map.get(piece.cluster), facts);
+        let mut cell = self.shared.map.get(piece.cluster);
+        if on(Bug::ClaimIgnored) {
+            cell = cell.map(|cell| Cell { claimed: false, ..cell });
+        }
+        let way = route(kind, cell, facts);
+        visit(|| self.covered(&piece, kind, way, cell));
         let in_place =
             matches!(way, Route::Read(..) | Route::Write(_) | Route::Zero(_) | Route::Punch(_));
         if in_place {
@@ -199,6 +206,17 @@ impl<I: Io> Queue<I> {
             slot.class = slot.class.max(class);
         }
         self.follow(index, way)
+    }
+
+    /// A decision as a number, for the table of what the simulator has covered.
+    fn covered(&self, piece: &Piece, kind: PieceKind, way: Route, cell: Option<Cell>) -> u16 {
+        let page = self.shared.map.page(piece.cluster.slot().page);
+        let flags = self.slots.requests[piece.request as usize].request.flags;
+        let state = u16::from(page.is_some_and(|p| !p.is_durable()))
+            | u16::from(cell.is_some_and(|c| c.has_lower)) << 1
+            | u16::from(piece.whole) << 2
+            | u16::from(flags.fua) << 3;
+        (kind as u16) << 8 | way.number() << 4 | state
     }
 
     fn follow(&mut self, index: u32, way: Route) -> Option<Outcome> {
@@ -241,7 +259,10 @@ impl<I: Io> Queue<I> {
     /// The change is in place: with FUA, wait until the page is durable (F3, I4).
     pub(super) fn settle(&mut self, index: u32) -> Option<Outcome> {
         let piece = self.slots.pieces[index as usize];
-        if !self.slots.requests[piece.request as usize].request.flags.fua || self.shared.raw_top {
+        if !self.slots.requests[piece.request as usize].request.flags.fua
+            || self.shared.raw_top
+            || on(Bug::FuaEarly)
+        {
             return Some(Ok(0));
         }
         if self.shared.refuses_writes() {
@@ -259,7 +280,8 @@ impl<I: Io> Queue<I> {
     /// As [`Queue::settle`], for data that was written without `RWF_DSYNC`.
     pub(super) fn settle_by_flush(&mut self, index: u32) -> Option<Outcome> {
         let piece = self.slots.pieces[index as usize];
-        if !self.slots.requests[piece.request as usize].request.flags.fua {
+        let fua = self.slots.requests[piece.request as usize].request.flags.fua;
+        if !fua || on(Bug::FuaZeroEarly) {
             return Some(Ok(0));
         }
         self.slots.pieces[index as usize].stage = Stage::Settling;

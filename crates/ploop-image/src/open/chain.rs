@@ -7,6 +7,7 @@ use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head::Head;
 use crate::scan::{self, BadEntry, Scan, Table, scan};
 use ploop_format::{ClusterSize, GuestCluster, Sector};
+use ploop_io::planted::{Bug, synced};
 use ploop_io::{Dir, File, Ident};
 use std::path::{Path, PathBuf};
 
@@ -57,7 +58,11 @@ impl Prepared {
             && let Some(top) = locked.files.last()
         {
             // F6: what a former process wrote may be in the page cache only.
-            top.file.sync().at(ErrorKind::Sync, "cannot sync", &top.path)?;
+            synced(Bug::NoSyncOpen, || top.file.sync()).at(
+                ErrorKind::Sync,
+                "cannot sync",
+                &top.path,
+            )?;
         }
         let levels = read_levels(&mut locked, options)?;
         check_chain(&levels, &mut locked.notes)?;

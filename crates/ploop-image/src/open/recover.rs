@@ -13,6 +13,7 @@ use crate::head::Head;
 use ploop_engine::record::{Left, Owner, RECORD_CHANGES, Record, RecordError, left, record_words};
 use ploop_format::units::{HEADER_WORDS, PAGE};
 use ploop_format::{BatPage, GuestCluster};
+use ploop_io::planted::{Bug, synced};
 use ploop_io::{Ident, Records};
 use std::fmt;
 use std::sync::Arc;
@@ -108,7 +109,7 @@ pub(super) fn apply(top: &Level, changes: &[(GuestCluster, u32)]) -> Result<()> 
             path,
         )?;
     }
-    top.file.sync().at(ErrorKind::Sync, "cannot sync", path)
+    synced(Bug::NoSyncReplay, || top.file.sync()).at(ErrorKind::Sync, "cannot sync", path)
 }
 
 /// Puts the changes into a piece of the BAT that was read from byte `at`.

@@ -4,6 +4,7 @@ use super::{Note, Prepared, recover};
 use crate::error::{ErrorKind, IoContext, Result};
 use crate::head;
 use fixedbitset::FixedBitSet;
+use ploop_io::planted::{Bug, on, synced};
 
 /// Marks the top, then does the changes of length that need the mark.
 pub(crate) fn stamp(prepared: &mut Prepared) -> Result<()> {
@@ -14,8 +15,10 @@ pub(crate) fn stamp(prepared: &mut Prepared) -> Result<()> {
     let Some(top) = prepared.levels.last_mut() else { return Ok(()) };
     let Some(header) = &mut top.head else { return Ok(()) };
     // In use, no extension, not empty: the one write after which the old words mean nothing.
-    header.header = head::rewrite(&*top.file, &top.path, |header| header.stamp())?;
-    top.file.sync().at(ErrorKind::Sync, "cannot sync", &top.path)?;
+    if !on(Bug::MarkNot) {
+        header.header = head::rewrite(&*top.file, &top.path, |header| header.stamp())?;
+    }
+    synced(Bug::NoSyncStamp, || top.file.sync()).at(ErrorKind::Sync, "cannot sync", &top.path)?;
     fix_length(prepared)
 }
 
@@ -36,7 +39,7 @@ fn fix_length(prepared: &mut Prepared) -> Result<()> {
         return Ok(());
     }
     top.file.set_len(wanted).at(ErrorKind::Truncate, "cannot set the length of", &top.path)?;
-    top.file.sync().at(ErrorKind::Sync, "cannot sync", &top.path)?;
+    synced(Bug::NoSyncLength, || top.file.sync()).at(ErrorKind::Sync, "cannot sync", &top.path)?;
     top.len = wanted;
     let mut used = FixedBitSet::with_capacity(cluster.count(wanted) as usize);
     used.extend(scan.used.ones());
@@ -50,7 +53,7 @@ fn extend_raw(prepared: &mut Prepared) -> Result<()> {
     let Some(top) = prepared.levels.last_mut() else { return Ok(()) };
     if top.head.is_none() && top.len < size {
         top.file.set_len(size).at(ErrorKind::Truncate, "cannot set the length of", &top.path)?;
-        top.file.sync().at(ErrorKind::Sync, "cannot sync", &top.path)?;
+        synced(Bug::NoSyncRaw, || top.file.sync()).at(ErrorKind::Sync, "cannot sync", &top.path)?;
         top.len = size;
     }
     Ok(())

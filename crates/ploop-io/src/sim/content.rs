@@ -21,7 +21,8 @@ enum Block {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
     pub(super) len: u64,
-    blocks: BTreeMap<u64, Block>,
+    /// Shared by worlds that have come from one another, until one of them changes it.
+    blocks: Arc<BTreeMap<u64, Block>>,
 }
 
 /// The pieces of `at..at+len` that lie in one block each: block number, offset in it, bytes.
@@ -64,7 +65,7 @@ impl Content {
     }
 
     fn bytes_of(&mut self, block: u64) -> &mut [u8; BLOCK_BYTES] {
-        let slot = self.blocks.entry(block).or_insert(Block::Reserved);
+        let slot = Arc::make_mut(&mut self.blocks).entry(block).or_insert(Block::Reserved);
         if matches!(slot, Block::Reserved) {
             *slot = Block::Data(Arc::new([0; BLOCK_BYTES]));
         }
@@ -91,9 +92,9 @@ impl Content {
                     self.bytes_of(block)[inside..inside + (to - from) as usize].fill(0);
                 }
             } else if keep {
-                self.blocks.insert(block, Block::Reserved);
+                Arc::make_mut(&mut self.blocks).insert(block, Block::Reserved);
             } else {
-                self.blocks.remove(&block);
+                Arc::make_mut(&mut self.blocks).remove(&block);
             }
         }
         if keep {
@@ -103,8 +104,9 @@ impl Content {
 
     /// Gives every block of a range space.
     pub(super) fn reserve(&mut self, at: u64, len: u64) {
+        let blocks = Arc::make_mut(&mut self.blocks);
         for (block, _, _) in pieces(at, len) {
-            self.blocks.entry(block).or_insert(Block::Reserved);
+            blocks.entry(block).or_insert(Block::Reserved);
         }
     }
 
@@ -138,6 +140,24 @@ impl Content {
                 self.zero(len, end - len, false);
             }
         }
+    }
+
+    /// A hash of length and blocks.
+    pub(super) fn hash(&self) -> u64 {
+        let mut hash = self.len;
+        let mut mix = |word: u64| {
+            hash = (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            hash ^= hash >> 29;
+        };
+        for (number, block) in self.blocks.iter() {
+            mix(*number);
+            if let Block::Data(bytes) = block {
+                for chunk in bytes.chunks_exact(8) {
+                    mix(chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
+                }
+            }
+        }
+        hash
     }
 
     /// Bytes of space in use.

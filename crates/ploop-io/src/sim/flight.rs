@@ -238,6 +238,7 @@ impl World {
         if flight.landed.is_some() {
             return self.report(flight);
         }
+        self.last = flight.kind;
         flight.landed = Some(self.land(&flight).unwrap_or_else(|code| (-code, Vec::new())));
         let delay = flight.report_delay;
         self.flights.insert(id, flight);

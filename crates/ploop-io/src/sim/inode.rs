@@ -46,6 +46,47 @@ pub(super) enum Fate {
     NoMiddle,
 }
 
+impl Fate {
+    /// Which sectors of a change survive: asked with the index and the number of sectors, in order.
+    fn sectors(self) -> impl FnMut(u64, u64) -> bool {
+        let mut rng = Rng::new(if let Self::Torn(seed) = self { seed } else { 0 });
+        let style = rng.below(3);
+        let cut = rng.next_u64();
+        move |index, count| match (self, style) {
+            (Self::Lost, _) => false,
+            (Self::Kept, _) => true,
+            (Self::NoMiddle, _) => count < 3 || index < count / 3 || index >= count - count / 3,
+            (Self::Torn(_), 0) => index < cut % (count + 1),
+            (Self::Torn(_), 1) => index >= cut % (count + 1),
+            (Self::Torn(_), _) => rng.chance(1, 2),
+        }
+    }
+
+    /// A number for the sectors of a span that survive: 0 for none, 1 for all.
+    pub(super) fn signature(self, at: u64, len: u64, prefix: bool) -> u64 {
+        if len == 0 {
+            return u64::from(self != Self::Lost);
+        }
+        let count = (at + len - 1) / SECTOR - at / SECTOR + 1;
+        let (mut kept, mut hash) = (0, 2u64);
+        let mut keep = self.sectors();
+        for index in 0..count {
+            let yes = keep(index, count);
+            if prefix && !yes {
+                break;
+            }
+            kept += u64::from(yes);
+            hash = (hash ^ u64::from(yes)).wrapping_mul(0x0100_0000_01B3).rotate_left(23);
+        }
+        match kept {
+            0 => 0,
+            _ if kept == count => 1,
+            _ if prefix => kept + 1,
+            _ => hash,
+        }
+    }
+}
+
 /// A file's state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
@@ -108,19 +149,7 @@ impl Effect {
         match fate {
             Fate::Lost => {}
             Fate::Kept => self.apply(content),
-            Fate::NoMiddle => self.apply_some(content, &mut |index, count| {
-                count < 3 || index < count / 3 || index >= count - count / 3
-            }),
-            Fate::Torn(seed) => {
-                let mut rng = Rng::new(seed);
-                let style = rng.below(3);
-                let cut = rng.next_u64();
-                self.apply_some(content, &mut |index, count| match style {
-                    0 => index < cut % (count + 1),
-                    1 => index >= cut % (count + 1),
-                    _ => rng.chance(1, 2),
-                });
-            }
+            Fate::NoMiddle | Fate::Torn(_) => self.apply_some(content, &mut fate.sectors()),
         }
     }
 }

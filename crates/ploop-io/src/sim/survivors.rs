@@ -93,6 +93,24 @@ pub struct Crashed {
     pub survived: usize,
 }
 
+/// Makes the plans for so many changes at stake.
+type MakePlans = Box<dyn FnMut(usize) -> Vec<SurvivorPlan> + Send>;
+
+/// Crashes at every boundary of a stretch of blocking calls.
+pub(super) struct Watch {
+    plans: MakePlans,
+    seen: Vec<(u64, Crashed)>,
+}
+
+impl Watch {
+    /// A boundary of `world` has come.
+    pub(super) fn look(&mut self, world: &World) {
+        for plan in (self.plans)(world.changes().len()) {
+            self.seen.push((world.operations, world.crash(&plan)));
+        }
+    }
+}
+
 /// Where a change comes from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
@@ -149,6 +167,24 @@ impl SimWorld {
     #[must_use]
     pub fn unsynced(&self) -> Vec<Unsynced> {
         self.lock().changes().into_iter().map(|change| change.shown).collect()
+    }
+
+    /// How many changes a crash now may lose.
+    #[must_use]
+    pub fn at_stake(&self) -> usize {
+        self.lock().changes().len()
+    }
+
+    /// From now on every boundary of an operation leaves what crashes there would leave, with the
+    /// plans that `plans` makes for the number of changes at stake.
+    pub fn watch(&self, plans: impl FnMut(usize) -> Vec<SurvivorPlan> + Send + 'static) {
+        self.lock().watch = Some(Watch { plans: Box::new(plans), seen: Vec::new() });
+    }
+
+    /// Ends [`SimWorld::watch`]: the boundaries, as counts of operations, with their crashes.
+    #[must_use]
+    pub fn watched(&self) -> Vec<(u64, Crashed)> {
+        self.lock().watch.take().map(|watch| watch.seen).unwrap_or_default()
     }
 
     /// The host crashes and comes up again. This world stays as it is, so that one moment can be
@@ -309,14 +345,13 @@ fn hash(changes: &[Change], fates: &[Fate]) -> u64 {
     let mut hash = 0xCBF2_9CE4_8422_2325u64;
     let mut mix = |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01B3).rotate_left(23);
     for (change, fate) in changes.iter().zip(fates) {
-        let (style, seed) = match fate {
-            Fate::Lost => continue,
-            Fate::Kept => (1, 0),
-            Fate::Torn(seed) => (2, *seed),
-            Fate::NoMiddle => (3, 0),
-        };
-        mix(style);
-        mix(seed);
+        let shown = &change.shown;
+        let prefix = shown.kind == UnsyncedKind::Length;
+        let kept = fate.signature(shown.offset, shown.len, prefix);
+        if kept == 0 {
+            continue;
+        }
+        mix(kept);
         mix(change.ino);
         mix(change.shown.kind as u64);
         mix(change.shown.offset);

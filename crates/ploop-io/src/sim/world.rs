@@ -7,6 +7,7 @@ use super::locks::Locks;
 use super::names::{Names, Node, normal};
 use super::ring::Ring;
 use super::rng::Rng;
+use super::survivors::Watch;
 use super::{SimClock, SimDir, SimEntropy, SimIo, dead, errno};
 use crate::{Caps, OpKind, Words};
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,6 +103,9 @@ pub(super) struct World {
     pub(super) events: BTreeSet<(u64, u64, u64)>,
     pub(super) old_life: Vec<OldOp>,
     pub(super) hook: Option<Hook>,
+    pub(super) watch: Option<Watch>,
+    /// The operation that landed last, for reports.
+    pub(super) last: OpKind,
     pub(super) violations: Vec<String>,
     pub(super) trace: u64,
     /// Lost in a crash, kept by a kill (F2).
@@ -150,6 +154,8 @@ impl SimWorld {
             events: BTreeSet::new(),
             old_life: Vec::new(),
             hook: None,
+            watch: None,
+            last: OpKind::Read,
             violations: Vec::new(),
             trace: 0,
             records: BTreeMap::new(),
@@ -349,6 +355,20 @@ impl SimWorld {
         Ok(bytes)
     }
 
+    /// A hash of the live content of a file, holes and zeros told apart.
+    ///
+    /// # Errors
+    /// No such file.
+    pub fn hash_file(&self, path: &Path) -> io::Result<u64> {
+        self.lock().file(path).map(|inode| inode.live.hash())
+    }
+
+    /// What the newest operation was.
+    #[must_use]
+    pub fn last_kind(&self) -> OpKind {
+        self.lock().last
+    }
+
     /// Makes a file with this content, durable at once: for setting a scene.
     pub fn put_file(&self, path: &Path, bytes: &[u8]) {
         let mut world = self.lock();
@@ -391,6 +411,10 @@ impl World {
     /// An operation has ended its effect: counts it, and stops the world when it was the last.
     pub(super) fn boundary(&mut self) {
         self.operations += 1;
+        if let Some(mut watch) = self.watch.take() {
+            watch.look(self);
+            self.watch = Some(watch);
+        }
         if self.limit == Some(self.operations) {
             self.dead = true;
         }
@@ -408,6 +432,7 @@ impl World {
     /// Starts a blocking operation: is the process alive, and does the operation fail? A failing
     /// one is counted here.
     pub(super) fn start_blocking(&mut self, life: u64, attempt: &Attempt) -> io::Result<Verdict> {
+        self.last = attempt.kind;
         if self.dead || life != self.life {
             return Err(dead());
         }

@@ -1,0 +1,172 @@
+//! Bugs planted on purpose: the proof that the simulator finds what it is there to find.
+//!
+//! The code asks [`on`] at a real decision. Without the feature `planted` the answer is a constant
+//! `false` and nothing is left in the program. With it a thread chooses one bug at run time.
+
+macro_rules! bugs {
+    ($($group:ident $name:ident $text:literal,)*) => {
+        /// A bug that can be planted.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+        #[repr(u8)]
+        pub enum Bug {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// What it does.
+            #[must_use]
+            pub const fn what(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// Where it belongs.
+            #[must_use]
+            pub const fn group(self) -> Group {
+                match self { $(Self::$name => Group::$group,)* }
+            }
+
+            /// Its name, as [`Bug::named`] takes it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+        }
+    };
+}
+
+/// What kind of bug it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    /// A wrong decision of the engine or the image code.
+    Decision,
+    /// A sync that is not done.
+    Drop,
+    /// Two steps in the wrong order.
+    Swap,
+}
+
+bugs! {
+    Decision CopyUpUnsynced "the entry of a copy-up is staged without a sync before it (F1)",
+    Decision CopyUpEarly "the map is published before the data of a copy-up (F4)",
+    Decision CopyUpAnswerEarly "a copy-up is answered when the guest's part is written (F4)",
+    Decision CopyUpFailedMapped "a copy-up whose write failed is published (F13)",
+    Decision CopyUpTailStale "a copy-up does not clear what lies behind the lower file's end (F18)",
+    Decision ReuseNow "a freed cluster is cleaned at once: no grace, no durable page (I2, I11)",
+    Decision ReuseNoGrace "a freed cluster waits for its page, not for I/O in flight (I11)",
+    Decision ReuseUndurable "a freed cluster waits for I/O in flight, not for its page (I2)",
+    Decision CleanUnsynced "a cleaned cluster is used before a sync (I18)",
+    Decision CleanNot "a freed cluster is used again without being cleaned (I18)",
+    Decision ExtendUnsynced "new clusters are used before the new length is synced (I7)",
+    Decision DirtyForgotten "a page that changed during its write counts as written (I10)",
+    Decision PageErrorIgnored "a failed page write counts as done (I10)",
+    Decision SyncErrorIgnored "a failed sync counts as done (F5)",
+    Decision DsyncErrorIgnored "a failed synchronous write does not fail the device (F5)",
+    Decision FlushEarly "a flush is served by the sync that already runs (I3)",
+    Decision FlushNoPages "a flush does not wait for pages (I3)",
+    Decision PageSyncEarly "a page written during a sync counts as covered by it (F3)",
+    Decision FuaEarly "FUA is answered without waiting for the page (I4)",
+    Decision FuaZeroEarly "write-zeroes with FUA is answered without a sync (I4)",
+    Decision PreflushIgnored "PREFLUSH is not done (I3)",
+    Decision StaleHasLower "a copied-up cluster counts as one that nothing lies below (F11)",
+    Decision UnmapAll "a discard unmaps what a lower level has (F11)",
+    Decision PunchOutward "a discard is rounded outward to whole blocks (F24)",
+    Decision ShortDone "a short read or write counts as whole (F18)",
+    Decision ZeroShort "a zeroing ends after its first step (F24)",
+    Decision LoadOldest "the oldest level wins when the map is loaded",
+    Decision Page0NoHeader "page 0 is written without the header (F10)",
+    Decision ClaimIgnored "a write does not wait for a copy-up of its cluster (F4)",
+    Decision CloseCutsTooFar "a close cuts one cluster too much (T19)",
+    Decision CloseUnsettled "a close does not wait for the pages (I13)",
+    Decision MarkNot "the in-use mark is not set (I12)",
+    Decision RecordEarly "a change is taken off the record when its write begins (F2)",
+    Decision RecordNot "a change is not put on record (F2)",
+    Drop NoSyncKeeper "the keeper's sync is not done",
+    Drop NoDsyncQueue "a queue's FUA write is a plain write",
+    Drop NoDsyncPage "a page's synchronous write is a plain write",
+    Drop NoSyncOpen "the sync before the top is read is not done (F6)",
+    Drop NoSyncStamp "the in-use mark is not synced",
+    Drop NoSyncLength "the length set at open is not synced",
+    Drop NoSyncRaw "the length of a raw top is not synced",
+    Drop NoSyncReplay "the pages written from the record are not synced",
+    Drop NoSyncClose "the data is not synced before the mark goes",
+    Drop NoSyncCut "the cut is not synced before the mark goes (I7)",
+    Drop NoSyncMark "the cleared mark is not synced",
+    Drop NoSyncText "a descriptor is not synced before its rename (I9)",
+    Drop NoSyncRename "the directory is not synced after a rename (I9)",
+    Drop NoSyncDelta "a new delta is not synced",
+    Drop NoSyncDeltaName "the directory is not synced after a new delta",
+    Drop NoSyncImage "a new image is not synced",
+    Drop NoSyncImageName "the directory is not synced after a new image",
+    Drop NoSyncUndo "the directory is not synced after a failed create",
+    Swap MarkBeforeData "the mark is cleared before the data is synced",
+    Swap MarkBeforeCut "the mark is cleared before the cut",
+    Swap RenameBeforeDelta "the descriptor names a delta that is made after it",
+}
+
+impl Bug {
+    /// The bug of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|bug| bug.name() == name)
+    }
+}
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static CHOSEN: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+    static SEEN: std::cell::RefCell<Vec<u16>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Whether this thread has chosen the bug.
+#[cfg(feature = "planted")]
+#[must_use]
+pub fn on(bug: Bug) -> bool {
+    CHOSEN.get() == Some(bug)
+}
+
+/// Whether the bug was chosen: never, in a build without the feature `planted`.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+#[must_use]
+pub const fn on(_bug: Bug) -> bool {
+    false
+}
+
+/// Chooses the bug of this thread.
+#[cfg(feature = "planted")]
+pub fn choose(bug: Option<Bug>) {
+    CHOSEN.set(bug);
+}
+
+/// Does a sync, unless the bug that drops it is chosen.
+///
+/// # Errors
+/// Those of the sync.
+#[inline(always)]
+pub fn synced(bug: Bug, sync: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+    if on(bug) { Ok(()) } else { sync() }
+}
+
+/// Notes that a decision was made: for the table of what a run has covered.
+#[inline(always)]
+pub fn visit(_what: impl FnOnce() -> u16) {
+    #[cfg(feature = "planted")]
+    SEEN.with_borrow_mut(|seen| seen.push(_what()));
+}
+
+/// Decisions noted on this thread since the last call.
+#[cfg(feature = "planted")]
+#[must_use]
+pub fn visited() -> Vec<u16> {
+    SEEN.with_borrow_mut(std::mem::take)
+}
+
+/// Decisions noted: none, in a build without the feature `planted`.
+#[cfg(not(feature = "planted"))]
+#[must_use]
+pub const fn visited() -> Vec<u16> {
+    Vec::new()
+}
