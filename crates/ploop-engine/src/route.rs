@@ -2,6 +2,7 @@
 
 use crate::map::{Cell, Place};
 use ploop_format::Sector;
+use ploop_io::planted::{Bug, on};
 
 /// What a piece does to its cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -137,7 +138,8 @@ pub fn route(kind: PieceKind, cell: Option<Cell>, facts: Facts) -> Route {
         };
     };
     let in_top = level == facts.top;
-    let unmap = facts.whole && !facts.keep_blocks && !facts.raw_top && !cell.has_lower;
+    let unmap = facts.whole && !facts.keep_blocks && !facts.raw_top;
+    let unmap = unmap && (!cell.has_lower || on(Bug::UnmapAll));
     match (kind, in_top) {
         (PieceKind::Write, true) => Route::Write(at),
         (PieceKind::Write, false) => Route::CopyUp,

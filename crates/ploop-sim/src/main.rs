@@ -206,11 +206,12 @@ fn table(total: &Report) {
 fn line(done: u64, total: &Report, time: Duration) -> String {
     let seconds = time.as_secs_f64().max(0.001);
     format!(
-        "{done} seeds in {seconds:.1} s ({:.1}/s): {} crash points ({:.0}/s), {} requests \
-         ({} failed), {} kills, {} clean closes, {} disk operations, trace {:016x}",
+        "{done} seeds in {seconds:.1} s ({:.1}/s): {} crash points ({:.0}/s, {:.0} per processor \
+         second), {} requests ({} failed), {} kills, {} clean closes, {} disk operations, trace {:016x}",
         done as f64 / seconds,
         total.crash_points,
         total.crash_points as f64 / seconds,
+        total.crash_points as f64 / processor_seconds(),
         total.requests,
         total.failed,
         total.kills,
@@ -218,6 +219,14 @@ fn line(done: u64, total: &Report, time: Duration) -> String {
         total.operations,
         total.trace,
     )
+}
+
+/// What the program has used; other work on the machine does not count.
+fn processor_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: f64 = fields.skip(11).take(2).filter_map(|word| word.parse::<f64>().ok()).sum();
+    (ticks / 100.0).max(0.01)
 }
 
 #[cfg(not(feature = "planted"))]

@@ -181,14 +181,7 @@ impl Model {
     #[must_use]
     pub fn after_crash(&self, sector: u64) -> Vec<Value> {
         let changes = self.changes(sector);
-        let ruled_out = |c: &Change| {
-            changes.iter().any(|other| {
-                other.certain
-                    && is_durable(other, self.flushed)
-                    && c.ended.is_some_and(|ended| ended < other.issued)
-            })
-        };
-        values(changes.iter().filter(|c| !ruled_out(c)))
+        values(changes.iter().filter(|c| !self.ruled_out(changes, c)))
     }
 
     /// A read has ended (its request was `end`ed with this `open`): is the value allowed? When
@@ -232,11 +225,21 @@ impl Model {
         {
             return Ok(());
         }
-        let allowed = self.after_crash(sector);
-        if !allowed.contains(&value) {
-            return Err(Wrong { sector, found: value, allowed });
+        let changes = self.changes(sector);
+        let same = |c: &&Change| c.value == value;
+        if changes.iter().filter(same).any(|c| !self.ruled_out(changes, c)) {
+            return Ok(());
         }
-        Ok(())
+        Err(Wrong { sector, found: value, allowed: self.after_crash(sector) })
+    }
+
+    /// Whether a durable change has ruled out this one.
+    fn ruled_out(&self, changes: &[Change], c: &Change) -> bool {
+        changes.iter().any(|other| {
+            other.certain
+                && is_durable(other, self.flushed)
+                && c.ended.is_some_and(|ended| ended < other.issued)
+        })
     }
 
     /// Starts again from what was found: nothing is in flight, everything is durable.

@@ -38,6 +38,8 @@ pub struct Profile {
     pub plans: usize,
     /// All subsets are tried where at most so many changes are at stake.
     pub exhaustive: usize,
+    /// The workload uses clusters again and again.
+    pub churn: bool,
     /// Operations on the closed disk between the rounds.
     pub layers: bool,
     /// A round may end with a kill.
@@ -82,6 +84,7 @@ impl Profile {
             plans: 2,
             exhaustive: 1,
             layers: false,
+            churn: false,
             kill: false,
             world: SimOptions { record_words: RECORD_WORDS, ..SimOptions::default() },
         }
@@ -163,6 +166,7 @@ impl Profile {
             "exhaustive" => self.exhaustive = count,
             "raw" => self.raw = value != 0,
             "kill" => self.kill = value != 0,
+            "churn" => self.churn = value != 0,
             "layers" => self.layers = value != 0,
             "reorder" => self.world.reorder = value != 0,
             "straggler" => self.world.straggler = value,
@@ -194,6 +198,7 @@ impl Profile {
             "exhaustive" => self.exhaustive as u64,
             "raw" => u64::from(self.raw),
             "kill" => u64::from(self.kill),
+            "churn" => u64::from(self.churn),
             "layers" => u64::from(self.layers),
             "reorder" => u64::from(self.world.reorder),
             "straggler" => self.world.straggler,
@@ -213,13 +218,13 @@ impl Profile {
     pub fn swarm(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x0005_7A12);
         let rate = |rng: &mut Rng| {
-            if rng.chance(1, 4) { 65536 / rng.between(10, 100) as u32 } else { 0 }
+            if rng.chance(1, 3) { 65536 / rng.between(4, 60) as u32 } else { 0 }
         };
         let rates = Rates {
             read_error: rate(&mut rng),
             write_error: rate(&mut rng),
             no_space: rate(&mut rng),
-            sync_error: rate(&mut rng) / 4,
+            sync_error: rate(&mut rng) / 2,
             zero_error: rate(&mut rng),
             short: rate(&mut rng),
             blocking: false,
@@ -233,7 +238,8 @@ impl Profile {
         world.record_words = *rng.pick(&words).unwrap_or(&RECORD_WORDS);
         world.straggler = *rng.pick(&[0, 0, 20, 100]).unwrap_or(&0);
         world.delay_max = *rng.pick(&[2_000, 200_000, 20_000_000]).unwrap_or(&200_000);
-        let big = rng.chance(1, 4);
+        let big = rng.chance(1, 8);
+        let churn = rng.chance(1, 4);
         Self {
             name: "swarm".into(),
             version: if rng.chance(1, 4) { Version::V1 } else { Version::V2 },
@@ -247,12 +253,13 @@ impl Profile {
             requests: rng.between(10, 120) as usize,
             metadata_delay_ms: *rng.pick(&[0, 1, 5, 250]).unwrap_or(&5),
             rates: if rng.chance(1, 2) { rates } else { Rates::default() },
-            space: rng.chance(1, 6).then(|| rng.between(2, 12)),
+            space: (churn || rng.chance(1, 6)).then(|| rng.between(2, 12)),
             crash_every: *rng.pick(&[1, 1, 2, 7]).unwrap_or(&1),
             plans: rng.between(1, 4) as usize,
             exhaustive: rng.between(1, 2) as usize,
             layers: rng.chance(1, 2),
-            kill: rng.chance(1, 3),
+            churn,
+            kill: rng.chance(1, 2),
             world,
         }
     }

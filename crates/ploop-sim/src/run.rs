@@ -8,11 +8,11 @@ use crate::model::Model;
 use crate::profile::{Profile, cluster};
 use crate::recover::{self, Mark, Subject};
 use crate::scene;
-use crate::traffic::Traffic;
+use crate::traffic::{Traffic, Wish};
 use crate::workload::Workload;
 use ploop_io::planted;
 use ploop_io::sim::{Crashed, Rates, Rng, SimWorld};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -103,6 +103,8 @@ struct Sim<'a> {
     report: Report,
     story: Story,
     points: Points,
+    /// Clusters that requests went to.
+    touched: BTreeSet<u64>,
     /// Levels of the disk now.
     levels: usize,
     round: usize,
@@ -120,6 +122,7 @@ impl<'a> Sim<'a> {
         let world = SimWorld::new(rng.next_u64(), profile.world.clone());
         let sectors = u64::from(cluster().sectors());
         let mut work = Workload::new(&mut rng, profile.clusters, profile.hot, sectors);
+        work.churn = profile.churn;
         work.block = if rng.chance(1, 2) { 1 } else { 8 };
         Self {
             scope: work.scope(),
@@ -133,6 +136,7 @@ impl<'a> Sim<'a> {
             report: Report::default(),
             story: Story { on: verbose, lines: VecDeque::new() },
             points: Points::default(),
+            touched: BTreeSet::new(),
             levels: 1,
             round: 0,
             came_back: false,
@@ -162,6 +166,9 @@ impl<'a> Sim<'a> {
         self.crash_point("created", Mark::May)?;
         for _ in 1..self.profile.levels {
             self.fill_level()?;
+            if self.profile.raw && self.levels == 1 && self.rng.chance(1, 2) {
+                self.cut_raw()?;
+            }
             self.layer(&layers::OPS[0])?;
         }
         for round in 0..self.profile.rounds {
@@ -194,6 +201,8 @@ impl<'a> Sim<'a> {
     fn layer(&mut self, op: &LayerOp) -> Step {
         self.story.say(|| format!("layer operation {}", op.name));
         let number = self.rng.next_u64();
+        self.world.set_rates(Rates::default());
+        self.world.set_capacity(None);
         self.watch();
         let done = (op.run)(&self.world, number);
         self.look_at_watched(op.name, Mark::May, false)?;
@@ -251,6 +260,7 @@ impl<'a> Sim<'a> {
         let mut traffic = Traffic::default();
         for _ in 0..self.rng.between(1, self.work.hot.len() as u64) {
             let wish = self.work.write(&mut self.rng);
+            self.touch(wish);
             traffic.give(&mut life, 0, wish, self.world.now());
             recover::drain(&mut life, &mut traffic, &mut self.model, &mut self.rng)?;
         }
@@ -259,6 +269,19 @@ impl<'a> Sim<'a> {
         self.model.closed();
         recover::nothing(&self.world, &self.target)?;
         self.crash_point("closed", Mark::May)
+    }
+
+    /// A raw base may end anywhere behind its data (F18).
+    fn cut_raw(&mut self) -> Step {
+        let last = self.model.touched().filter(|s| self.model.after_crash(*s) != [0]).max();
+        let path = Path::new(scene::HOME).join("root.hds");
+        let sectors = last.map_or(1, |last| last + 1);
+        self.world.cut_file(&path, sectors * 512).map_err(|e| e.to_string())
+    }
+
+    fn touch(&mut self, wish: Wish) {
+        let last = wish.first + wish.count.max(1) - 1;
+        self.touched.extend(wish.first / self.work.cluster..=last / self.work.cluster);
     }
 
     fn count(&mut self, traffic: &Traffic) {
@@ -283,11 +306,11 @@ impl<'a> Sim<'a> {
         self.count(&traffic);
         ended?;
         let sync_failed = life.device().is_failed();
-        let ending = match self.rng.below(3) {
+        let ending = match self.rng.below(6) {
             // Nothing heals a failed sync but a new host.
             _ if sync_failed => Ending::Crash,
-            0 => Ending::Crash,
-            1 if self.profile.kill => Ending::Kill,
+            0..3 if self.profile.kill => Ending::Kill,
+            0 | 3 => Ending::Crash,
             _ => Ending::Close,
         };
         self.story.say(|| format!("the round ends with {ending:?}"));
@@ -351,6 +374,7 @@ impl<'a> Sim<'a> {
             if left > 0 && (traffic.len() as u64) < most && self.rng.chance(1, 2) {
                 let lane = self.rng.below(life.queues() as u64) as usize;
                 let wish = self.work.wish(&mut self.rng);
+                self.touch(wish);
                 let tag = traffic.give(life, lane, wish, self.world.now());
                 self.story.say(|| format!("queue {lane} request {tag}: {wish:?}"));
                 left -= 1;
@@ -421,13 +445,13 @@ impl<'a> Sim<'a> {
     fn look(&mut self, crashed: Crashed, phase: &str, mark: Mark, plan: &str) -> Step {
         // One queue is enough to read everything.
         let opening = Opening { queues: 1, depth: 8, ..self.opening() };
-        let subject = Subject {
-            target: &self.target,
-            opening,
-            scope: &self.scope,
-            cluster: self.work.cluster,
-        };
         let mut rng = self.rng.fork();
+        // Every cluster a request ever went to, and one of the others.
+        let other = rng.pick(&self.scope).copied();
+        let touched = |c: &u64| self.touched.contains(c) || Some(*c) == other;
+        let scope: Vec<u64> = self.scope.iter().copied().filter(touched).collect();
+        let cluster = self.work.cluster;
+        let subject = Subject { target: &self.target, opening, scope: &scope, cluster };
         crashed.world.set_rates(Rates::default());
         crashed.world.set_capacity(None);
         let closed = match phase {
@@ -495,7 +519,7 @@ impl<'a> Sim<'a> {
                 Err(error) if recover::in_use(&error) => {}
                 Err(error) => return Err(format!("after a kill it does not open: {error}")),
             }
-            if self.rng.chance(1, 5) {
+            if self.rng.chance(1, 3) {
                 self.world.drop_old_life();
             } else {
                 self.world.deliver_old_life(1);

@@ -16,6 +16,8 @@ pub struct Workload {
     pub size: u64,
     /// Sectors of a logical block.
     pub block: u64,
+    /// Little but whole clusters written and discarded, so that clusters are used again soon.
+    pub churn: bool,
     next_value: Value,
 }
 
@@ -36,7 +38,7 @@ impl Workload {
                 hot.push(next);
             }
         }
-        Self { hot, cluster, size: clusters * cluster, block: 1, next_value: 0 }
+        Self { hot, cluster, size: clusters * cluster, block: 1, churn: false, next_value: 0 }
     }
 
     /// A value no sector had before.
@@ -71,6 +73,9 @@ impl Workload {
 
     /// Any request.
     pub fn wish(&mut self, rng: &mut Rng) -> Wish {
+        if self.churn && !rng.chance(1, 4) {
+            return self.churn(rng);
+        }
         let (first, count) = self.range(rng);
         let kind = rng.below(100);
         let fua = rng.chance(1, 5);
@@ -91,6 +96,19 @@ impl Workload {
                 Wish { flags, ..Wish::plain(Operation::WriteZeroes, first, count) }
             }
             _ => Wish::plain(Operation::Extents, first, count),
+        }
+    }
+
+    fn churn(&mut self, rng: &mut Rng) -> Wish {
+        let first = rng.pick(&self.hot).copied().unwrap_or(0) * self.cluster;
+        match rng.below(10) {
+            0..5 => {
+                let (from, count) = if rng.chance(1, 2) { (0, self.cluster) } else { (8, 8) };
+                Wish::write(first + from, count, self.value(), false)
+            }
+            5..8 => Wish::plain(Operation::Discard, first, self.cluster),
+            8 => Wish::plain(Operation::Read, first, self.cluster),
+            _ => Wish::flush(),
         }
     }
 

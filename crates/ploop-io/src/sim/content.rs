@@ -142,19 +142,21 @@ impl Content {
         }
     }
 
-    /// A hash of length and blocks.
+    /// A hash of length and bytes; holes are zeros.
     pub(super) fn hash(&self) -> u64 {
         let mut hash = self.len;
         let mut mix = |word: u64| {
             hash = (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             hash ^= hash >> 29;
         };
-        for (number, block) in self.blocks.iter() {
+        for (number, block) in self.blocks.range(..self.len.div_ceil(BLOCK)) {
+            let Block::Data(bytes) = block else { continue };
+            if bytes.iter().fold(0, |all, byte| all | byte) == 0 {
+                continue;
+            }
             mix(*number);
-            if let Block::Data(bytes) = block {
-                for chunk in bytes.chunks_exact(8) {
-                    mix(chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
-                }
+            for chunk in bytes.chunks_exact(8) {
+                mix(chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
             }
         }
         hash

@@ -355,12 +355,28 @@ impl SimWorld {
         Ok(bytes)
     }
 
-    /// A hash of the live content of a file, holes and zeros told apart.
+    /// A hash of the live content of a file.
     ///
     /// # Errors
     /// No such file.
     pub fn hash_file(&self, path: &Path) -> io::Result<u64> {
         self.lock().file(path).map(|inode| inode.live.hash())
+    }
+
+    /// Gives a file another length, durable at once: for setting a scene.
+    ///
+    /// # Errors
+    /// No such file.
+    pub fn cut_file(&self, path: &Path, len: u64) -> io::Result<()> {
+        let mut world = self.lock();
+        let Some(Node::File(ino)) = world.names.live.get(&normal(path)).copied() else {
+            return Err(errno(libc::ENOENT));
+        };
+        if let Some(inode) = world.inodes.get_mut(&ino) {
+            inode.live.set_len(len);
+            inode.base.set_len(len);
+        }
+        Ok(())
     }
 
     /// What the newest operation was.
