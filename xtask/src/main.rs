@@ -22,6 +22,8 @@ usage: cargo xtask TASK
   tidy                 the house rules a compiler does not check
   setup [--ci]         install what the tests need; --ci: also cargo-deny and cargo-fuzz
   sim [ARG...]         the simulator; without ARG a short run
+  planted [ARG...]     bugs planted on purpose, each of which the simulator must find
+  mutate [ARG...]      every sync dropped, or swapped with its neighbour: is it noticed?
   loom                 models of the lock-free parts, every interleaving
   stress [SECONDS]     contention on real threads and files (default 180)
   fuzz [SECONDS]       every fuzz target, SECONDS in all with the build (default 240)
@@ -29,7 +31,7 @@ usage: cargo xtask TASK
                        a long run of all targets together, or of one
   bench [--quick] [--only 'PART;PART'] [--seconds S] [--pairs N] | --profile
                        our numbers beside others'; --profile: instructions per read
-  full                 tidy, sim, loom, stress, fuzz, demo, test";
+  full                 tidy, sim, planted, mutate, loom, stress, fuzz, demo, test";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -56,6 +58,8 @@ fn run(task: &str, rest: &[String]) -> Result<()> {
             _ => bail!("setup takes nothing or --ci\n{USAGE}"),
         },
         "sim" => sim::run(rest),
+        "planted" => sim::planted(rest),
+        "mutate" => sim::mutate(rest),
         "loom" => loom::run(),
         "stress" => stress::run(rest),
         "fuzz" => fuzz::run(rest),
@@ -63,6 +67,8 @@ fn run(task: &str, rest: &[String]) -> Result<()> {
         "full" => {
             tidy::run()?;
             sim::run(&[])?;
+            sim::planted(&[])?;
+            sim::mutate(&[])?;
             loom::run()?;
             stress::run(&[])?;
             fuzz::run(&[])?;

@@ -119,7 +119,8 @@ impl<I: Io> Keeper<I> {
         let number = self.syncs.started;
         self.shared.keeper_stats.syncs.add(1);
         let kind = if on(Bug::NoSyncKeeper) { OpKind::Reserve } else { OpKind::Datasync };
-        self.push(Task::Sync(number), kind, 0, 0, ptr::null_mut());
+        let len = u64::from(on(Bug::NoSyncKeeper));
+        self.push(Task::Sync(number), kind, 0, len, ptr::null_mut());
     }
 
     pub(super) fn sync_ended(&mut self, number: u64, result: i32) {
