@@ -46,6 +46,8 @@ pub enum Group {
     Drop,
     /// Two steps in the wrong order.
     Swap,
+    /// A sync that another one covers before anything depends on it: dropping it breaks no rule.
+    Equal,
 }
 
 bugs! {
@@ -88,9 +90,9 @@ bugs! {
     Drop NoDsyncPage "a page's synchronous write is a plain write",
     Drop NoSyncOpen "the sync before the top is read is not done (F6)",
     Drop NoSyncStamp "the in-use mark is not synced",
-    Drop NoSyncLength "the length set at open is not synced",
-    Drop NoSyncRaw "the length of a raw top is not synced",
-    Drop NoSyncReplay "the pages written from the record are not synced",
+    Equal NoSyncLength "the length set at open is not synced: what lies there is used after a sync of the keeper",
+    Equal NoSyncRaw "the length of a raw top is not synced: behind its end there are zeros too (F18)",
+    Equal NoSyncReplay "the pages written from the record are not synced: the sync of the mark covers them",
     Drop NoSyncClose "the data is not synced before the mark goes",
     Drop NoSyncCut "the cut is not synced before the mark goes (I7)",
     Drop NoSyncMark "the cleared mark is not synced",
@@ -100,7 +102,7 @@ bugs! {
     Drop NoSyncDeltaName "the directory is not synced after a new delta",
     Drop NoSyncImage "a new image is not synced",
     Drop NoSyncImageName "the directory is not synced after a new image",
-    Drop NoSyncUndo "the directory is not synced after a failed create",
+    Equal NoSyncUndo "the directory is not synced after a failed create: a left-over file is no disk",
     Swap MarkBeforeData "the mark is cleared before the data is synced",
     Swap MarkBeforeCut "the mark is cleared before the cut",
     Swap RenameBeforeDelta "the descriptor names a delta that is made after it",

@@ -242,7 +242,8 @@ fn hunt(task: &str, options: &Options) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let bugs = match &options.bug {
         Some(name) => Bug::named(name).into_iter().collect(),
-        None => of_group(|group| (group == Group::Decision) == (task == "planted")),
+        None if task == "planted" => of_group(|group| group == Group::Decision),
+        None => of_group(|group| matches!(group, Group::Drop | Group::Swap)),
     };
     let budget = options.time.unwrap_or(Duration::from_secs(60));
     let start = Instant::now();
@@ -273,6 +274,11 @@ fn hunt(task: &str, options: &Options) -> ExitCode {
             runs,
             bug.what(),
         );
+    }
+    if task == "mutate" {
+        for bug in of_group(|group| group == Group::Equal) {
+            println!("{:20} not hunted: {}", bug.name(), bug.what());
+        }
     }
     let seconds = start.elapsed().as_secs_f64();
     println!("{killed} of {} found every time, {seconds:.0} s", bugs.len());

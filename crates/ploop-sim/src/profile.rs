@@ -244,7 +244,7 @@ impl Profile {
             name: "swarm".into(),
             version: if rng.chance(1, 4) { Version::V1 } else { Version::V2 },
             levels: rng.between(1, 4) as usize,
-            raw: rng.chance(1, 6),
+            raw: rng.chance(1, 5),
             clusters: if big { 1100 } else { rng.between(8, 40) },
             hot: rng.between(2, 10) as usize,
             queues: rng.between(1, 3) as usize,

@@ -5,6 +5,7 @@ use crate::model::{Model, Wrong};
 use crate::stamp::Value;
 use crate::traffic::{Traffic, Wish};
 use ploop_engine::Operation;
+use ploop_format::Header;
 use ploop_image::check::FindingKind;
 use ploop_image::{CheckOptions, CheckReport, ErrorKind, check};
 use ploop_io::sim::{Rng, SimWorld, SurvivorPlan};
@@ -66,6 +67,7 @@ pub fn marked(world: &SimWorld, target: &Path, mark: Mark) -> Result<(), String>
     match bad {
         Some(finding) => Err(format!("I13: check found {:?}: {}", finding.kind, finding.detail)),
         None => {
+            no_tail(world, &report)?;
             let top = report.images.last();
             let set = top.is_none_or(|image| {
                 image.version == 0 || image.findings.iter().any(|f| f.kind == FindingKind::InUse)
@@ -84,6 +86,29 @@ pub fn marked(world: &SimWorld, target: &Path, mark: Mark) -> Result<(), String>
 /// Something was found.
 pub fn nothing(world: &SimWorld, target: &Path) -> Result<(), String> {
     nothing_but(world, target, Orphans::No)
+}
+
+/// T19, I7: a closed top ends where its last cluster ends; a mark that went before the cut did
+/// leaves a tail for ever.
+fn no_tail(world: &SimWorld, report: &CheckReport) -> Result<(), String> {
+    let Some(top) = report.images.last().filter(|top| top.version != 0 && !top.in_use) else {
+        return Ok(());
+    };
+    let bytes = world.read_file(Path::new(&top.image)).map_err(|e| e.to_string())?;
+    let header = Header::parse(&bytes).map_err(|e| e.to_string())?;
+    let size = top.cluster_bytes;
+    let unit = if top.version == 1 { 512 } else { size };
+    let table = bytes.get(64..64 + top.clusters as usize * 4).unwrap_or_default();
+    let last = table
+        .chunks_exact(4)
+        .map(|word| u64::from(u32::from_le_bytes([word[0], word[1], word[2], word[3]])))
+        .max()
+        .unwrap_or(0);
+    let end = if last == 0 { 0 } else { last * unit + size }.max(header.data_start());
+    match bytes.len() as u64 {
+        len if len == end => Ok(()),
+        len => Err(format!("I7: a closed top ends at {len}, its last cluster at {end}")),
+    }
 }
 
 /// What may lie beside a disk.

@@ -166,7 +166,7 @@ impl<'a> Sim<'a> {
         self.crash_point("created", Mark::May)?;
         for _ in 1..self.profile.levels {
             self.fill_level()?;
-            if self.profile.raw && self.levels == 1 && self.rng.chance(1, 2) {
+            if self.profile.raw && self.levels == 1 {
                 self.cut_raw()?;
             }
             self.layer(&layers::OPS[0])?;
@@ -275,7 +275,7 @@ impl<'a> Sim<'a> {
     fn cut_raw(&mut self) -> Step {
         let last = self.model.touched().filter(|s| self.model.after_crash(*s) != [0]).max();
         let path = Path::new(scene::HOME).join("root.hds");
-        let sectors = last.map_or(1, |last| last + 1);
+        let sectors = last.map_or(1, |last| last + 1) + self.rng.below(7);
         self.world.cut_file(&path, sectors * 512).map_err(|e| e.to_string())
     }
 
@@ -333,6 +333,15 @@ impl<'a> Sim<'a> {
             let opened = Life::open(&self.world, &target, opening);
             self.look_at_watched("open", Mark::May, false)?;
             return opened.map_err(|e| format!("after a clean close it does not open: {e}"));
+        }
+        if self.rng.chance(1, 2) {
+            self.watch();
+            let opened = Life::open(&self.world, &target, opening);
+            self.look_at_watched("open again", Mark::May, false)?;
+            if let Some(killed) = self.killed.take() {
+                self.model = killed;
+            }
+            return opened.map_err(|e| format!("does not open: {e}"));
         }
         let again = recover::open_again(self.world.clone(), &subject, &mut self.rng)?;
         self.world = again.world;
