@@ -3,6 +3,7 @@
 //! The code asks [`on`] at a real decision. Without the feature `planted` the answer is a constant
 //! `false` and nothing is left in the program. With it a thread chooses one bug at run time.
 
+/// The list: group, name, what it does.
 macro_rules! bugs {
     ($($group:ident $name:ident $text:literal,)*) => {
         /// A bug that can be planted.
@@ -90,9 +91,9 @@ bugs! {
     Drop NoDsyncPage "a page's synchronous write is a plain write",
     Drop NoSyncOpen "the sync before the top is read is not done (F6)",
     Drop NoSyncStamp "the in-use mark is not synced",
-    Equal NoSyncLength "the length set at open is not synced: what lies there is used after a sync of the keeper",
-    Equal NoSyncRaw "the length of a raw top is not synced: behind its end there are zeros too (F18)",
-    Equal NoSyncReplay "the pages written from the record are not synced: the sync of the mark covers them",
+    Equal NoSyncLength "the length set at open is not synced: the keeper syncs before it uses it",
+    Equal NoSyncRaw "the length of a raw top is not synced: zeros lie behind its end (F18)",
+    Equal NoSyncReplay "pages from the record are not synced: the sync of the mark covers them",
     Drop NoSyncClose "the data is not synced before the mark goes",
     Drop NoSyncCut "the cut is not synced before the mark goes (I7)",
     Drop NoSyncMark "the cleared mark is not synced",
@@ -102,7 +103,7 @@ bugs! {
     Drop NoSyncDeltaName "the directory is not synced after a new delta",
     Drop NoSyncImage "a new image is not synced",
     Drop NoSyncImageName "the directory is not synced after a new image",
-    Equal NoSyncUndo "the directory is not synced after a failed create: a left-over file is no disk",
+    Equal NoSyncUndo "no directory sync after a failed create: a left-over file is no disk",
     Swap MarkBeforeData "the mark is cleared before the data is synced",
     Swap MarkBeforeCut "the mark is cleared before the cut",
     Swap RenameBeforeDelta "the descriptor names a delta that is made after it",

@@ -207,7 +207,8 @@ fn line(done: u64, total: &Report, time: Duration) -> String {
     let seconds = time.as_secs_f64().max(0.001);
     format!(
         "{done} seeds in {seconds:.1} s ({:.1}/s): {} crash points ({:.0}/s, {:.0} per processor \
-         second), {} requests ({} failed), {} kills, {} clean closes, {} disk operations, trace {:016x}",
+         second), {} requests ({} failed), {} kills, {} clean closes, {} disk operations, \
+         trace {:016x}",
         done as f64 / seconds,
         total.crash_points,
         total.crash_points as f64 / seconds,

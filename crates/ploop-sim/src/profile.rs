@@ -240,6 +240,12 @@ impl Profile {
         world.delay_max = *rng.pick(&[2_000, 200_000, 20_000_000]).unwrap_or(&200_000);
         let big = rng.chance(1, 8);
         let churn = rng.chance(1, 4);
+        if churn {
+            // I11: a slow I/O on a freed cluster, and everybody else goes on.
+            world.reorder = true;
+            world.straggler = *rng.pick(&[10, 20, 50]).unwrap_or(&20);
+            world.delay_max = *rng.pick(&[20_000, 200_000]).unwrap_or(&200_000);
+        }
         Self {
             name: "swarm".into(),
             version: if rng.chance(1, 4) { Version::V1 } else { Version::V2 },
