@@ -38,6 +38,8 @@ pub struct Profile {
     pub plans: usize,
     /// All subsets are tried where at most so many changes are at stake.
     pub exhaustive: usize,
+    /// So many of ten changes are FUA.
+    pub fua: u64,
     /// The workload uses clusters again and again.
     pub churn: bool,
     /// Operations on the closed disk between the rounds.
@@ -85,6 +87,7 @@ impl Profile {
             exhaustive: 1,
             layers: false,
             churn: false,
+            fua: 2,
             kill: false,
             world: SimOptions { record_words: RECORD_WORDS, ..SimOptions::default() },
         }
@@ -166,6 +169,7 @@ impl Profile {
             "exhaustive" => self.exhaustive = count,
             "raw" => self.raw = value != 0,
             "kill" => self.kill = value != 0,
+            "fua" => self.fua = value,
             "churn" => self.churn = value != 0,
             "layers" => self.layers = value != 0,
             "reorder" => self.world.reorder = value != 0,
@@ -198,6 +202,7 @@ impl Profile {
             "exhaustive" => self.exhaustive as u64,
             "raw" => u64::from(self.raw),
             "kill" => u64::from(self.kill),
+            "fua" => self.fua,
             "churn" => u64::from(self.churn),
             "layers" => u64::from(self.layers),
             "reorder" => u64::from(self.world.reorder),
@@ -265,6 +270,7 @@ impl Profile {
             exhaustive: rng.between(1, 2) as usize,
             layers: rng.chance(1, 2),
             churn,
+            fua: *rng.pick(&[2, 2, 8]).unwrap_or(&2),
             kill: rng.chance(1, 2),
             world,
         }

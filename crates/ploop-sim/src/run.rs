@@ -123,6 +123,7 @@ impl<'a> Sim<'a> {
         let sectors = u64::from(cluster().sectors());
         let mut work = Workload::new(&mut rng, profile.clusters, profile.hot, sectors);
         work.churn = profile.churn;
+        work.fua = profile.fua;
         work.block = if rng.chance(1, 2) { 1 } else { 8 };
         Self {
             scope: work.scope(),

@@ -18,6 +18,8 @@ pub struct Workload {
     pub block: u64,
     /// Little but whole clusters written and discarded, so that clusters are used again soon.
     pub churn: bool,
+    /// So many of ten changes are FUA.
+    pub fua: u64,
     next_value: Value,
 }
 
@@ -38,7 +40,15 @@ impl Workload {
                 hot.push(next);
             }
         }
-        Self { hot, cluster, size: clusters * cluster, block: 1, churn: false, next_value: 0 }
+        Self {
+            hot,
+            cluster,
+            size: clusters * cluster,
+            block: 1,
+            churn: false,
+            fua: 2,
+            next_value: 0,
+        }
     }
 
     /// A value no sector had before.
@@ -78,7 +88,7 @@ impl Workload {
         }
         let (first, count) = self.range(rng);
         let kind = rng.below(100);
-        let fua = rng.chance(1, 5);
+        let fua = rng.chance(self.fua, 10);
         match kind {
             0..48 => {
                 let value = if rng.chance(1, 10) { 0 } else { self.value() };
