@@ -47,7 +47,7 @@ pub enum Group {
     Drop,
     /// Two steps in the wrong order.
     Swap,
-    /// A sync that another one covers before anything depends on it: dropping it breaks no rule.
+    /// Breaks no rule, for another sync or another check covers it: never hunted.
     Equal,
 }
 
@@ -80,7 +80,7 @@ bugs! {
     Decision ZeroShort "a zeroing ends after its first step (F24)",
     Decision LoadOldest "the oldest level wins when the map is loaded",
     Decision Page0NoHeader "page 0 is written without the header (F10)",
-    Decision ClaimIgnored "a write does not wait for a copy-up of its cluster (F4)",
+    Equal ClaimIgnored "a queue does not see a claim: the keeper asks again and lets it wait (F4)",
     Decision CloseCutsTooFar "a close cuts one cluster too much (T19)",
     Decision CloseUnsettled "a close does not wait for the pages (I13)",
     Decision MarkNot "the in-use mark is not set (I12)",
