@@ -68,7 +68,7 @@ struct Machine {
     /// The image on top.
     top: PathBuf,
     /// Frozen images and what the device held.
-    snapshots: Vec<(PathBuf, BTreeMap<u64, Value>)>,
+    snapshots: Vec<(PathBuf, Vec<(u64, Value)>)>,
     lower: BTreeMap<PathBuf, u64>,
     rng: Rng,
     value: Value,
@@ -109,7 +109,7 @@ impl Machine {
     }
 
     /// Everything the device holds, read through an open device.
-    fn found(&mut self, life: &mut Life) -> BTreeMap<u64, Value> {
+    fn found(&mut self, life: &mut Life) -> Vec<(u64, Value)> {
         let scope: Vec<u64> = (0..CLUSTERS).collect();
         let opening = self.opening();
         let subject = Subject { target: descriptor(), opening, scope: &scope, cluster: CLUSTER };
@@ -211,7 +211,7 @@ impl Machine {
         self.shape.raw && self.snapshots.first().is_none_or(|(base, _)| base == image)
     }
 
-    fn read_frozen(&mut self, image: &Path) -> BTreeMap<u64, Value> {
+    fn read_frozen(&mut self, image: &Path) -> Vec<(u64, Value)> {
         if self.is_raw(image) {
             return read_raw(&self.world.read_file(image).unwrap());
         }
@@ -282,7 +282,7 @@ impl Machine {
 }
 
 /// A raw base: nobody opens it by its name, as its content does not say what it is.
-fn read_raw(bytes: &[u8]) -> BTreeMap<u64, Value> {
+fn read_raw(bytes: &[u8]) -> Vec<(u64, Value)> {
     assert_eq!(bytes.len() as u64, SIZE * SECTOR as u64);
     let sectors = bytes.chunks_exact(SECTOR).zip(0..);
     let values = sectors.map(|(bytes, sector)| match stamp::parse(bytes, sector) {
