@@ -16,8 +16,10 @@ pub const LOADS: usize = 32;
 pub const AHEAD_WINDOW: u64 = 64;
 /// Pages of the map that reading ahead fills at most: 32 MiB of cells.
 pub const AHEAD_PAGES: usize = 4096;
-/// Dirty pages at which write-back begins before the deadline.
-pub const DIRTY_PAGES: usize = 256;
+/// Pages waiting to be written at which all of them are, before their deadlines (P4).
+pub const DIRTY_PAGES: usize = 1024;
+/// Neighbouring pages that one write takes at most.
+pub const JOINED_PAGES: usize = 64;
 /// Largest step by which the file is extended ahead of the frontier, unless the opener says else.
 pub const EXTEND_BYTES: u64 = 128 << 20;
 /// Smallest step, in clusters.

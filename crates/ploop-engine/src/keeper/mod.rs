@@ -172,7 +172,7 @@ impl<I: Io> Keeper<I> {
         match self.tasks.take(c.token) {
             Some(Task::Load(page, level)) => self.load_completed(page, level, c.result),
             Some(Task::Ahead) => self.ahead_completed(c.result),
-            Some(Task::Page(page)) => self.page_written(page, c.result),
+            Some(Task::Pages(first, count)) => self.pages_written(first, count, c.result),
             Some(Task::Sync(number)) => self.sync_ended(number, c.result),
             Some(Task::Copy(cluster)) => self.copy_completed(cluster, c.result),
             Some(Task::Extend) => self.extend_completed(c.result),
@@ -194,7 +194,7 @@ impl<I: Io> Keeper<I> {
         self.answer_durable();
     }
 
-    fn next_deadline(&self) -> Option<u64> {
+    fn next_deadline(&mut self) -> Option<u64> {
         [self.page_deadline(), self.space_deadline(), self.quarantine_deadline()]
             .into_iter()
             .flatten()

@@ -10,8 +10,8 @@ pub(super) enum Task {
     Load(BatPage, usize),
     /// A level's part of the window that is read ahead.
     Ahead,
-    /// A write of a BAT page.
-    Page(BatPage),
+    /// A write of so many BAT pages from this one on.
+    Pages(BatPage, u64),
     /// The sync with this number.
     Sync(u64),
     /// A step of a copy-up.

@@ -16,14 +16,14 @@ use super::Keeper;
 use super::ops::Task;
 use super::recorded::PageSlots;
 use crate::front::Errno;
-use crate::limits::{DIRTY_PAGES, PAGE_RETRY_NS, PAGE_TRIES};
+use crate::limits::{DIRTY_PAGES, JOINED_PAGES, PAGE_RETRY_NS, PAGE_TRIES};
 use crate::map::Place;
 use crate::sync::Ordering;
 use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS};
 use ploop_format::{BatPage, GuestCluster};
 use ploop_io::planted::{Bug, on};
 use ploop_io::{AlignedBuf, Io, OpKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// An entry that may not be staged yet.
 struct Pending {
@@ -74,6 +74,15 @@ pub(super) struct Pages {
     dirty: BTreeMap<u64, DirtyPage>,
     /// Page writes started.
     writes: u64,
+    /// What writes of several pages in flight read from, by their first page.
+    runs: HashMap<u64, AlignedBuf>,
+    /// Pages whose staged image was not submitted.
+    unwritten: usize,
+    /// Entries that wait for a sync, over all pages.
+    pending: usize,
+    /// Not later than the earliest deadline; exact unless `stale`.
+    next_due: Option<u64>,
+    stale: bool,
     /// Something happened that can make a page writable or durable.
     pub touched: bool,
 }
@@ -97,9 +106,20 @@ impl Pages {
         self.dirty.get(&page.0).is_none_or(|p| p.clean_upto >= seq)
     }
 
-    /// Whether all changes of all pages up to `seq` are durable.
-    pub fn all_durable(&self, seq: u64) -> bool {
-        self.dirty.values().all(|p| p.clean_upto >= seq.min(p.last_change))
+    /// All changes of all pages up to this number are durable.
+    pub fn durable_upto(&self) -> u64 {
+        let open = self.dirty.values().filter(|p| p.clean_upto < p.last_change);
+        open.map(|p| p.clean_upto).min().unwrap_or(u64::MAX)
+    }
+
+    /// Pages wait to be written, more than a flush should find.
+    fn is_crowded(&self) -> bool {
+        self.unwritten > DIRTY_PAGES
+    }
+
+    /// So many pages are not durable that the keeper syncs by itself, to forget them.
+    pub fn wants_sync(&self) -> bool {
+        self.dirty.len() > 4 * DIRTY_PAGES
     }
 
     /// Number of the last change of a page; 0 when it is durable.
@@ -113,6 +133,11 @@ impl Pages {
             p.wanted_upto = p.wanted_upto.max(seq);
             self.touched = true;
         }
+    }
+
+    /// Deadlines are other ones now.
+    pub fn forget_due(&mut self) {
+        self.stale = true;
     }
 
     /// The changes of a page that are on record.
@@ -146,6 +171,9 @@ impl Pages {
 
     /// The newest sync that entries waiting beyond their page's deadline need.
     pub fn sync_overdue(&self, now: u64) -> u64 {
+        if self.pending == 0 {
+            return 0;
+        }
         let due = self.dirty.values().filter(|p| p.deadline <= now);
         due.flat_map(|p| p.pending.iter().map(|e| e.after_sync)).max().unwrap_or(0)
     }
@@ -178,7 +206,10 @@ impl<I: Io> Keeper<I> {
         } else {
             page.deadline = self.now + delay;
         }
+        let due = self.pages.next_due.map_or(page.deadline, |at| at.min(page.deadline));
+        self.pages.next_due = Some(due);
         page.last_change = self.seq;
+        let before = page.pending.len();
         page.pending.retain(|p| p.index != slot.index);
         match after_sync {
             Some(after_sync) => {
@@ -186,10 +217,11 @@ impl<I: Io> Keeper<I> {
             }
             None => {
                 put(&mut page.staged, slot.index, entry);
+                self.pages.unwritten += usize::from(!page.unwritten);
                 page.unwritten = true;
             }
         }
-        self.pages.touched = true;
+        self.pages.pending = self.pages.pending + page.pending.len() - before;
     }
 
     /// The staged image of a page that was durable: what the cells say of the top.
@@ -230,16 +262,20 @@ impl<I: Io> Keeper<I> {
     /// Writes every page that somebody waits for, or whose deadline has passed.
     pub(super) fn pump_pages(&mut self) {
         let due = self.page_deadline().is_some_and(|at| at <= self.now);
-        if !self.pages.touched && !due {
+        let crowded = self.pages.is_crowded() || self.recorded.is_low();
+        if !self.pages.touched && !due && !crowded {
             return;
         }
         self.pages.touched = false;
+        self.pages.stale = true;
+        // What is due soon goes along: neighbours are joined, and dirtied at about the same time.
+        let soon = self.shared.options.metadata_delay_ms * 500_000;
+        let horizon = if due { self.now + soon } else { self.now };
         let flush = self.syncs.flush_upto().max(if self.closing { self.seq } else { 0 });
         let flush = flush.max(self.quarantine.wants_upto());
-        let crowded = self.pages.len() > DIRTY_PAGES || self.recorded.is_low();
         let now = self.now;
         let failed = self.shared.failed.load(Ordering::SeqCst);
-        let ready: Vec<(BatPage, bool)> = self
+        let ready: Vec<Ready> = self
             .pages
             .dirty
             .iter()
@@ -247,43 +283,85 @@ impl<I: Io> Keeper<I> {
             .filter_map(|(n, p)| {
                 let flushed = p.clean_upto < flush.min(p.last_change);
                 let wanted = p.wanted_upto > p.clean_upto;
-                let write = flushed || wanted || crowded || p.deadline <= now;
+                let write = flushed || wanted || crowded || p.deadline <= horizon;
                 // With only FUA waiting, the page's own DSYNC makes it durable at once.
-                write.then_some((BatPage(*n), wanted && !flushed && !p.plain))
+                let dsync = wanted && !flushed && !p.plain;
+                write.then_some(Ready { page: *n, dsync, alone: p.tries > 0 })
             })
             .collect();
-        for (page, dsync) in ready {
-            self.submit_page(page, dsync);
+        // P4: neighbours in one write. One that failed before goes alone.
+        let joins = |a: &Ready, b: &Ready| {
+            a.page + 1 == b.page && a.dsync == b.dsync && !a.alone && !b.alone
+        };
+        for run in ready.chunk_by(joins).flat_map(|run| run.chunks(JOINED_PAGES)) {
+            match run {
+                [one] => self.submit_page(BatPage(one.page), one.dsync),
+                _ => self.submit_run(run[0].page, run.len() as u64, run[0].dsync),
+            }
         }
     }
 
     fn submit_page(&mut self, at: BatPage, dsync: bool) {
-        let seq = self.seq;
-        let Some(page) = self.pages.dirty.get_mut(&at.0) else { return };
         self.pages.writes += 1;
-        let upto = page.pending.iter().map(|p| p.seq - 1).min().unwrap_or(seq);
-        page.flight = Some(Flight { number: self.pages.writes, upto, dsync });
+        self.take_off(at, dsync);
+        let Some(page) = self.pages.dirty.get_mut(&at.0) else { return };
         page.image.copy_from_slice(&page.staged);
+        let buf = page.image.as_mut_ptr();
+        self.push(Task::Pages(at, 1), page_write(dsync), at.bytes(), PAGE, buf);
+        self.shared.keeper_stats.pages_written.add(1);
+    }
+
+    /// Writes neighbours together.
+    fn submit_run(&mut self, first: u64, count: u64, dsync: bool) {
+        self.pages.writes += 1;
+        let mut image = crate::memory::buffer((count * PAGE) as usize);
+        for (n, part) in (first..first + count).zip(image.chunks_exact_mut(PAGE as usize)) {
+            self.take_off(BatPage(n), dsync);
+            if let Some(page) = self.pages.dirty.get(&n) {
+                part.copy_from_slice(&page.staged);
+            }
+        }
+        let buf = image.as_mut_ptr();
+        self.pages.runs.insert(first, image);
+        let (at, len) = (BatPage(first).bytes(), count * PAGE);
+        self.push(Task::Pages(BatPage(first), count), page_write(dsync), at, len, buf);
+        self.shared.keeper_stats.pages_written.add(count);
+    }
+
+    /// A page is about to be submitted as it is staged now.
+    fn take_off(&mut self, at: BatPage, dsync: bool) {
+        let number = self.pages.writes;
+        let Some(page) = self.pages.dirty.get_mut(&at.0) else { return };
+        let upto = page.pending.iter().map(|p| p.seq - 1).min().unwrap_or(self.seq);
+        page.flight = Some(Flight { number, upto, dsync });
+        self.pages.unwritten -= usize::from(page.unwritten);
         page.unwritten = false;
         if page.pending.is_empty() {
             page.deadline = u64::MAX;
         }
-        let buf = page.image.as_mut_ptr();
-        let sync = dsync && !on(Bug::NoDsyncPage);
-        let kind = if sync { OpKind::WriteDsync } else { OpKind::Write };
         if on(Bug::RecordEarly) {
             self.off_record(at, upto);
         }
-        self.push(Task::Page(at), kind, at.bytes(), PAGE, buf);
-        self.shared.keeper_stats.pages_written.add(1);
     }
 
-    pub(super) fn page_written(&mut self, at: BatPage, result: i32) {
+    /// A write of one page or several has ended.
+    pub(super) fn pages_written(&mut self, first: BatPage, count: u64, result: i32) {
+        self.pages.runs.remove(&first.0);
+        for n in 0..count {
+            let whole = result < 0 || result as u64 >= (n + 1) * PAGE;
+            // Bytes of this page: all, or too few, or the error of all.
+            let own = if result < 0 { result } else { i32::from(whole) * PAGE as i32 };
+            self.page_written(BatPage(first.0 + n), own);
+        }
+    }
+
+    fn page_written(&mut self, at: BatPage, result: i32) {
         let next_sync = match on(Bug::PageSyncEarly) && self.syncs.is_running() {
             true => self.syncs.next() - 1,
             false => self.syncs.next(),
         };
         self.pages.touched = true;
+        self.pages.stale = true;
         let Some(page) = self.pages.dirty.get_mut(&at.0) else { return };
         let Some(flight) = page.flight.take() else { return };
         if result as i64 == PAGE as i64 || on(Bug::PageErrorIgnored) {
@@ -292,7 +370,10 @@ impl<I: Io> Keeper<I> {
                 true => page.last_change,
                 false => flight.upto,
             };
-            page.unwritten &= !on(Bug::DirtyForgotten);
+            if on(Bug::DirtyForgotten) {
+                self.pages.unwritten -= usize::from(page.unwritten);
+                page.unwritten = false;
+            }
             if flight.dsync {
                 page.clean_upto = page.clean_upto.max(upto);
                 self.quarantine.touched = true;
@@ -304,6 +385,7 @@ impl<I: Io> Keeper<I> {
             return;
         }
         // I10: never dropped; the page stays as it was and is tried again.
+        self.pages.unwritten += usize::from(!page.unwritten);
         page.unwritten = true;
         page.deadline = page.deadline.min(self.now);
         page.retry_at = self.now + PAGE_RETRY_NS;
@@ -342,7 +424,10 @@ impl<I: Io> Keeper<I> {
                 }
                 !ready
             });
-            if page.pending.len() < before {
+            let staged = before - page.pending.len();
+            if staged > 0 {
+                self.pages.pending -= staged;
+                self.pages.unwritten += usize::from(!page.unwritten);
                 page.unwritten = true;
                 page.deadline = page.deadline.min(now);
             }
@@ -357,6 +442,7 @@ impl<I: Io> Keeper<I> {
             self.retire_page(page);
         }
         self.pages.touched = true;
+        self.pages.stale = true;
         self.quarantine.touched = true;
     }
 
@@ -370,13 +456,23 @@ impl<I: Io> Keeper<I> {
         if clean {
             debug_assert!(page.slots.is_empty(), "F2: written changes are off the record");
             self.pages.dirty.remove(&at.0);
+            self.pages.stale = true;
             if let Some(page) = self.shared.map.page(at) {
                 page.mark_durable();
             }
         }
     }
 
-    pub(super) fn page_deadline(&self) -> Option<u64> {
+    /// When the next page is due. Scans the pages only after something else than a new change.
+    pub(super) fn page_deadline(&mut self) -> Option<u64> {
+        if self.pages.stale {
+            self.pages.next_due = self.earliest();
+            self.pages.stale = false;
+        }
+        self.pages.next_due
+    }
+
+    fn earliest(&self) -> Option<u64> {
         if self.shared.failed.load(Ordering::SeqCst) {
             return None;
         }
@@ -388,6 +484,18 @@ impl<I: Io> Keeper<I> {
         };
         self.pages.dirty.values().filter_map(due).min()
     }
+}
+
+/// A page to be written now.
+struct Ready {
+    page: u64,
+    dsync: bool,
+    /// Not with neighbours.
+    alone: bool,
+}
+
+fn page_write(dsync: bool) -> OpKind {
+    if dsync && !on(Bug::NoDsyncPage) { OpKind::WriteDsync } else { OpKind::Write }
 }
 
 fn put(staged: &mut AlignedBuf, index: usize, entry: u32) {

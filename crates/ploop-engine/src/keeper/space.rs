@@ -184,7 +184,8 @@ impl Space {
     }
 
     fn low(&self) -> bool {
-        self.available() < (self.step / 2).max(2)
+        // A whole step is left when the next one is asked for: writes go on while it comes.
+        self.available() < self.step.max(2)
     }
 }
 

@@ -95,8 +95,10 @@ impl<I: Io> Keeper<I> {
             return;
         }
         let upto = self.syncs.flush_upto().max(self.quarantine.wants_upto());
-        let upto = if self.closing { self.seq } else { upto };
-        let (stage, written) = self.pages.sync_wanted(upto);
+        let all = self.closing || self.pages.wants_sync();
+        let upto = if all { self.seq } else { upto };
+        let nobody = upto == 0 && self.syncs.durables.is_empty();
+        let (stage, written) = if nobody { (0, 0) } else { self.pages.sync_wanted(upto) };
         let now = if self.recorded.is_low() { u64::MAX } else { self.now };
         let stage = stage.max(self.pages.sync_overdue(now));
         let data = self.syncs.flushes.iter().map(|f| f.sync).max().unwrap_or(0);
@@ -115,6 +117,7 @@ impl<I: Io> Keeper<I> {
         self.syncs.hold = None;
         self.syncs.started += 1;
         self.syncs.running = true;
+        self.pages.forget_due();
         self.syncs.began = self.now;
         let number = self.syncs.started;
         self.shared.keeper_stats.syncs.add(1);
@@ -125,6 +128,7 @@ impl<I: Io> Keeper<I> {
 
     pub(super) fn sync_ended(&mut self, number: u64, result: i32) {
         self.syncs.running = false;
+        self.pages.forget_due();
         if result < 0 && !on(Bug::SyncErrorIgnored) {
             let errno = Errno::from_raw_os_error(-result);
             let path = self.shared.chain.top().file.path();
@@ -152,10 +156,11 @@ impl<I: Io> Keeper<I> {
     pub(super) fn answer_durable(&mut self) {
         let done = self.syncs.done;
         let waiting = self.syncs.waiting();
+        let durable = if self.syncs.flushes.is_empty() { 0 } else { self.pages.durable_upto() };
         let mut i = 0;
         while i < self.syncs.flushes.len() {
             let f = &self.syncs.flushes[i];
-            if f.sync <= done && self.pages.all_durable(f.seq) {
+            if f.sync <= done && f.seq <= durable {
                 let f = self.syncs.flushes.swap_remove(i);
                 self.shared.keeper_stats.flushes.add(1);
                 self.answer(f.caller, Answer::Done);
