@@ -18,6 +18,7 @@
 //! map, the free set and the metadata on disk). Nothing here spawns a thread, opens a file or
 //! reads a clock: `Queue::step` and `Keeper::step` are driven from outside.
 
+pub mod arena;
 pub mod chain;
 pub mod device;
 pub mod front;

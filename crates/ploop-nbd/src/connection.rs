@@ -7,10 +7,10 @@
 //! lie in the header buffer and be moved; [`crate::NbdFront::copied_bytes`] counts them.
 
 use crate::inflight::Ticket;
-use crate::memory::{Arena, Block};
 use crate::protocol::NbdError;
 use crate::protocol::reply::Head;
 use crate::protocol::request::{Agreed, BadMagic, HEADER, Header};
+use ploop_engine::arena::{Arena, Block};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, sendmsg,

@@ -6,8 +6,8 @@
 
 use crate::connection::{Accepted, Connection, Handle, Phase, Reply};
 use crate::inflight::{Table, Ticket};
-use crate::memory::Arena;
 use crossbeam_queue::SegQueue;
+use ploop_engine::arena::Arena;
 use ploop_engine::{FrontEnd, Intake, Limits, Outcome};
 use ploop_io::{Interest, Waker};
 use rustix::net::{Shutdown, shutdown};

@@ -1,8 +1,8 @@
 //! Requests between a client's header and its reply, and the cut into what the engine takes.
 
 use crate::connection::Handle;
-use crate::memory::{Arena, Block};
 use crate::protocol::request::{Command, CommandFlags, Header};
+use ploop_engine::arena::{Arena, Block};
 use ploop_engine::{Buffer, Errno, Flags, Limits, Operation, Outcome, Request};
 
 /// One client request on its way.

@@ -6,7 +6,7 @@
 //! | `addr.rs`, `listen.rs` | `unix:PATH` and `tcp:HOST:PORT`, the listening sockets |
 //! | `accept.rs` | one thread: accepts and shakes hands, then gives the socket to a queue |
 //! | `front.rs` | [`NbdFront`] on a queue's thread: turns, watches, stopping |
-//! | `receive.rs` | the way in: socket to engine request; payloads go straight into `memory.rs` |
+//! | `receive.rs` | the way in: socket to engine request; payloads go straight into the arena |
 //! | `inflight.rs` | requests on their way, cut into what the engine takes |
 //! | `answer.rs` | the way out: outcome to reply, many replies in one `sendmsg` |
 //! | `connection.rs` | one socket: partial headers, payloads and replies |
@@ -30,7 +30,6 @@ mod front;
 pub mod fuzz;
 mod inflight;
 mod listen;
-mod memory;
 pub mod protocol;
 mod receive;
 mod server;

@@ -3,9 +3,9 @@
 use crate::connection::{Handle, Moved, Phase};
 use crate::front::NbdFront;
 use crate::inflight::{EXTENT_BYTES, Inflight};
-use crate::memory::Block;
 use crate::protocol::request::{Command, Header};
 use ploop_engine::Intake;
+use ploop_engine::arena::Block;
 
 /// Requests of one client in the engine, and replies it has not taken.
 const PER_CLIENT: usize = 256;

@@ -1,10 +1,10 @@
-//! A queue's own memory for payloads: one mapping, cut by halves (a buddy allocator).
+//! A front end's memory for payloads on one queue: one mapping, cut by halves (a buddy allocator).
 //!
 //! Pages are taken from the system when first touched and kept; a daemon that locks its memory
 //! has all of them from the start, so that no payload waits for memory (D7). Nothing here grows:
-//! when the arena is full the connection that needs more is not read until blocks come back.
+//! when the arena is full its owner reads no more requests until blocks come back.
 
-use ploop_engine::Buffer;
+use crate::front::Buffer;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::io;
@@ -16,7 +16,7 @@ const UNIT: usize = 4096;
 /// A piece of an [`Arena`]. Must go back by [`Arena::free`]; it is no pointer by itself.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a block must be given back to its arena"]
-pub(crate) struct Block {
+pub struct Block {
     unit: u32,
     order: u8,
 }
@@ -59,8 +59,8 @@ impl Order {
     }
 }
 
-/// The memory of one queue's connections.
-pub(crate) struct Arena {
+/// The memory of one queue's payloads.
+pub struct Arena {
     map: NonNull<c_void>,
     mapped: usize,
     base: NonNull<u8>,
@@ -75,7 +75,10 @@ unsafe impl Send for Arena {}
 
 impl Arena {
     /// Maps `len` bytes (a power of two of at least 4 KiB) whose blocks are aligned to `align`.
-    pub(crate) fn new(len: usize, align: usize) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// No room in the address space.
+    pub fn new(len: usize, align: usize) -> io::Result<Self> {
         let len = len.next_power_of_two().max(UNIT);
         let align = align.next_power_of_two().max(UNIT);
         let mapped = len + align;
@@ -99,18 +102,19 @@ impl Arena {
     }
 
     /// Bytes of all blocks.
-    pub(crate) fn capacity(&self) -> usize {
+    #[must_use]
+    pub fn capacity(&self) -> usize {
         self.len
     }
 
     /// Bytes of blocks that are out.
-    #[cfg(test)]
-    pub(crate) fn used(&self) -> usize {
+    #[must_use]
+    pub fn used(&self) -> usize {
         self.used
     }
 
     /// A block of at least `len` bytes, unless none is free.
-    pub(crate) fn alloc(&mut self, len: usize) -> Option<Block> {
+    pub fn alloc(&mut self, len: usize) -> Option<Block> {
         let order = (len.max(1).div_ceil(UNIT)).next_power_of_two().ilog2() as usize;
         let from = (order..self.orders.len()).find(|n| self.orders[*n].free > 0)?;
         let mut place = self.orders[from].take_any()?;
@@ -123,7 +127,7 @@ impl Arena {
     }
 
     /// Takes a block back.
-    pub(crate) fn free(&mut self, block: Block) {
+    pub fn free(&mut self, block: Block) {
         let mut order = usize::from(block.order);
         let mut place = block.unit as usize >> order;
         self.used -= UNIT << order;
@@ -132,6 +136,33 @@ impl Arena {
             order += 1;
         }
         self.orders[order].put(place);
+    }
+
+    /// Keeps the first `len` bytes of a block and takes the rest back.
+    pub fn shrink(&mut self, block: Block, len: usize) -> Block {
+        let order = (len.max(1).div_ceil(UNIT)).next_power_of_two().ilog2() as u8;
+        let mut kept = block;
+        while kept.order > order {
+            kept.order -= 1;
+            let half = Block { unit: kept.unit + (1 << kept.order), order: kept.order };
+            self.free(half);
+        }
+        kept
+    }
+
+    /// Bytes of a block.
+    #[must_use]
+    pub fn size(&self, block: &Block) -> usize {
+        UNIT << block.order
+    }
+
+    /// Writes to every page, so that the system has given them all before they are needed. No
+    /// block may be out.
+    pub fn touch(&mut self) {
+        if let Some(whole) = self.alloc(self.len) {
+            self.bytes_mut(&whole, 0, self.len).fill(0);
+            self.free(whole);
+        }
     }
 
     fn range(&self, block: &Block, from: usize, to: usize) -> (*mut u8, usize) {
@@ -144,7 +175,8 @@ impl Arena {
     }
 
     /// Bytes `from..to` of a block that no request is using.
-    pub(crate) fn bytes(&self, block: &Block, from: usize, to: usize) -> &[u8] {
+    #[must_use]
+    pub fn bytes(&self, block: &Block, from: usize, to: usize) -> &[u8] {
         let (start, len) = self.range(block, from, to);
         // SAFETY: inside the mapping, which is readable from the start (zeros); the caller owns
         // the block and no request that could write it is in flight.
@@ -152,17 +184,29 @@ impl Arena {
     }
 
     /// Bytes `from..to` of a block that no request is using, to be filled.
-    pub(crate) fn bytes_mut(&mut self, block: &Block, from: usize, to: usize) -> &mut [u8] {
+    pub fn bytes_mut(&mut self, block: &Block, from: usize, to: usize) -> &mut [u8] {
         let (start, len) = self.range(block, from, to);
         // SAFETY: as in `bytes`; `&mut self` keeps other slices of the arena away.
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
-    /// The same bytes for a request. The block must not be freed before the request completed.
-    pub(crate) fn buffer(&self, block: &Block, from: usize, to: usize) -> Buffer {
+    /// All bytes of two blocks that no request is using, to be filled.
+    pub fn pair_mut(&mut self, first: &Block, second: &Block) -> (&mut [u8], &mut [u8]) {
+        let ((a, first), (b, second)) =
+            (self.range(first, 0, usize::MAX), self.range(second, 0, usize::MAX));
+        // SAFETY: as in `bytes_mut`; there are no two values of one block, so these are disjoint.
+        unsafe {
+            (std::slice::from_raw_parts_mut(a, first), std::slice::from_raw_parts_mut(b, second))
+        }
+    }
+
+    /// The same bytes for a request. The block must not be freed before the request completed, and
+    /// the arena must be leaked rather than dropped while one is in flight.
+    #[must_use]
+    pub fn buffer(&self, block: &Block, from: usize, to: usize) -> Buffer {
         let (start, len) = self.range(block, from, to);
         // SAFETY: the block is kept in the in-flight table until `complete`, and the arena is
-        // leaked rather than unmapped while anything is in flight (see `NbdFront::drop`).
+        // leaked rather than unmapped while anything is in flight (its owner's `drop`).
         unsafe { Buffer::new(start, len) }
     }
 }
@@ -230,6 +274,26 @@ mod tests {
         }
         taken.into_iter().for_each(|b| arena.free(b));
         assert!(arena.alloc(1 << 22).is_some());
+    }
+
+    #[test]
+    fn a_shrunk_block_gives_the_rest_back() {
+        let mut arena = Arena::new(1 << 20, 4096).unwrap();
+        let block = arena.alloc(1 << 20).unwrap();
+        arena.bytes_mut(&block, 0, 4096).fill(9);
+        let block = arena.shrink(block, 5000);
+        assert_eq!((arena.size(&block), arena.used()), (8192, 8192));
+        let other = arena.alloc(1 << 19).unwrap();
+        arena.bytes_mut(&other, 0, 1 << 19).fill(1);
+        assert!(arena.bytes(&block, 0, 4096).iter().all(|b| *b == 9));
+        let (a, b) = arena.pair_mut(&block, &other);
+        assert_eq!((a.len(), b.len()), (8192, 1 << 19));
+        arena.free(block);
+        arena.free(other);
+        arena.touch();
+        let whole = arena.alloc(1 << 20).unwrap();
+        assert!(arena.bytes(&whole, 0, 1 << 20).iter().all(|b| *b == 0));
+        arena.free(whole);
     }
 
     #[test]
