@@ -2,34 +2,50 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | [`FuseServer`] | mounts the file, serves it, unmounts it |
+//! | [`FuseServer`] | mounts the file, unmounts it |
+//! | [`FuseQueues`], [`FuseFront`] | the queues that serve it, and the front end on each |
 //! | [`LoopDevice`] | a loop device over a file, bound to the life of this process |
 //! | [`partition`] | adds and deletes partitions of a block device by `BLKPG` |
-//! | `fs` | the file system: one regular file that is its own root |
-//! | `transfer` | requests to the engine: widening, splitting, read-modify-write |
+//! | `protocol/` | the kernel's bytes to types and back, the handshake |
+//! | `channel` | a descriptor of /dev/fuse: one system call for a request, one for an answer |
+//! | `file` | what each request means: one regular file that is its own root |
+//! | `front`, `receive` | turns of a queue; the way in, payloads where the kernel put them |
+//! | `job`, `slow` | requests on their way; partial blocks, zeroing, searches |
 //! | `ranges` | who writes where, so that a read-modify-write loses nobody's data |
-//! | `pool` | aligned bounce buffers |
-//! | `worker` | what a FUSE thread touches before it serves |
-//! | `mount` | mount(2), umount(2), mountinfo, stale mounts |
+//! | `queues` | what others leave for a queue; who still serves a mount |
+//! | `handshake` | the first words with the kernel, and errors after the device has stopped |
+//! | `mount`, `fusermount` | mount(2), umount(2), mountinfo, stale mounts |
 //!
-//! **Invariant: no FUSE worker waits for the engine.** A worker copies the request's data, hands
-//! the request in and reads the next one; the queue's thread sends the reply from its callback.
-//! A read-modify-write is a chain of such callbacks. So `stat` answers while writes are held.
+//! **A request never leaves the queue that read it.** Each queue has its own descriptor of the
+//! connection, reads from it, hands in to the engine on the same thread and answers from there: no
+//! other thread, no copy of whole blocks, no allocation per request. A partial block is read,
+//! changed and written in turns. So `stat` answers while writes are held, as long as what is held
+//! fits into the queue's memory (16 MiB).
 
+mod channel;
 mod error;
-mod fs;
+mod file;
+mod front;
+mod fusermount;
+#[doc(hidden)]
+pub mod fuzz;
+mod handshake;
+mod job;
 mod loop_status;
 mod loopdev;
 mod mount;
 pub mod partition;
-mod pool;
+pub mod protocol;
+mod queues;
 mod ranges;
+mod receive;
 mod server;
-mod transfer;
-mod worker;
+mod slow;
 
 pub use error::{Error, Result};
+pub use front::FuseFront;
 pub use loop_status::LoopStatus;
 pub use loopdev::{LoopDevice, LoopOptions, device_size};
 pub use mount::clear_stale;
+pub use queues::FuseQueues;
 pub use server::{FuseOptions, FuseServer};

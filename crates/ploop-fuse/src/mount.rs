@@ -1,10 +1,10 @@
 //! mount(2), umount(2) and what /proc/self/mountinfo says.
-//!
-//! The mount is made here rather than by fuser, which forgets its mount when an unmount fails,
-//! and asks for no `max_read`. Without the right to mount, fuser's way by `fusermount3` is taken.
+//! Without the right to mount, see `fusermount.rs`.
 
 use crate::error::{Error, Result};
-use crate::fs::{LONGEST, Owner};
+use crate::file::Owner;
+use crate::fusermount;
+use crate::protocol::LONGEST;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -17,10 +17,11 @@ use std::process::Command;
 /// The type in mountinfo: how our mounts are told from others.
 pub(crate) const TYPE: &str = "fuse.ploop";
 /// The source in mountinfo.
-const SOURCE: &str = "ploop";
+pub(crate) const SOURCE: &str = "ploop";
 
-/// Opens /dev/fuse and mounts it over `path`. `None`: we may not, `fusermount3` has to.
-pub(crate) fn mount(path: &Path, owner: Owner, read_only: bool) -> Result<Option<OwnedFd>> {
+/// Opens /dev/fuse and mounts it over `path`. The kernel checks the file's mode; who has no right
+/// to mount serves their own processes only.
+pub(crate) fn mount(path: &Path, owner: Owner, read_only: bool) -> Result<OwnedFd> {
     let device = Path::new("/dev/fuse");
     let fd = rustix::fs::open(device, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| Error::system("open", device, error))?;
@@ -41,8 +42,11 @@ pub(crate) fn mount(path: &Path, owner: Owner, read_only: bool) -> Result<Option
         flags |= MountFlags::RDONLY;
     }
     match rustix::mount::mount(SOURCE, path, TYPE, flags, options.as_c_str()) {
-        Ok(()) => Ok(Some(fd)),
-        Err(Errno::PERM) => Ok(None),
+        Ok(()) => Ok(fd),
+        Err(Errno::PERM) => {
+            drop(fd);
+            fusermount::mount(path, read_only)
+        }
         Err(error) => Err(Error::system("mount over", path, error)),
     }
 }
@@ -68,15 +72,15 @@ pub(crate) fn unmount(path: &Path, how: Unmount) -> Result<()> {
         };
     match rustix::mount::unmount(path, flags) {
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
-        Err(Errno::PERM) => fusermount(path, how),
+        Err(Errno::PERM) => by_program(path, how),
         Err(error) => Err(Error::system("unmount", path, error)),
     }
 }
 
-/// Unmounts by the helper that is allowed to.
-fn fusermount(path: &Path, how: Unmount) -> Result<()> {
+/// Unmounts by the program that is allowed to.
+fn by_program(path: &Path, how: Unmount) -> Result<()> {
     let option = if how == Unmount::Plain { "-qu" } else { "-quz" };
-    let status = Command::new("fusermount3").arg(option).arg("--").arg(path).status();
+    let status = Command::new(fusermount::PROGRAM).arg(option).arg("--").arg(path).status();
     match status {
         Ok(status) if status.success() => Ok(()),
         Ok(_) if how == Unmount::Plain => Err(Error::Busy { path: path.to_path_buf() }),

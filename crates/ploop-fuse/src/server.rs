@@ -1,12 +1,13 @@
-//! Mounts the file, runs the session, unmounts.
+//! Mounts the file, has it served by the queues, unmounts.
 
+use crate::channel::Channel;
 use crate::error::{Error, Result};
-use crate::fs::{Allocated, FuseExport, Owner};
+use crate::file::{File, Owner};
+use crate::handshake;
 use crate::mount::{self, Unmount};
-use crate::transfer::Engine;
-use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use crate::protocol::reply::Reply;
+use crate::queues::{FuseQueues, NewMount, Party};
 use ploop_engine::Limits;
-use ploop_engine::remote::RemoteHandle;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -20,10 +21,11 @@ use std::time::{Duration, Instant};
 pub struct FuseOptions {
     /// Refuse writing with `EROFS`.
     pub read_only: bool,
-    /// Threads that read requests (they never wait for the engine, so few are enough).
-    pub threads: usize,
     /// Requests the kernel keeps in flight for one who does not wait (fio, a loop device).
     pub max_background: u16,
+    /// Requests in flight on one queue from which on all queues serve the file. Below it the others
+    /// sleep: several that wait for one request are all woken for it.
+    pub share_at: usize,
     /// Tells the bytes the disk takes, for `st_blocks`; without it the whole size is shown. Must
     /// not block.
     pub allocated: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
@@ -36,15 +38,16 @@ pub struct FuseServer {
     path: PathBuf,
     mount: u64,
     created: Option<(u64, u64)>,
-    engine: Arc<Engine>,
-    notifier: Notifier,
-    session: Option<JoinHandle<io::Result<()>>>,
+    served: Arc<File>,
+    channel: Arc<Channel>,
+    /// Ends with the connection.
+    session: Option<JoinHandle<()>>,
     detached: bool,
 }
 
 impl Default for FuseOptions {
     fn default() -> Self {
-        Self { read_only: false, threads: 2, max_background: 256, allocated: None }
+        Self { read_only: false, max_background: 256, share_at: 48, allocated: None }
     }
 }
 
@@ -55,8 +58,8 @@ impl std::fmt::Debug for FuseServer {
 }
 
 impl FuseServer {
-    /// Mounts over `file`, a regular file, created when absent (T13), and serves it with requests
-    /// to `handles`, one for each queue. A mount left by a killed server is taken away first.
+    /// Mounts over `file`, a regular file, created when absent (T13), and has it served by
+    /// `queues`, which run already. A mount left by a killed server is taken away first.
     ///
     /// The file answers when this returns. Not for a queue's or keeper's thread (D8).
     ///
@@ -64,18 +67,18 @@ impl FuseServer {
     /// The file is of another kind, is served already, or the mount is refused.
     pub fn mount(
         file: &Path,
-        handles: Vec<RemoteHandle>,
+        queues: &FuseQueues,
         limits: Limits,
         options: FuseOptions,
     ) -> Result<Self> {
-        if handles.is_empty() || limits.block == 0 || limits.size < u64::from(limits.block) {
+        if queues.inboxes.is_empty() || limits.block == 0 || limits.size < u64::from(limits.block) {
             let what = format!("no queue, or a device of {} bytes", limits.size);
             return Err(Error::Invalid { what });
         }
         mount::clear_stale(file)?;
         let created = create(file)?;
         let path = mount::absolute(file)?;
-        let mut started = Self::start(&path, handles, limits, options);
+        let mut started = Self::start(&path, queues, limits, options);
         match &mut started {
             Ok(server) => server.created = created,
             Err(_) => remove(&path, created),
@@ -85,37 +88,49 @@ impl FuseServer {
 
     fn start(
         path: &Path,
-        handles: Vec<RemoteHandle>,
+        queues: &FuseQueues,
         limits: Limits,
         options: FuseOptions,
     ) -> Result<Self> {
         let data = fs::metadata(path).map_err(|error| Error::system("look at", path, error))?;
         let read_only = options.read_only || limits.read_only;
         let owner = Owner { uid: data.uid(), gid: data.gid(), mode: data.mode() };
-        let engine = Engine::new(handles, limits);
-        let allocated: Option<Allocated> = options.allocated.clone();
-        let export = FuseExport::new(
-            Arc::clone(&engine),
-            read_only,
-            owner,
-            options.max_background,
-            allocated,
-        );
-        let session = connect(path, export, owner, read_only, options.threads)?;
-        let notifier = session.notifier();
+        let file =
+            Arc::new(File::new(limits, read_only, owner, options.allocated, options.share_at));
+        let failed = |error| Error::system("serve", path, error);
+        let channel = Arc::new(Channel::new(mount::mount(path, owner, read_only)?));
         let guard = Unmounter(Some(path));
-        let mount = mount::mounted_at(path)?.map_or(0, |entry| entry.id);
+        let id = mount::mounted_at(path)?.map_or(0, |entry| entry.id);
+        handshake::shake(&channel, options.max_background, path)?;
+        let party = Arc::new(Party::default());
+        let mut mounts = Vec::new();
+        let home = queues.next_home();
+        for queue in 0..queues.inboxes.len() {
+            let channel = channel.another().map_err(failed)?;
+            let (file, present) = (Arc::clone(&file), party.join());
+            mounts.push(NewMount { channel, file, home: queue == home, present });
+        }
+        let (last, name) = (Arc::clone(&channel), Arc::clone(&file));
         let session = std::thread::Builder::new()
             .name("ploop-fuse".to_owned())
             .spawn(move || {
                 io_flusher();
-                session.run()
+                handshake::linger(&last, &name, &party);
             })
-            .map_err(|error| Error::system("serve", path, error))?;
+            .map_err(failed)?;
         guard.keep();
-        let path = path.to_path_buf();
-        let session = Some(session);
-        Ok(Self { path, mount, created: None, engine, notifier, session, detached: false })
+        for (inbox, mount) in queues.inboxes.iter().zip(mounts) {
+            inbox.mount(mount);
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            mount: id,
+            created: None,
+            served: file,
+            channel,
+            session: Some(session),
+            detached: false,
+        })
     }
 
     /// Where it is mounted.
@@ -126,11 +141,9 @@ impl FuseServer {
 
     /// The device has grown (or shrunk): the file follows. Not for a thread that serves (D8).
     pub fn set_size(&self, bytes: u64) {
-        self.engine.set_size(bytes);
-        // Attributes only (offset -1); if it fails they go by themselves after a second.
-        if let Err(error) = self.notifier.inval_inode(INodeNo::ROOT, -1, 0) {
-            tracing::debug!(%error, "the kernel was not told the new size");
-        }
+        self.served.set_size(bytes);
+        // If it fails they go by themselves after a second.
+        self.channel.answer(&Reply::attributes_changed());
     }
 
     /// Whether the mount is gone and the last user with it.
@@ -198,10 +211,8 @@ impl FuseServer {
     }
 
     fn join(&mut self) {
-        match self.session.take().map(JoinHandle::join) {
-            None | Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(error))) => tracing::warn!(%error, "the FUSE session ended badly"),
-            Some(Err(_)) => tracing::warn!("a FUSE thread panicked"),
+        if self.session.take().is_some_and(|session| session.join().is_err()) {
+            tracing::warn!("a FUSE thread panicked");
         }
     }
 }
@@ -238,35 +249,6 @@ impl Drop for Unmounter<'_> {
             tracing::warn!(%error, "a failed mount stays");
         }
     }
-}
-
-/// Mounts and shakes hands with the kernel.
-fn connect(
-    path: &Path,
-    export: FuseExport,
-    owner: Owner,
-    read_only: bool,
-    threads: usize,
-) -> Result<Session<FuseExport>> {
-    let failed = |error| Error::system("serve", path, error);
-    let mut config = Config::default();
-    config.n_threads = Some(threads.clamp(1, 64));
-    config.clone_fd = true;
-    if let Some(fd) = mount::mount(path, owner, read_only)? {
-        // The kernel checks the file's mode; asking again for the owner would refuse root's loop.
-        config.acl = SessionACL::All;
-        let guard = Unmounter(Some(path));
-        let session = Session::from_fd(export, fd, SessionACL::All, config).map_err(failed)?;
-        guard.keep();
-        return Ok(session);
-    }
-    config.mount_options = vec![
-        MountOption::FSName("ploop".to_owned()),
-        MountOption::Subtype("ploop".to_owned()),
-        MountOption::DefaultPermissions,
-        if read_only { MountOption::RO } else { MountOption::RW },
-    ];
-    Session::new(export, path, &config).map_err(failed)
 }
 
 /// Creates the file unless it is there; tells device and inode of a created one.

@@ -70,7 +70,7 @@ fn attributes_and_refusals() {
     let space = rustix::fs::statvfs(&path).unwrap();
     assert_eq!((space.f_bsize, space.f_blocks), (4096, SIZE / 4096));
     assert!(matches!(
-        FuseServer::mount(&path, fake.handles.clone(), fake.limits, FuseOptions::default()),
+        FuseServer::mount(&path, &fake.queues, fake.limits, FuseOptions::default()),
         Err(Error::AlreadyServed { .. })
     ));
     // In use: refused, and still served.
@@ -80,7 +80,7 @@ fn attributes_and_refusals() {
     server.stop().unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"below");
     assert!(matches!(
-        FuseServer::mount(&place.at(""), fake.handles.clone(), fake.limits, FuseOptions::default()),
+        FuseServer::mount(&place.at(""), &fake.queues, fake.limits, FuseOptions::default()),
         Err(Error::NotAFile { .. })
     ));
 }
@@ -274,6 +274,25 @@ fn fio_verifies_with_writes_in_flight() {
 }
 
 #[test]
+fn one_queue_calls_the_others_in() {
+    if !able(&["fio"]) {
+        return;
+    }
+    let place = Place::new();
+    let path = place.at("disk");
+    let fake = Fake::new(SIZE, 512);
+    let _server = fake.serve_at_home(&path, FuseOptions { share_at: 4, ..FuseOptions::default() });
+    let one = fake.disk.served_by[0].load(Ordering::Relaxed);
+    open(&path).write_all_at(&[1; 4096], 0).unwrap();
+    open(&path).sync_all().unwrap();
+    assert!(fake.disk.served_by[0].load(Ordering::Relaxed) > one, "the home serves");
+    assert_eq!(fake.disk.served_by[1].load(Ordering::Relaxed), 0, "the other sleeps");
+    fio_verify(&path, "32M", &["--bs=4k", "--ioengine=libaio", "--iodepth=32"]);
+    fio_verify(&path, "32M", &["--bsrange=512-64k", "--blockalign=512", "--ioengine=io_uring"]);
+    assert!(fake.disk.served_by[1].load(Ordering::Relaxed) > 0, "the other helps");
+}
+
+#[test]
 fn attributes_answer_while_writes_are_held() {
     if !able(&[]) {
         return;
@@ -281,7 +300,7 @@ fn attributes_answer_while_writes_are_held() {
     let place = Place::new();
     let path = place.at("disk");
     let fake = Fake::new(SIZE, 512);
-    let server = fake.serve(&path, FuseOptions { threads: 1, ..FuseOptions::default() });
+    let server = fake.serve(&path, FuseOptions::default());
     let file = open(&path);
     fake.disk.hold.store(true, Ordering::SeqCst);
     std::thread::scope(|scope| {

@@ -3,11 +3,13 @@
 
 use super::nbd::Nbd;
 use super::partition::Partition;
-use super::session::Session;
+use super::session::{MakeFront, Session};
 use super::spec::{Export, ServeSpec};
+use crate::failure::OrFail;
 use crate::registry::Claim;
 use crate::{Code, Failure, Result};
-use ploop_fuse::{FuseOptions, FuseServer, LoopDevice, LoopOptions};
+use ploop_engine::{FrontEnd, Limits};
+use ploop_fuse::{FuseFront, FuseOptions, FuseQueues, FuseServer, LoopDevice, LoopOptions};
 use rustix::fs::{Mode, OFlags};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ const LET_GO: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Exports {
     nbd: Option<Nbd>,
+    queues: Option<FuseQueues>,
     files: Vec<FuseServer>,
     loop_file: Option<FuseServer>,
     device: Option<LoopDevice>,
@@ -28,23 +31,43 @@ pub struct Exports {
 }
 
 impl Exports {
-    /// Makes them; `nbd` listens already. After an error: [`Exports::remove`].
+    /// What the queues need before they start: NBD listens already, and every queue gets the front
+    /// ends of its exports.
+    ///
+    /// # Errors
+    /// An address is taken, or there is no memory.
+    pub fn prepare(
+        &mut self,
+        spec: &ServeSpec,
+        limits: Limits,
+        queues: usize,
+    ) -> Result<Vec<Vec<MakeFront>>> {
+        let mut nbd = Nbd::bind(spec, limits)?;
+        let mut fronts = nbd.fronts(limits, queues)?;
+        self.nbd = Some(nbd);
+        fronts.resize_with(queues, Vec::new);
+        if spec.exports.iter().any(|export| !matches!(export, Export::Nbd { .. })) {
+            let made = FuseQueues::new(limits, queues);
+            let (queues, made) = made.or_fail(Code::System, "memory for FUSE requests")?;
+            self.queues = Some(queues);
+            for (fronts, front) in fronts.iter_mut().zip(made) {
+                fronts.push(maker(front));
+            }
+        }
+        Ok(fronts)
+    }
+
+    /// Makes them, after [`Exports::prepare`] and when the queues run. After an error:
+    /// [`Exports::remove`].
     ///
     /// # Errors
     /// One cannot be made.
-    pub fn make(
-        &mut self,
-        spec: &ServeSpec,
-        session: &Session,
-        nbd: Option<Nbd>,
-        claim: &Claim,
-    ) -> Result<()> {
-        self.nbd = nbd;
+    pub fn make(&mut self, spec: &ServeSpec, session: &Session, claim: &Claim) -> Result<()> {
         for export in &spec.exports {
             match export {
                 Export::Nbd { .. } => {}
                 Export::Fuse { file } => {
-                    let server = mount(file, session)?;
+                    let server = self.mount(file, session)?;
                     self.words.push(format!("fuse {}", file.display()));
                     self.files.push(server);
                 }
@@ -60,7 +83,7 @@ impl Exports {
         }
         let file = claim.path("img");
         let limits = session.device().limits();
-        let server = mount(&file, session)?;
+        let server = self.mount(&file, session)?;
         self.loop_file = Some(server);
         let options =
             LoopOptions { read_only: limits.read_only, block_size: limits.block, direct_io: true };
@@ -76,6 +99,29 @@ impl Exports {
             Err(failure) => tracing::warn!("{failure}"),
         }
         Ok(())
+    }
+
+    fn mount(&self, file: &Path, session: &Session) -> Result<FuseServer> {
+        let Some(queues) = &self.queues else {
+            return Err(Failure::new(Code::Mount, "no queue was prepared for FUSE files"));
+        };
+        let limits = session.device().limits();
+        // Weak: a file that is still open somewhere must not keep the image open, and locked.
+        let top = session.disk().top().map(Arc::downgrade);
+        let allocated = top.map(|top| {
+            let ask = move || top.upgrade().and_then(|top| top.allocated().ok()).unwrap_or(0);
+            Arc::new(ask) as Arc<dyn Fn() -> u64 + Send + Sync>
+        });
+        let options =
+            FuseOptions { read_only: limits.read_only, allocated, ..FuseOptions::default() };
+        FuseServer::mount(file, queues, limits, options).map_err(|error| {
+            let failure = Failure::new(Code::Mount, format!("FUSE file: {error}"));
+            if Path::new("/dev/fuse").exists() {
+                failure
+            } else {
+                failure.hint("/dev/fuse is not there: load the fuse module")
+            }
+        })
     }
 
     /// The ready lines: NBD, then files.
@@ -159,21 +205,9 @@ fn unmount(mut server: FuseServer, until: Instant) {
     }
 }
 
-fn mount(file: &Path, session: &Session) -> Result<FuseServer> {
-    let limits = session.device().limits();
-    // Weak: a file that is still open somewhere must not keep the image open, and locked.
-    let top = session.disk().top().map(Arc::downgrade);
-    let allocated = top.map(|top| {
-        let ask = move || top.upgrade().and_then(|top| top.allocated().ok()).unwrap_or(0);
-        Arc::new(ask) as Arc<dyn Fn() -> u64 + Send + Sync>
-    });
-    let options = FuseOptions { read_only: limits.read_only, allocated, ..FuseOptions::default() };
-    FuseServer::mount(file, session.remotes().to_vec(), limits, options).map_err(|error| {
-        let failure = Failure::new(Code::Mount, format!("FUSE file: {error}"));
-        if Path::new("/dev/fuse").exists() {
-            failure
-        } else {
-            failure.hint("/dev/fuse is not there: load the fuse module")
-        }
+fn maker(front: FuseFront) -> MakeFront {
+    Box::new(move |waker| {
+        front.set_waker(waker);
+        Ok(Box::new(front) as Box<dyn FrontEnd>)
     })
 }

@@ -6,7 +6,6 @@
 
 use super::exports::Exports;
 use super::methods::{Control, Event, Fixed, version};
-use super::nbd::Nbd;
 use super::session::Session;
 use super::spec::{Export, ServeSpec};
 use super::{memory, open, signals};
@@ -47,16 +46,11 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let disk = open(spec)?;
     let entry = entry(spec, &disk);
     let (ident, version) = (disk.ident(), version(&disk.spec()));
-    let mut listening = None;
-    let session = Session::start(disk, spec, |limits, queues| {
-        let mut nbd = Nbd::bind(spec, limits)?;
-        let fronts = nbd.fronts(limits, queues)?;
-        listening = Some(nbd);
-        Ok(fronts)
-    })?;
     let mut exports = Exports::default();
+    let session =
+        Session::start(disk, spec, |limits, queues| exports.prepare(spec, limits, queues))?;
     let claimed = Registry::of_user().claim(ident, entry).and_then(|mut claim| {
-        exports.make(spec, &session, listening, &claim)?;
+        exports.make(spec, &session, &claim)?;
         claim.update(|entry| note_exports(entry, &exports, metrics.as_ref()))?;
         Ok(claim)
     });

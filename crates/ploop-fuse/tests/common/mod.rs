@@ -1,16 +1,16 @@
 //! A device in memory behind the engine's front-end contract, and guards that clean up.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use ploop_engine::remote::{RemoteFront, RemoteHandle, remote};
 use ploop_engine::{Errno, ExtentRecord, FrontEnd, Intake, Limits, Operation, Outcome, Request};
-use ploop_fuse::{FuseOptions, FuseServer};
+use ploop_fuse::{FuseFront, FuseOptions, FuseQueues, FuseServer};
 use ploop_io::{Interest, Wake};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 pub const CLUSTER: u64 = 1 << 20;
 
@@ -23,6 +23,8 @@ pub struct Disk {
     pub fua: AtomicU64,
     pub unmapped: AtomicU64,
     pub most_in_flight: AtomicUsize,
+    /// Requests of each queue.
+    pub served_by: [AtomicUsize; 2],
     /// Nothing is answered while this is set.
     pub hold: AtomicBool,
     stop: AtomicBool,
@@ -30,18 +32,19 @@ pub struct Disk {
     longest: u64,
 }
 
-struct Alarm(Mutex<bool>, Condvar);
+struct Alarm(OwnedFd);
 
 impl Wake for Alarm {
     fn wake(&self) {
-        *self.0.lock().unwrap() = true;
-        self.1.notify_one();
+        rustix::io::write(&self.0, &1u64.to_ne_bytes()).unwrap();
     }
 }
 
 /// One queue's turn: takes everything in, answers some of it in another order.
 struct Turn<'a> {
     held: &'a mut Vec<Request>,
+    watches: &'a mut Vec<(i32, u32)>,
+    again: bool,
     stopping: bool,
 }
 
@@ -50,17 +53,47 @@ impl Intake for Turn<'_> {
         64usize.saturating_sub(self.held.len())
     }
     fn push(&mut self, request: Request) {
+        assert!(self.room() > 0);
         self.held.push(request);
     }
-    fn watch(&mut self, _fd: i32, _interest: Interest, _key: u32) {}
-    fn unwatch(&mut self, _key: u32) {}
-    fn poll_at(&mut self, _nanos: u64) {}
+    fn watch(&mut self, fd: i32, interest: Interest, key: u32) {
+        assert_eq!(interest, Interest::Read);
+        self.watches.push((fd, key));
+    }
+    fn unwatch(&mut self, key: u32) {
+        self.watches.retain(|watch| watch.1 != key);
+    }
+    fn poll_at(&mut self, _nanos: u64) {
+        self.again = true;
+    }
     fn now(&self) -> u64 {
         0
     }
     fn stopping(&self) -> bool {
         self.stopping
     }
+}
+
+/// Waits for the alarm or a watched descriptor; tells the keys of those that are ready.
+fn wait(alarm: &Alarm, watches: &mut Vec<(i32, u32)>, at_most: Timespec) -> Vec<(u32, i32)> {
+    let mut fds = vec![PollFd::new(&alarm.0, PollFlags::IN)];
+    // SAFETY: whoever closes a watched descriptor takes its watch back first.
+    fds.extend(watches.iter().map(|watch| unsafe {
+        PollFd::from_borrowed_fd(BorrowedFd::borrow_raw(watch.0), PollFlags::IN)
+    }));
+    let _ = poll(&mut fds, Some(&at_most));
+    if !fds[0].revents().is_empty() {
+        rustix::io::read(&alarm.0, &mut [0; 8]).unwrap();
+    }
+    let ready: Vec<_> = fds[1..].iter().map(|fd| i32::from(fd.revents().bits() as i16)).collect();
+    let mut ready = ready.into_iter();
+    let mut told = Vec::new();
+    watches.retain(|watch| {
+        let events = ready.next().unwrap_or_default();
+        told.extend((events != 0).then_some((watch.1, events)));
+        events == 0
+    });
+    told
 }
 
 impl Disk {
@@ -134,24 +167,30 @@ impl Disk {
         Ok(out.len() as u32)
     }
 
-    fn run(self: &Arc<Self>, mut front: RemoteFront, alarm: &Arc<Alarm>) {
+    fn run(self: &Arc<Self>, n: usize, mut front: FuseFront, alarm: &Arc<Alarm>) {
         front.set_waker(Arc::clone(alarm) as _);
         let mut held: Vec<Request> = Vec::new();
+        let mut watches = Vec::new();
         let mut seed = 12345u64;
         while !front.finished() {
             let stopping = self.stop.load(Ordering::SeqCst);
-            front.poll(&mut Turn { held: &mut held, stopping });
+            let mut turn = Turn { held: &mut held, watches: &mut watches, again: false, stopping };
+            front.poll(&mut turn);
+            let again = turn.again;
             self.most_in_flight.fetch_max(held.len(), Ordering::Relaxed);
             let hold = self.hold.load(Ordering::SeqCst) && !stopping;
+            let idle = (held.is_empty() || hold) && !again && !front.finished();
+            let nanos = if idle { 20_000_000 } else { 0 };
+            let at_most = Timespec { tv_sec: 0, tv_nsec: nanos };
+            for (key, events) in wait(alarm, &mut watches, at_most) {
+                front.ready(key, events);
+            }
             if held.is_empty() || hold {
-                let guard = alarm.0.lock().unwrap();
-                let wait = Duration::from_millis(20);
-                let (mut rung, _) = alarm.1.wait_timeout_while(guard, wait, |rung| !*rung).unwrap();
-                *rung = false;
                 continue;
             }
             // Served in one order, answered in another: what is in flight together may be so.
             let some = held.len().div_ceil(2);
+            self.served_by[n].fetch_add(some, Ordering::Relaxed);
             let mut done = Vec::new();
             for _ in 0..some {
                 seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -169,7 +208,8 @@ impl Disk {
 /// The device and its queue threads.
 pub struct Fake {
     pub disk: Arc<Disk>,
-    pub handles: Vec<RemoteHandle>,
+    pub queues: FuseQueues,
+    alarms: Vec<Arc<Alarm>>,
     pub limits: Limits,
     threads: Vec<JoinHandle<()>>,
 }
@@ -193,29 +233,37 @@ impl Fake {
             fua: AtomicU64::new(0),
             unmapped: AtomicU64::new(0),
             most_in_flight: AtomicUsize::new(0),
+            served_by: Default::default(),
             hold: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             block: u64::from(block),
             longest: u64::from(limits.max_transfer),
         });
-        let mut handles = Vec::new();
-        let mut threads = Vec::new();
-        for _ in 0..2 {
-            let (handle, front) = remote();
-            handles.push(handle);
+        let (queues, fronts) = FuseQueues::new(limits, 2).unwrap();
+        let (mut threads, mut alarms) = (Vec::new(), Vec::new());
+        for (n, front) in fronts.into_iter().enumerate() {
             let disk = Arc::clone(&disk);
-            let alarm = Arc::new(Alarm(Mutex::new(false), Condvar::new()));
-            threads.push(std::thread::spawn(move || disk.run(front, &alarm)));
+            let alarm = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+            let alarm = Arc::new(Alarm(alarm));
+            alarms.push(Arc::clone(&alarm));
+            threads.push(std::thread::spawn(move || disk.run(n, front, &alarm)));
         }
-        Self { disk, handles, limits, threads }
+        Self { disk, queues, alarms, limits, threads }
     }
 
+    /// Served by all queues from the first request on.
     pub fn serve(&self, file: &Path, options: FuseOptions) -> FuseServer {
-        FuseServer::mount(file, self.handles.clone(), self.limits, options).unwrap()
+        self.serve_at_home(file, FuseOptions { share_at: 0, ..options })
+    }
+
+    /// Served by one queue until there is much to do.
+    pub fn serve_at_home(&self, file: &Path, options: FuseOptions) -> FuseServer {
+        FuseServer::mount(file, &self.queues, self.limits, options).unwrap()
     }
 
     pub fn stop(&self) {
         self.disk.stop.store(true, Ordering::SeqCst);
+        self.alarms.iter().for_each(|alarm| alarm.wake());
     }
 }
 
