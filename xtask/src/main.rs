@@ -10,6 +10,7 @@ mod sim;
 mod stress;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ usage: cargo xtask TASK
                        a long run of all targets together, or of one
   bench [--quick] [--only 'PART;PART'] [--seconds S] [--pairs N] | --profile
                        our numbers beside others'; --profile: instructions per read
+  vm [--all | --kernel SERIES | --fetch]
+                       a suite under other kernels, in software emulation
   full                 tidy, sim, planted, mutate, loom, stress, fuzz, demo, test";
 
 fn main() -> ExitCode {
@@ -64,6 +67,7 @@ fn run(task: &str, rest: &[String]) -> Result<()> {
         "stress" => stress::run(rest),
         "fuzz" => fuzz::run(rest),
         "bench" => bench::run(rest),
+        "vm" => vm::run(rest),
         "full" => {
             tidy::run()?;
             sim::run(&[])?;

@@ -1,0 +1,129 @@
+//! `cargo xtask vm`: a test machine in software emulation, for what this machine's kernel lacks.
+//!
+//! Kernels and qemu come from the machine's own Debian mirror and stay under `target/vm`; a
+//! suite runs inside and its console becomes a table. Without options the kernels for CI take
+//! turns, one each day.
+
+mod boot;
+mod cpio;
+mod fetch;
+mod initramfs;
+mod modules;
+mod plan;
+mod report;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::sh;
+use fetch::Store;
+use plan::Kernel;
+
+const USAGE: &str = "vm takes nothing, --all, --fetch or --kernel SERIES";
+
+/// Which kernels were asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wish {
+    Turn,
+    All,
+    Fetch,
+    Series(String),
+}
+
+fn wish(args: &[String]) -> Result<Wish> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    Ok(match args.as_slice() {
+        [] => Wish::Turn,
+        ["--all"] => Wish::All,
+        ["--fetch"] => Wish::Fetch,
+        ["--kernel", series] => Wish::Series((*series).to_owned()),
+        _ => bail!("{USAGE}"),
+    })
+}
+
+/// The kernels of a wish on a day.
+fn chosen<'a>(kernels: &'a [Kernel], wish: &Wish, day: u64) -> Vec<&'a Kernel> {
+    match wish {
+        Wish::All | Wish::Fetch => kernels.iter().collect(),
+        Wish::Series(series) => kernels.iter().filter(|k| k.series == *series).collect(),
+        Wish::Turn => {
+            let ci: Vec<_> = kernels.iter().filter(|k| k.ci).collect();
+            let turn = usize::try_from(day).unwrap_or(0) % ci.len().max(1);
+            ci.get(turn).copied().into_iter().collect()
+        }
+    }
+}
+
+/// The `ploop` to test: `$PLOOP_BIN`, else a development build of this tree.
+fn tool() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PLOOP_BIN") {
+        return Ok(path.into());
+    }
+    sh::run(sh::cargo().args(["build", "--quiet", "--package", "ploop-cli"]))?;
+    Ok(sh::target_dir()?.join("debug/ploop"))
+}
+
+pub fn run(args: &[String]) -> Result<()> {
+    let wish = wish(args)?;
+    ensure!(cfg!(target_arch = "x86_64"), "the test machine is an x86-64 one, as its host");
+    let start = Instant::now();
+    let mut store = Store::open()?;
+    let day = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs() / 86_400;
+    let kernels: Vec<_> = chosen(&store.plan().kernels, &wish, day)
+        .into_iter()
+        .map(|k| Kernel { series: k.series.clone(), ci: k.ci })
+        .collect();
+    ensure!(!kernels.is_empty(), "no such kernel in xtask/src/vm/packages.txt");
+    store.programs()?;
+    let mut dirs = Vec::new();
+    for kernel in &kernels {
+        dirs.push(store.kernel(kernel)?);
+    }
+    took("fetch", start.elapsed());
+    if wish == Wish::Fetch {
+        return Ok(());
+    }
+    let ploop = tool()?;
+    let mut failures = Vec::new();
+    for (kernel, dir) in kernels.iter().zip(&dirs) {
+        let start = Instant::now();
+        let root = initramfs::build(&store, dir, &ploop)?;
+        took(&format!("root of {} MiB", root.len() >> 20), start.elapsed());
+        let booted = boot::boot(&store, dir, &root, &kernel.series)?;
+        took(&format!("kernel {}, boot and suite", kernel.series), booted.took);
+        let console = String::from_utf8_lossy(&fs::read(&booted.log)?).into_owned();
+        if let Err(error) = report::show(&kernel.series, &console) {
+            let late = if booted.late { " (ended by the time limit)" } else { "" };
+            failures.push(format!("{error:#}{late}; see {}", booted.log.display()));
+        }
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+fn took(what: &str, time: Duration) {
+    sh::say(&format!("vm: {what}: {:.1} s", time.as_secs_f64()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_take_turns() {
+        let kernel = |series: &str, ci| Kernel { series: series.to_owned(), ci };
+        let all = [kernel("1", true), kernel("2", true), kernel("newest", false)];
+        let names = |wish, day| -> Vec<&str> {
+            chosen(&all, &wish, day).into_iter().map(|k| k.series.as_str()).collect()
+        };
+        assert_eq!(names(Wish::Turn, 4), ["1"]);
+        assert_eq!(names(Wish::Turn, 5), ["2"]);
+        assert_eq!(names(Wish::All, 5), ["1", "2", "newest"]);
+        assert_eq!(names(Wish::Series("newest".into()), 0), ["newest"]);
+        assert!(names(Wish::Series("9".into()), 0).is_empty());
+        assert!(wish(&["--kernel".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,100 @@
+//! One boot in software emulation: console into a log, an end in any case.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::fetch::Store;
+use crate::sh;
+
+/// A machine that says nothing more after this is ended.
+const LIMIT: Duration = Duration::from_secs(900);
+/// The guest's disk, sparse.
+const DISK: u64 = 4 << 30;
+
+/// How a boot ended.
+pub struct Booted {
+    pub log: PathBuf,
+    pub took: Duration,
+    pub late: bool,
+}
+
+/// Boots a kernel with a root; `name` is that of the log.
+pub fn boot(store: &Store, kernel: &Path, root: &[u8], name: &str) -> Result<Booted> {
+    let (initrd, disk) = (store.path("initrd"), store.path("disk"));
+    fs::write(&initrd, root)?;
+    let _ = fs::remove_file(&disk);
+    File::create(&disk)?.set_len(DISK)?;
+    let log = store.path(&format!("log-{name}.txt"));
+    let start = Instant::now();
+    let child = start_qemu(store, &image(kernel)?, &initrd, &disk, &log)?;
+    let late = !wait(child, start)?;
+    let _ = fs::remove_file(&disk);
+    let _ = fs::remove_file(&initrd);
+    Ok(Booted { log, took: start.elapsed(), late })
+}
+
+/// The kernel's image: in `boot`, or beside the modules in packages that come in parts.
+fn image(kernel: &Path) -> Result<PathBuf> {
+    let mut dirs = vec![kernel.join("boot")];
+    for modules in ["lib/modules", "usr/lib/modules"] {
+        let Ok(entries) = fs::read_dir(kernel.join(modules)) else { continue };
+        dirs.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+    }
+    let files = dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten();
+    let mut paths = files.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_image = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
+    };
+    paths.find(is_image).with_context(|| format!("no vmlinuz in {}", kernel.display()))
+}
+
+fn start_qemu(
+    store: &Store,
+    kernel: &Path,
+    initrd: &Path,
+    disk: &Path,
+    log: &Path,
+) -> Result<Child> {
+    let qemu = store.path("qemu");
+    let share = qemu.join("usr/share");
+    let mut command = std::process::Command::new(qemu.join("usr/bin/qemu-system-x86_64"));
+    for dir in ["qemu", "seabios"] {
+        command.arg("-L").arg(share.join(dir));
+    }
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none"]);
+    command.args(["-serial", "stdio", "-no-reboot", "-M", "q35", "-cpu", "max", "-smp", "2"]);
+    command.args(["-accel", "tcg,thread=multi,tb-size=512", "-m", "2G"]);
+    command.arg("-drive");
+    command.arg(format!("if=virtio,format=raw,cache=unsafe,file={}", disk.display()));
+    command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
+    command.args([
+        "-append",
+        "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on tsc=reliable \
+         no_timer_check",
+    ]);
+    let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|d| qemu.join(d));
+    command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries)?);
+    let out = File::create(log)?;
+    let errors = out.try_clone()?;
+    command.stdin(Stdio::null()).stdout(out).stderr(errors);
+    command.spawn().with_context(|| format!("cannot start `{}`", sh::words(&command)))
+}
+
+/// Whether it ended by itself.
+fn wait(mut child: Child, start: Instant) -> Result<bool> {
+    loop {
+        if child.try_wait()?.is_some() {
+            return Ok(true);
+        }
+        if start.elapsed() > LIMIT {
+            child.kill()?;
+            child.wait()?;
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
