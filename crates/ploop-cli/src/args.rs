@@ -224,7 +224,7 @@ pub struct Attach {
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
-    /// How the device is made: auto or loop (FUSE + loop device)
+    /// How the device is made: ublk, loop (FUSE + loop device), or auto: the first that works
     #[arg(long, value_name = "TRANSPORT", default_value = "auto")]
     pub via: String,
     #[command(flatten)]

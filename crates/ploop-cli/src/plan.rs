@@ -259,13 +259,14 @@ fn listen(address: NbdAddr, insecure: bool, what: &str) -> Result<String> {
 /// The meaning of `attach`; `--via` picks the transport (T10).
 pub fn attach(disk: &Path, via: &str, args: &args::Serving) -> Result<ServeSpec> {
     match via {
-        "auto" | "loop" => serving(disk, args, vec![Export::Loop]),
-        "ublk" | "nbd" => {
-            Err(Failure::parameter(format!("`--via {via}` is not available in this version"))
-                .hint("--via loop makes a block device on any kernel with FUSE and loop"))
-        }
+        "auto" => serving(disk, args, vec![Export::Ublk { or_loop: true }]),
+        "ublk" => serving(disk, args, vec![Export::Ublk { or_loop: false }]),
+        "loop" => serving(disk, args, vec![Export::Loop]),
+        "nbd" => Err(Failure::parameter(format!("`--via {via}` is not available in this version"))
+            .hint("--via loop makes a block device on any kernel with FUSE and loop")),
         other => {
-            Err(Failure::parameter(format!("unknown transport `{other}`")).hint("auto or loop"))
+            Err(Failure::parameter(format!("unknown transport `{other}`"))
+                .hint("auto, ublk or loop"))
         }
     }
 }

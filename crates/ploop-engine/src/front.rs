@@ -3,7 +3,7 @@
 //! A front end sees no BAT and no file. It lives on a queue's thread; [`crate::remote`] is the
 //! front end for code that lives on other threads.
 
-use ploop_io::Interest;
+use ploop_io::{Command, Interest};
 pub use rustix::io::Errno;
 
 /// What a request asks for.
@@ -173,6 +173,15 @@ pub trait Intake {
     fn watch(&mut self, fd: i32, interest: Interest, key: u32);
     /// Takes a watch back.
     fn unwatch(&mut self, key: u32);
+    /// Sends a driver's command on the queue's own ring; its result comes to [`FrontEnd::ready`]
+    /// under this key. `false` when the ring has no commands.
+    ///
+    /// # Safety
+    /// As [`ploop_io::Io::command`].
+    #[must_use = "false: there will be no result"]
+    unsafe fn command(&mut self, _key: u32, _command: Command) -> bool {
+        false
+    }
     /// Asks for a `poll` not later than this time.
     fn poll_at(&mut self, nanos: u64);
     /// Now, in nanoseconds of the device's clock.
@@ -185,7 +194,8 @@ pub trait Intake {
 pub trait FrontEnd {
     /// Called on every turn of the queue's loop: hand in requests while there is room.
     fn poll(&mut self, intake: &mut dyn Intake);
-    /// A watched descriptor is ready (poll events), or the watch failed (negative errno).
+    /// A watched descriptor is ready (poll events), or the watch failed (negative errno); or the
+    /// driver's result of a command.
     fn ready(&mut self, key: u32, events: i32);
     /// A request ended.
     fn complete(&mut self, tag: u64, outcome: Outcome);

@@ -94,6 +94,19 @@ pub enum Interest {
     Write,
 }
 
+/// A command of a driver to one of its files (`IORING_OP_URING_CMD` with 16 bytes).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Command {
+    /// Comes back in the completion, whose result is the driver's.
+    pub token: u64,
+    /// The driver's file.
+    pub fd: i32,
+    /// Which command.
+    pub operation: u32,
+    /// What the driver reads with it.
+    pub payload: [u8; 16],
+}
+
 /// Wakes the thread that waits in [`Io::wait`]. Cheap when that thread is not asleep.
 pub trait Wake: Send + Sync {
     /// Makes a present or the next `wait` return.
@@ -140,6 +153,18 @@ pub trait Io {
 
     /// Takes back a watch. Its completion may still come once (with `-ECANCELED` or events).
     fn unwatch(&mut self, token: u64);
+
+    /// Sends a command, which may stay with the driver for any time; `false` when this engine
+    /// has no commands, and then there is no completion. A ring that is dropped takes the
+    /// commands it has back from the driver.
+    ///
+    /// # Safety
+    /// Memory the command names must be valid until its completion was reaped or the ring was
+    /// dropped.
+    #[must_use = "false: there will be no completion"]
+    unsafe fn command(&mut self, _command: Command) -> bool {
+        false
+    }
 }
 
 /// What the file system under a file can do; probed at open, never assumed.

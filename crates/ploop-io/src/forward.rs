@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::{Completion, Interest, Io, Op, Waker};
+use crate::{Command, Completion, Interest, Io, Op, Waker};
 
 macro_rules! forward {
     ($($target:ty),*) => {$(
@@ -33,6 +33,10 @@ macro_rules! forward {
             }
             fn unwatch(&mut self, token: u64) {
                 (**self).unwatch(token);
+            }
+            unsafe fn command(&mut self, command: Command) -> bool {
+                // SAFETY: the same promise, passed on.
+                unsafe { (**self).command(command) }
             }
         }
     )*};

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::{Completion, DEFAULT_ENTRIES, Interest, Io, Null, Op, Threads, Uring, Waker};
+use crate::{Command, Completion, DEFAULT_ENTRIES, Interest, Io, Null, Op, Threads, Uring, Waker};
 
 /// Which engine to open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -147,6 +147,11 @@ impl Io for Engine {
 
     fn unwatch(&mut self, token: u64) {
         each!(self, engine => engine.unwatch(token));
+    }
+
+    unsafe fn command(&mut self, command: Command) -> bool {
+        // SAFETY: the same promise, passed on.
+        each!(self, engine => unsafe { engine.command(command) })
     }
 }
 

@@ -11,6 +11,12 @@ storage       60   /dev/vda
 loop_fs       240  /dev/loop-control
 loop_busy     120  /dev/loop-control
 nbd_kernel    240  /dev/nbd0
+ublk_fs       240  /dev/ublk-control
+ublk_info     120  /dev/ublk-control
+ublk_trim     180  /dev/ublk-control
+ublk_busy     120  /dev/ublk-control
+ublk_reads    120  /dev/ublk-control
+ublk_kill     300  /dev/ublk-control
 dm_linear     180  /dev/mapper/control
 dm_flakey     240  /dev/mapper/control
 '
@@ -80,6 +86,102 @@ t_nbd_kernel() {
     ploop check -f /disk/nbd
 }
 
+t_ublk_fs() {
+    new_disk ublk
+    dev=$(ploop attach --via ublk --queues 2 /disk/ublk)
+    fs_on $dev
+    ploop detach /disk/ublk
+    [ ! -e $dev ]
+    ploop check -f /disk/ublk
+}
+
+# What the kernel was told: size, blocks, limits, cache; and `auto` takes ublk.
+t_ublk_info() {
+    new_disk info 64M
+    dev=$(ploop attach /disk/info)
+    q=/sys/block/${dev#/dev/}/queue
+    echo "$dev"
+    case $dev in /dev/ublkb*) ;; *) return 1 ;; esac
+    [ "$(blockdev --getsize64 $dev)" = $((64 << 20)) ]
+    [ "$(cat $q/write_cache)" = 'write back' ]
+    [ "$(cat $q/fua)" = 1 ]
+    [ "$(cat $q/discard_granularity)" = $((1 << 20)) ]
+    [ "$(cat $q/write_zeroes_max_bytes)" -gt 0 ]
+    ploop detach /disk/info
+    dev=$(ploop attach --ro /disk/info)
+    [ "$(blockdev --getro $dev)" = 1 ]
+    ploop detach /disk/info
+}
+
+t_ublk_trim() {
+    new_disk trim
+    dev=$(ploop attach --via ublk /disk/trim)
+    mkfs.ext4 -q -F $dev
+    mount -t ext4 $dev /mnt
+    dd if=/dev/urandom of=/mnt/big bs=1M count=64 conv=fsync
+    full=$(du -k /disk/trim/root.hds | cut -f1)
+    rm /mnt/big
+    sync
+    fstrim /mnt
+    umount /mnt
+    ploop detach /disk/trim
+    left=$(du -k /disk/trim/root.hds | cut -f1)
+    echo "full $full KiB, after trim $left KiB"
+    [ $((full - left)) -gt 50000 ]
+    ploop check -f /disk/trim
+}
+
+t_ublk_busy() {
+    new_disk ubusy 64M
+    dev=$(ploop attach --via ublk /disk/ubusy)
+    mkfs.ext4 -q -F $dev
+    mount -t ext4 $dev /mnt
+    if ploop detach /disk/ubusy; then echo "detached though mounted"; return 1; fi
+    umount /mnt
+    ploop detach /disk/ubusy
+}
+
+# What was written through ublk reads the same through the loop device.
+t_ublk_reads() {
+    new_disk ureads 64M
+    dev=$(ploop attach --via ublk /disk/ureads)
+    dd if=/dev/urandom of=/tmp/some bs=1M count=8
+    dd if=/tmp/some of=$dev bs=1M seek=3 conv=fsync
+    ploop detach /disk/ureads
+    dev=$(ploop attach --via loop --ro /disk/ureads)
+    dd if=$dev bs=1M skip=3 count=8 | cmp - /tmp/some
+    ploop detach /disk/ureads
+}
+
+server_of() { ploop list --json | tr ',{' '\n\n' | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' | head -n 1; }
+
+# The server is killed five times under fio on a mounted file system. The device waits, the next
+# attach takes it over, and fio verifies all it wrote.
+t_ublk_kill() {
+    new_disk kill
+    dev=$(ploop attach --via ublk /disk/kill)
+    mkfs.ext4 -q -F $dev
+    mount -t ext4 $dev /mnt
+    fio --name=verify --filename=/mnt/data --size=48M --rw=randwrite --bsrange=4k-64k \
+        --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --do_verify=1 \
+        --verify_fatal=1 --fsync=32 --loops=2 --randseed=9 --output=/tmp/fio &
+    fio=$!
+    for n in 1 2 3 4 5; do
+        sleep 2
+        pid=$(server_of)
+        [ -n "$pid" ]
+        kill -KILL $pid
+        again=$(ploop attach --via ublk /disk/kill)
+        echo "kill $n of pid $pid: $again, fio runs: $(kill -0 $fio && echo yes)"
+        [ "$again" = "$dev" ]
+    done
+    wait $fio || { cat /tmp/fio; return 1; }
+    umount /mnt
+    e2fsck -f -n $dev
+    ploop detach /disk/kill
+    ploop check -f /disk/kill
+}
+
 # There is no udev here: the kernel's own name for a device-mapper device.
 dm_path() {
     echo /dev/dm-$(dmsetup info -c --noheadings -o minor $1)
@@ -127,6 +229,7 @@ uptime_now() { read -r up _ < /proc/uptime; echo "$up"; }
 run_step() {
     name=$1 limit=$2 need=$3
     if [ ! -e "$need" ]; then echo "skip $name no $need"; return; fi
+    dmesg -c >/dev/null
     begin=$(uptime_now)
     timeout -s KILL "$limit" /init step "$name" > /tmp/out 2>&1
     code=$?

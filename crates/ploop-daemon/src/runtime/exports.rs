@@ -5,13 +5,15 @@ use super::nbd::Nbd;
 use super::partition::Partition;
 use super::session::{MakeFront, Session};
 use super::spec::{Export, ServeSpec};
+use super::ublk::{self, Traits};
 use crate::failure::OrFail;
 use crate::registry::Claim;
 use crate::{Code, Failure, Result};
 use ploop_engine::{FrontEnd, Limits};
 use ploop_fuse::{FuseFront, FuseOptions, FuseQueues, FuseServer, LoopDevice, LoopOptions};
+use ploop_ublk::UblkDevice;
 use rustix::fs::{Mode, OFlags};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,9 @@ pub struct Exports {
     loop_file: Option<FuseServer>,
     device: Option<LoopDevice>,
     partition: Option<Partition>,
+    ublk: Option<UblkDevice>,
+    /// On the ublk device, found by the kernel; goes with it.
+    ublk_partition: Option<PathBuf>,
     words: Vec<String>,
 }
 
@@ -41,18 +46,28 @@ impl Exports {
         spec: &ServeSpec,
         limits: Limits,
         queues: usize,
+        traits: Traits,
     ) -> Result<Vec<Vec<MakeFront>>> {
         let mut nbd = Nbd::bind(spec, limits)?;
         let mut fronts = nbd.fronts(limits, queues)?;
         self.nbd = Some(nbd);
         fronts.resize_with(queues, Vec::new);
-        if spec.exports.iter().any(|export| !matches!(export, Export::Nbd { .. })) {
+        self.ublk = ublk::open(spec, limits, traits)?;
+        let files = spec.exports.iter().any(|export| match export {
+            Export::Nbd { .. } => false,
+            Export::Fuse { .. } | Export::Loop => true,
+            Export::Ublk { or_loop } => *or_loop && self.ublk.is_none(),
+        });
+        if files {
             let made = FuseQueues::new(limits, queues);
             let (queues, made) = made.or_fail(Code::System, "memory for FUSE requests")?;
             self.queues = Some(queues);
             for (fronts, front) in fronts.iter_mut().zip(made) {
                 fronts.push(maker(front));
             }
+        }
+        if let Some(device) = &mut self.ublk {
+            fronts = ublk::join(device, fronts, queues)?;
         }
         Ok(fronts)
     }
@@ -71,7 +86,8 @@ impl Exports {
                     self.words.push(format!("fuse {}", file.display()));
                     self.files.push(server);
                 }
-                Export::Loop => self.attach(session, claim)?,
+                Export::Ublk { .. } if self.ublk.is_some() => self.start_ublk(session)?,
+                Export::Loop | Export::Ublk { .. } => self.attach(session, claim)?,
             }
         }
         self.nbd.as_mut().map_or(Ok(()), Nbd::start)
@@ -124,6 +140,27 @@ impl Exports {
         })
     }
 
+    fn start_ublk(&mut self, session: &Session) -> Result<()> {
+        let Some(device) = &mut self.ublk else { return Ok(()) };
+        device.start()?;
+        self.ublk_partition = ublk::first_partition(device.path());
+        if self.ublk_partition.is_none() {
+            let block = u64::from(session.device().limits().block);
+            match Partition::add_first(device.path(), block) {
+                Ok(partition) => self.partition = partition,
+                Err(failure) => tracing::warn!("{failure}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// How the block device is made.
+    #[must_use]
+    pub fn transport(&self) -> Option<&'static str> {
+        let ublk = self.ublk.as_ref().map(|_| "ublk");
+        ublk.or_else(|| self.device.as_ref().map(|_| "loop"))
+    }
+
     /// The ready lines: NBD, then files.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
@@ -134,13 +171,15 @@ impl Exports {
     /// The block device.
     #[must_use]
     pub fn device(&self) -> Option<&Path> {
-        self.device.as_ref().map(LoopDevice::path)
+        let ublk = self.ublk.as_ref().map(UblkDevice::path);
+        ublk.or_else(|| self.device.as_ref().map(LoopDevice::path))
     }
 
     /// The partition's device.
     #[must_use]
     pub fn partition(&self) -> Option<&Path> {
-        self.partition.as_ref().map(Partition::path)
+        let ublk = self.ublk_partition.as_deref();
+        ublk.or_else(|| self.partition.as_ref().map(Partition::path))
     }
 
     /// Why the exports cannot go now: the block device is mounted, or claimed in another way.
@@ -170,6 +209,11 @@ impl Exports {
         {
             tracing::warn!("{failure}");
         }
+        if let Some(device) = &mut self.ublk
+            && let Err(error) = device.stop()
+        {
+            tracing::error!("{}", Failure::from(error));
+        }
         if let Some(device) = self.device.take() {
             let path = device.path().to_owned();
             if let Err(error) = device.detach() {
@@ -182,6 +226,15 @@ impl Exports {
         }
         for server in self.files.drain(..) {
             unmount(server, Instant::now());
+        }
+    }
+}
+
+impl Drop for Exports {
+    /// After the queues have ended: nobody has the ublk device's file open any more.
+    fn drop(&mut self) {
+        if let Some(device) = &mut self.ublk {
+            device.delete();
         }
     }
 }

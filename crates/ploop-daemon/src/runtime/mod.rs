@@ -7,7 +7,8 @@
 //! | [`session`] | queue threads and the keeper thread of one device, and their end |
 //! | [`multi`] | several front ends on one queue |
 //! | [`nbd`] | listening sockets, and their front end on each queue |
-//! | [`exports`] | FUSE files, the loop device and its partition |
+//! | `ublk` | a ublk device, and its front ends on the queues |
+//! | [`exports`] | FUSE files, the loop device and its partition; starts the ublk device |
 //! | [`cursor`] | the device as something to read, write and seek in |
 //! | [`mapping`] | where the disk is stored |
 //! | [`methods`] | what the control socket does |
@@ -30,6 +31,7 @@ pub mod serve;
 pub mod session;
 pub mod signals;
 pub mod spec;
+mod ublk;
 
 pub use multi::MultiFront;
 pub use open::open;

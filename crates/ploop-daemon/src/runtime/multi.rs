@@ -1,7 +1,7 @@
 //! Several front ends on one queue: tags and watch keys are kept apart, turns are fair.
 
 use ploop_engine::{FrontEnd, Intake, Outcome, Request};
-use ploop_io::Interest;
+use ploop_io::{Command, Interest};
 use std::collections::HashMap;
 
 /// The front ends of one queue as one.
@@ -111,6 +111,12 @@ impl Intake for ChildIntake<'_> {
         if let Some(key) = self.keys.forget((self.child, key)) {
             self.inner.unwatch(key);
         }
+    }
+
+    unsafe fn command(&mut self, key: u32, command: Command) -> bool {
+        let key = self.keys.take((self.child, key));
+        // SAFETY: the same promise, passed on.
+        unsafe { self.inner.command(key, command) }
     }
 
     fn poll_at(&mut self, nanos: u64) {

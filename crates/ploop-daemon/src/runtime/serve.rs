@@ -7,7 +7,8 @@
 use super::exports::Exports;
 use super::methods::{Control, Event, Fixed, version};
 use super::session::Session;
-use super::spec::{Export, ServeSpec};
+use super::spec::ServeSpec;
+use super::ublk::Traits;
 use super::{memory, open, signals};
 use crate::control::Server;
 use crate::failure::OrFail;
@@ -46,9 +47,10 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let disk = open(spec)?;
     let entry = entry(spec, &disk);
     let (ident, version) = (disk.ident(), version(&disk.spec()));
+    let traits = Traits::of(&disk);
     let mut exports = Exports::default();
     let session =
-        Session::start(disk, spec, |limits, queues| exports.prepare(spec, limits, queues))?;
+        Session::start(disk, spec, |limits, queues| exports.prepare(spec, limits, queues, traits))?;
     let claimed = Registry::of_user().claim(ident, entry).and_then(|mut claim| {
         exports.make(spec, &session, &claim)?;
         claim.update(|entry| note_exports(entry, &exports, metrics.as_ref()))?;
@@ -125,6 +127,7 @@ impl Running {
         self.exports.remove(force);
         let claim = self.control.retire();
         let result = self.session.stop();
+        drop(self.exports);
         drop(claim);
         result
     }
@@ -182,7 +185,7 @@ fn entry(spec: &ServeSpec, disk: &Disk) -> Entry {
         read_only: disk.read_only(),
         device: None,
         partition: None,
-        transport: spec.exports.contains(&Export::Loop).then(|| "loop".to_owned()),
+        transport: None,
         mountpoint: None,
         exports: Vec::new(),
         started: started.map_or(0, |since| since.as_secs()),
@@ -193,6 +196,7 @@ fn note_exports(entry: &mut Entry, exports: &Exports, metrics: Option<&Scrape>) 
     let text = |path: Option<&Path>| path.map(|path| path.display().to_string());
     entry.device = text(exports.device());
     entry.partition = text(exports.partition());
+    entry.transport = exports.transport().map(str::to_owned);
     entry.exports = exports.words();
     entry.exports.extend(metrics.map(Scrape::word));
 }

@@ -53,6 +53,11 @@ pub enum Export {
     },
     /// A loop device over a FUSE file.
     Loop,
+    /// A ublk device.
+    Ublk {
+        /// A loop device where there is no ublk.
+        or_loop: bool,
+    },
 }
 
 /// When the host has no space (F17).

@@ -15,7 +15,7 @@ use crate::front::{FrontEnd, Intake, Outcome, Request};
 use crate::limits::{EXTRA_PIECES, ZERO_BUFFER};
 use crate::message::Caller;
 use crate::sync::Ordering;
-use ploop_io::{AlignedBuf, Clock, Completion, Interest, Io};
+use ploop_io::{AlignedBuf, Clock, Command, Completion, Interest, Io};
 use slots::Slots;
 use std::collections::VecDeque;
 use std::io;
@@ -233,6 +233,12 @@ impl<I: Io> Intake for QueueIntake<'_, I> {
 
     fn unwatch(&mut self, key: u32) {
         self.io.unwatch(WATCH | u64::from(key));
+    }
+
+    unsafe fn command(&mut self, key: u32, command: Command) -> bool {
+        let command = Command { token: WATCH | u64::from(key), ..command };
+        // SAFETY: the same promise, passed on.
+        unsafe { self.io.command(command) }
     }
 
     fn poll_at(&mut self, nanos: u64) {

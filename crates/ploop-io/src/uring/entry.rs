@@ -4,7 +4,7 @@ use io_uring::{opcode, squeue, types};
 
 use super::setup::Abilities;
 use super::slots::Key;
-use crate::{Interest, Op, OpKind, sys};
+use crate::{Command, Interest, Op, OpKind, sys};
 
 /// The entry for an operation, or `None` when this kernel's ring cannot do it.
 pub(super) fn operation(op: &Op, abilities: Abilities) -> Option<squeue::Entry> {
@@ -39,6 +39,11 @@ pub(super) fn poll(fd: i32, interest: Interest) -> squeue::Entry {
     };
     #[expect(clippy::cast_sign_loss, reason = "two small constants")]
     opcode::PollAdd::new(types::Fd(fd), events as u32).build()
+}
+
+/// A driver's command.
+pub(super) fn command(command: &Command) -> squeue::Entry {
+    opcode::UringCmd16::new(types::Fd(command.fd), command.operation).cmd(command.payload).build()
 }
 
 /// Takes a poll back.

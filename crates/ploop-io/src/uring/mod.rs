@@ -6,8 +6,8 @@
 //!           +------------------------ EINTR, EAGAIN ------------------------+
 //! ```
 //! * Not more operations are in flight than the completion ring has room for (D5); what does not
-//!   fit waits in `queue`. Watches come on top: should they overflow the ring, the kernel keeps
-//!   the completions and `submit` fetches them.
+//!   fit waits in `queue`. Watches and commands come on top: should they overflow the ring, the
+//!   kernel keeps the completions and `submit` fetches them.
 //! * With `DEFER_TASKRUN` a completion shows only after this thread entered the kernel for it, so
 //!   `submit` enters when the ring's `TASKRUN` flag is up, even with nothing to submit.
 //! * A short transfer of a file that lives in memory is made at once: the kernel would hand it to a
@@ -33,7 +33,7 @@ use self::slots::{Key, Slots, Work};
 use crate::aligned::AlignedBuf;
 use crate::pool::Pool;
 use crate::wake::EventWaker;
-use crate::{Completion, Interest, Io, Op, Waker, sys};
+use crate::{Command, Completion, Interest, Io, Op, Waker, sys};
 
 /// `user_data` of the eventfd's read; no [`Key`] is this (an index stays below `u32::MAX`).
 const BELL: u64 = u64::MAX;
@@ -213,6 +213,9 @@ impl State {
             Some(Work::Watch { fd, interest, .. }) => {
                 Prepared::Entry(entry::poll(fd, interest).user_data(data))
             }
+            Some(Work::Command(command)) => {
+                Prepared::Entry(entry::command(&command).user_data(data))
+            }
             Some(Work::Cancel(target)) => Prepared::Entry(entry::cancel(target).user_data(data)),
             Some(Work::Silenced) => {
                 self.slots.remove(key);
@@ -276,6 +279,10 @@ impl State {
             Some(Work::Watch { token, .. }) => {
                 let token = *token;
                 self.watches.remove(&token);
+                self.done.push(Completion { token, result });
+            }
+            Some(Work::Command(command)) => {
+                let token = command.token;
                 self.done.push(Completion { token, result });
             }
             Some(Work::Silenced | Work::Cancel(_)) | None => {}
@@ -357,6 +364,12 @@ impl Io for Uring {
             let order = self.state.slots.insert(Work::Cancel(key));
             self.state.queue.push_back(order);
         }
+    }
+
+    unsafe fn command(&mut self, command: Command) -> bool {
+        let key = self.state.slots.insert(Work::Command(command));
+        self.state.queue.push_back(key);
+        true
     }
 }
 

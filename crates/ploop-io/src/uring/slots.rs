@@ -1,6 +1,6 @@
 //! What is on the ring, by name: a slab whose keys are never used twice.
 
-use crate::{Interest, Op};
+use crate::{Command, Interest, Op};
 
 /// The `user_data` of a submission: generation and index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,8 @@ pub(super) enum Work {
     Op { op: Op, retries: u16 },
     /// A one-shot poll.
     Watch { fd: i32, interest: Interest, token: u64 },
+    /// A driver's command.
+    Command(Command),
     /// A poll that was taken back: its completion is swallowed.
     Silenced,
     /// The order to take a poll back.

@@ -156,3 +156,26 @@ fn short_transfers_of_files_in_memory_are_made_at_once() {
     }
     assert_eq!(out.pop(), Some(Completion { token: 9, result: 128 << 10 }));
 }
+
+/// A socket answers the command `SIOCINQ` (0) since 6.7; older kernels refuse it. Either way there
+/// is one completion, under the token, and it is not tried again.
+#[test]
+fn a_command_completes_once_with_the_drivers_result() {
+    for step in STEPS {
+        let Some(mut ring) = ring(step) else { continue };
+        let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        std::io::Write::write_all(&mut near, b"12345").unwrap();
+        let command = Command { token: 77, fd: far.as_raw_fd(), operation: 0, payload: [0; 16] };
+        // SAFETY: the command names no memory.
+        assert!(unsafe { ring.command(command) });
+        let mut got = Vec::new();
+        while got.is_empty() {
+            ring.wait(Some(Duration::from_secs(10)), &|| true).unwrap();
+            ring.reap(&mut got);
+        }
+        assert_eq!((got.len(), got[0].token), (1, 77));
+        let result = got[0].result;
+        let no = [-libc::EOPNOTSUPP, -libc::EINVAL];
+        assert!(result == 5 || no.contains(&result), "{step:?}: {result}");
+    }
+}

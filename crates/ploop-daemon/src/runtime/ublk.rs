@@ -1,0 +1,123 @@
+//! A ublk device of a disk: opened before the queues run, with a front end on them, started after.
+
+use super::session::MakeFront;
+use super::spec::{Export, RingChoice, ServeSpec};
+use crate::{Code, Failure, Result};
+use ploop_engine::{FrontEnd, Limits};
+use ploop_image::Disk;
+use ploop_io::Ident;
+use ploop_ublk::{Error, Options, UblkDevice, UblkFront};
+use std::path::{Path, PathBuf};
+
+/// What the device needs to know of the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Traits {
+    identity: u64,
+    recoverable: bool,
+}
+
+impl Traits {
+    /// Of a disk that is open now.
+    #[must_use]
+    pub fn of(disk: &Disk) -> Self {
+        // F2, I14: only with a record of changes is nothing lost that was answered.
+        let recoverable = disk.read_only() || disk.spec().record.is_some();
+        Self { identity: identity(disk.ident()), recoverable }
+    }
+}
+
+/// A word for the disk that the device carries to the next server.
+fn identity(ident: Ident) -> u64 {
+    let bytes = ident.dev.to_le_bytes().into_iter().chain(ident.ino.to_le_bytes());
+    let start = 0xcbf2_9ce4_8422_2325_u64;
+    let hash =
+        bytes.fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    hash | 1
+}
+
+/// Opens the device the spec asks for. `None`: it asks for none, or another way will do.
+///
+/// # Errors
+/// It must be ublk, and that cannot be had.
+pub fn open(spec: &ServeSpec, limits: Limits, traits: Traits) -> Result<Option<UblkDevice>> {
+    let wish = spec.exports.iter().find_map(|export| match export {
+        Export::Ublk { or_loop } => Some(*or_loop),
+        _ => None,
+    });
+    let Some(or_loop) = wish else { return Ok(None) };
+    let result = if spec.ring == RingChoice::Threads {
+        Err(Failure::parameter("ublk needs io_uring, and `--io-engine threads` was asked for"))
+    } else {
+        let options = Options {
+            queues: spec.queues,
+            identity: traits.identity,
+            recoverable: traits.recoverable,
+        };
+        UblkDevice::open(limits, options).map_err(Failure::from)
+    };
+    match result {
+        Ok(device) => Ok(Some(device)),
+        Err(failure) if or_loop => {
+            tracing::info!("{failure}; a loop device is used instead");
+            Ok(None)
+        }
+        Err(failure) => Err(failure.hint("--via loop works on any kernel with FUSE and loop")),
+    }
+}
+
+/// Puts the device's front ends on the queues, beside those that are there.
+///
+/// # Errors
+/// The device's file cannot be used, or there is no memory.
+pub fn join(
+    device: &mut UblkDevice,
+    mut fronts: Vec<Vec<MakeFront>>,
+    queues: usize,
+) -> Result<Vec<Vec<MakeFront>>> {
+    fronts.resize_with(queues.max(1), Vec::new);
+    for (n, front) in device.fronts()?.into_iter().enumerate() {
+        fronts[n % queues.max(1)].push(maker(front));
+    }
+    Ok(fronts)
+}
+
+fn maker(mut front: UblkFront) -> MakeFront {
+    Box::new(move |waker| {
+        front.set_waker(waker);
+        Ok(Box::new(front) as Box<dyn FrontEnd>)
+    })
+}
+
+/// The first partition the kernel itself has found on a device.
+#[must_use]
+pub fn first_partition(device: &Path) -> Option<PathBuf> {
+    let name = device.file_name()?.to_str()?;
+    let first = format!("{name}p1");
+    let known = Path::new("/sys/class/block").join(name).join(&first);
+    known.exists().then(|| device.with_file_name(first))
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        Self::new(Code::Device, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_have_words_of_their_own_and_never_zero() {
+        let of = |dev, ino| identity(Ident { dev, ino });
+        assert_ne!(of(1, 2), of(2, 1));
+        assert_ne!(of(1, 2), of(1, 4));
+        assert_ne!(of(0, 0), 0);
+    }
+}

@@ -1,0 +1,263 @@
+//! A device's life: added (or taken over), served by its queues, started, stopped, removed.
+
+use crate::abi::{DevInfo, IO_DESC_BYTES, MAX_DEPTH, Params, feature, state};
+use crate::control::Control;
+use crate::descriptors::Descriptors;
+use crate::error::Error;
+use crate::front::UblkFront;
+use ploop_engine::Limits;
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Requests of a queue.
+const DEPTH: u16 = 64;
+/// Longest transfer: each request has a buffer of this size from the start (D7).
+const MAX_IO: u32 = 256 << 10;
+/// How long the kernel may take to make or release a device's file.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// What a server asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Queues at most.
+    pub queues: usize,
+    /// Names the disk to the next life: a device that waits with this word is taken over. 0: none.
+    pub identity: u64,
+    /// A kill loses nothing that was answered, so requests may wait for the next life (F2, I14).
+    pub recoverable: bool,
+}
+
+/// A device.
+pub struct UblkDevice {
+    control: Control,
+    info: DevInfo,
+    path: PathBuf,
+    recovered: bool,
+    stopped: bool,
+    /// The kernel has a disk, so the queues must serve until it is gone.
+    started: Arc<AtomicBool>,
+}
+
+impl UblkDevice {
+    /// Makes a device, or takes over the one that waits for this disk. Its queues come from
+    /// [`UblkDevice::fronts`], and it has a disk after [`UblkDevice::start`].
+    ///
+    /// # Errors
+    /// There is no ublk here, or the driver refuses.
+    pub fn open(limits: Limits, options: Options) -> Result<Self, Error> {
+        let mut control = Control::open()?;
+        let left = if options.identity == 0 { None } else { waiting(&mut control, options) };
+        if let Some(info) = left {
+            return Self::take_over(control, info, options);
+        }
+        let queues = u16::try_from(options.queues).unwrap_or(1).max(1);
+        let recovery = feature::USER_RECOVERY | feature::USER_RECOVERY_REISSUE;
+        let flags = if options.recoverable { recovery } else { 0 };
+        let wish = DevInfo {
+            queues,
+            depth: DEPTH,
+            max_io: MAX_IO,
+            dev_id: u32::MAX,
+            flags: flags | feature::CMD_IOCTL_ENCODE,
+            server: options.identity,
+            ..DevInfo::default()
+        };
+        let info = control.add(wish)?;
+        let mut device = Self::new(control, info, false);
+        if let Err(error) = device.control.set_params(info.dev_id, params(limits)) {
+            device.delete();
+            return Err(error);
+        }
+        Ok(device)
+    }
+
+    fn take_over(mut control: Control, info: DevInfo, options: Options) -> Result<Self, Error> {
+        let DevInfo { dev_id: device, queues, depth, .. } = info;
+        let fits = queues > 0 && depth == DEPTH && info.max_io == MAX_IO && options.queues > 0;
+        if !fits {
+            return Err(Error::Shape { device, queues, depth });
+        }
+        control.start_recovery(device)?;
+        tracing::info!("ublk device {device} waited for its server");
+        Ok(Self::new(control, info, true))
+    }
+
+    fn new(control: Control, info: DevInfo, recovered: bool) -> Self {
+        let path = PathBuf::from(format!("/dev/ublkb{}", info.dev_id));
+        Self { control, info, path, recovered, stopped: false, started: Arc::default() }
+    }
+
+    /// The block device.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it was taken over from a server that is gone.
+    #[must_use]
+    pub fn recovered(&self) -> bool {
+        self.recovered
+    }
+
+    /// The front ends of all queues; several may live on one thread.
+    ///
+    /// # Errors
+    /// The device's file cannot be opened or mapped; no memory.
+    pub fn fronts(&mut self) -> Result<Vec<UblkFront>, Error> {
+        let file = Arc::new(open_file(self.info.dev_id)?);
+        let mut fronts = Vec::new();
+        for queue in 0..self.info.queues {
+            let descriptors = Descriptors::map(&file, queue, self.info.depth)
+                .map_err(|source| Error::File { path: file_path(self.info.dev_id), source })?;
+            let started = Arc::clone(&self.started);
+            let max_io = self.info.max_io as usize;
+            let front = UblkFront::new(Arc::clone(&file), descriptors, queue, max_io, started);
+            let bytes = max_io * usize::from(self.info.depth);
+            fronts.push(front.map_err(|error| Error::Memory(bytes, error))?);
+        }
+        Ok(fronts)
+    }
+
+    /// Makes the disk, or lets it go on. The queues must run already.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn start(&mut self) -> Result<(), Error> {
+        // Before the command: it comes back only after requests were served.
+        self.started.store(true, Ordering::SeqCst);
+        let result = if self.recovered {
+            self.control.end_recovery(self.info.dev_id)
+        } else {
+            self.control.start(self.info.dev_id)
+        };
+        self.started.store(result.is_ok(), Ordering::SeqCst);
+        result
+    }
+
+    /// Takes the disk away; the queues must still run, for what is cached above is written now.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn stop(&mut self) -> Result<(), Error> {
+        if !self.started.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let result = self.control.stop(self.info.dev_id);
+        // Without its end no fetch comes back: the queues need not wait for that.
+        self.started.store(result.is_ok(), Ordering::SeqCst);
+        self.stopped = result.is_ok();
+        result
+    }
+
+    /// Removes the device, after its queues have ended. One that was taken over and did not get
+    /// to run goes on waiting: a file system may be mounted on it.
+    pub fn delete(&mut self) {
+        if self.recovered && !self.stopped {
+            tracing::warn!("{} goes on waiting for a server", self.path.display());
+            return;
+        }
+        if let Err(error) = self.control.delete(self.info.dev_id) {
+            tracing::warn!("{error}: {}", source(&error));
+        }
+    }
+}
+
+fn source(error: &dyn std::error::Error) -> String {
+    error.source().map(ToString::to_string).unwrap_or_default()
+}
+
+/// The device that waits for this disk. One whose server just died may still be on its way there.
+fn waiting(control: &mut Control, options: Options) -> Option<DevInfo> {
+    let until = Instant::now() + SETTLE;
+    loop {
+        let ours = devices().into_iter().filter_map(|n| control.info(n).ok());
+        let ours = ours.filter(|info| {
+            info.server == options.identity && info.flags & feature::USER_RECOVERY != 0
+        });
+        // The image's lock is ours (F7), so whoever made it is gone.
+        let found = ours.max_by_key(|info| info.state == state::QUIESCED)?;
+        if found.state == state::QUIESCED {
+            return Some(found);
+        }
+        if Instant::now() > until {
+            tracing::warn!("ublk device {} does not come to rest", found.dev_id);
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Numbers of all devices.
+fn devices() -> Vec<u32> {
+    let Ok(names) = std::fs::read_dir("/sys/class/ublk-char") else { return Vec::new() };
+    let number = |name: &str| name.strip_prefix("ublkc")?.parse().ok();
+    names.flatten().filter_map(|entry| number(entry.file_name().to_str()?)).collect()
+}
+
+fn file_path(device: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/ublkc{device}"))
+}
+
+/// The device's file; udev may still be making it.
+fn open_file(device: u32) -> Result<OwnedFd, Error> {
+    let path = file_path(device);
+    let until = Instant::now() + SETTLE;
+    loop {
+        match rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => return Ok(file),
+            Err(errno) if Instant::now() > until => {
+                return Err(Error::File { path, source: errno.into() });
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// What the disk is like.
+fn params(limits: Limits) -> Params {
+    let shift = |bytes: u32| bytes.max(512).ilog2() as u8;
+    let cluster = u32::try_from(limits.cluster).unwrap_or(1 << 20);
+    let max_zero = u32::try_from(limits.max_zero >> 9).unwrap_or(u32::MAX >> 9);
+    Params {
+        read_only: limits.read_only,
+        logical_shift: shift(limits.block),
+        // More than a page is not a block to the kernel.
+        physical_shift: shift(limits.physical_block.clamp(limits.block, 4096)),
+        optimal_shift: shift(cluster.min(MAX_IO)),
+        max_sectors: MAX_IO.min(limits.max_transfer) >> 9,
+        sectors: limits.size >> 9,
+        discard_granularity: cluster,
+        // In 32 bits of bytes, with whole blocks.
+        max_zero_sectors: max_zero.min(u32::MAX >> 9) & !7,
+    }
+}
+
+const _: () = assert!(DEPTH <= MAX_DEPTH && IO_DESC_BYTES == 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_become_parameters() {
+        let limits = Limits {
+            size: 3 << 30,
+            block: 512,
+            physical_block: 4096,
+            cluster: 1 << 20,
+            buffer_align: 512,
+            max_transfer: 1 << 25,
+            max_zero: 1 << 40,
+            read_only: false,
+        };
+        let params = params(limits);
+        let shifts = (params.logical_shift, params.physical_shift, params.optimal_shift);
+        assert_eq!(shifts, (9, 12, 18));
+        assert_eq!((params.sectors, params.max_sectors), (6 << 20, 512));
+        assert_eq!(params.max_zero_sectors, (u32::MAX >> 9) & !7);
+    }
+}

@@ -1,0 +1,19 @@
+//! ploop disks as ublk devices: `/dev/ublkbN`, served by the queues over their own rings.
+//!
+//! | part | what |
+//! |---|---|
+//! | `abi` | the driver's structures as bytes |
+//! | `control` | commands about devices, on a ring and a thread of their own (D8) |
+//! | `device` | add or take over, start, stop, remove |
+//! | `front` | the front end of one queue |
+
+mod abi;
+mod control;
+mod descriptors;
+mod device;
+mod error;
+mod front;
+
+pub use device::{Options, UblkDevice};
+pub use error::Error;
+pub use front::UblkFront;
