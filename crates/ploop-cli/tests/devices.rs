@@ -18,7 +18,7 @@ fn attach_prints_the_device_and_detach_takes_it_away() {
     let world = World::new();
     let image = world.disk("a");
     world.ok(&["init", "-s", "64M", "-t", "none", &image]);
-    let said = world.ok(&["attach", &world.text("a")]);
+    let said = world.ok(&["attach", "--via", "loop", &world.text("a")]);
     let device = said.out.trim_end().to_owned();
     assert!(device.starts_with("/dev/loop") && Path::new(&device).exists(), "{said:?}");
     assert_eq!(sh("blockdev", &["--getsize64", &device]).trim(), (64 << 20).to_string());
@@ -36,6 +36,29 @@ fn attach_prints_the_device_and_detach_takes_it_away() {
     assert_eq!(json["read_only"], true);
     assert_eq!(sh("sha256sum", &[again]).split(' ').next(), sum.split(' ').next());
     world.ok(&["detach", &world.text("a/DiskDescriptor.xml")]);
+}
+
+/// Where there is ublk, `cargo xtask vm` tests it.
+#[test]
+fn without_ublk_it_is_an_error_or_a_loop_device_as_asked() {
+    if !can_attach() {
+        return;
+    }
+    if Path::new("/dev/ublk-control").exists() {
+        return ploop_e2e::skip("without_ublk", "there is ublk here");
+    }
+    let world = World::new();
+    let image = world.disk("a");
+    world.ok(&["init", "-s", "64M", "-t", "none", &image]);
+    let said = world.run(&["attach", "--via", "ublk", &image]);
+    assert!(said.code != 0 && said.err.contains("ublk_drv"), "{said:?}");
+    assert!(said.err.contains("--via loop"), "{said:?}");
+    world.ok(&["check", "-f", &image]);
+    let said = world.ok(&["attach", "--via", "auto", &image]);
+    assert!(said.out.starts_with("/dev/loop"), "{said:?}");
+    world.ok(&["detach", &image]);
+    let said = world.run(&["attach", "--via", "ublk", "--io-engine", "threads", &image]);
+    assert!(said.code != 0 && said.err.contains("io_uring"), "{said:?}");
 }
 
 #[test]

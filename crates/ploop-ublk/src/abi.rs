@@ -62,6 +62,8 @@ pub mod feature {
 
 /// States of a device.
 pub mod state {
+    /// It has no disk.
+    pub const DEAD: u16 = 0;
     /// It waits for a server.
     pub const QUIESCED: u16 = 2;
 }

@@ -50,8 +50,9 @@ impl UblkDevice {
     /// There is no ublk here, or the driver refuses.
     pub fn open(limits: Limits, options: Options) -> Result<Self, Error> {
         let mut control = Control::open()?;
-        let left = if options.identity == 0 { None } else { waiting(&mut control, options) };
-        if let Some(info) = left {
+        if options.identity != 0
+            && let Some(info) = waiting(&mut control, options.identity)?
+        {
             return Self::take_over(control, info, options);
         }
         let queues = u16::try_from(options.queues).unwrap_or(1).max(1);
@@ -170,24 +171,34 @@ fn source(error: &dyn std::error::Error) -> String {
     error.source().map(ToString::to_string).unwrap_or_default()
 }
 
-/// The device that waits for this disk. One whose server just died may still be on its way there.
-fn waiting(control: &mut Control, options: Options) -> Option<DevInfo> {
+/// The block device that has lost its server and waits for the one of this disk.
+#[must_use]
+pub fn waiting_for(identity: u64) -> Option<PathBuf> {
+    let mut control = Control::open().ok()?;
+    let info = of_disk(&mut control, identity)?;
+    Some(PathBuf::from(format!("/dev/ublkb{}", info.dev_id)))
+}
+
+/// A device with this word that outlives its server. The image's lock is ours (F7) when this is
+/// asked, so its server is gone.
+fn of_disk(control: &mut Control, identity: u64) -> Option<DevInfo> {
+    let ours = devices().into_iter().filter_map(|n| control.info(n).ok());
+    let mut ours = ours
+        .filter(|info| info.server == identity && info.flags & feature::USER_RECOVERY != 0)
+        .filter(|info| info.state != state::DEAD);
+    ours.next()
+}
+
+/// As [`of_disk`], at rest: a server that just died may still be on its way out.
+fn waiting(control: &mut Control, identity: u64) -> Result<Option<DevInfo>, Error> {
     let until = Instant::now() + SETTLE;
     loop {
-        let ours = devices().into_iter().filter_map(|n| control.info(n).ok());
-        let ours = ours.filter(|info| {
-            info.server == options.identity && info.flags & feature::USER_RECOVERY != 0
-        });
-        // The image's lock is ours (F7), so whoever made it is gone.
-        let found = ours.max_by_key(|info| info.state == state::QUIESCED)?;
-        if found.state == state::QUIESCED {
-            return Some(found);
+        match of_disk(control, identity) {
+            None => return Ok(None),
+            Some(info) if info.state == state::QUIESCED => return Ok(Some(info)),
+            Some(info) if Instant::now() > until => return Err(Error::Unsettled(info.dev_id)),
+            Some(_) => std::thread::sleep(Duration::from_millis(50)),
         }
-        if Instant::now() > until {
-            tracing::warn!("ublk device {} does not come to rest", found.dev_id);
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

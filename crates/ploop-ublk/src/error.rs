@@ -49,7 +49,40 @@ pub enum Error {
         /// Their depth.
         depth: u16,
     },
+    /// The server of a device is gone, but the driver has not noticed.
+    #[error("ublk device {0} has lost its server and does not come to rest")]
+    Unsettled(u32),
     /// No memory for the buffers.
     #[error("no memory for {0} bytes of buffers")]
     Memory(usize, #[source] io::Error),
+}
+
+impl Error {
+    /// There is no ublk to be had here, and no device waits for the disk: another way will do.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::NoModule | Self::NotPermitted | Self::TooOld(_) | Self::NoRing(_) => true,
+            Self::Command { command, .. } => *command == "ADD_DEV",
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_waits_is_never_passed_by() {
+        let command = |command| Error::Command {
+            command,
+            device: 1,
+            source: io::Error::from_raw_os_error(1),
+        };
+        assert!(Error::NoModule.is_absence() && command("ADD_DEV").is_absence());
+        assert!(!command("START_USER_RECOVERY").is_absence());
+        assert!(!Error::Unsettled(1).is_absence());
+        assert!(!Error::Shape { device: 1, queues: 1, depth: 1 }.is_absence());
+    }
 }

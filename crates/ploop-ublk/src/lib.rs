@@ -14,6 +14,6 @@ mod device;
 mod error;
 mod front;
 
-pub use device::{Options, UblkDevice};
+pub use device::{Options, UblkDevice, waiting_for};
 pub use error::Error;
 pub use front::UblkFront;

@@ -44,7 +44,7 @@ pub fn open(spec: &ServeSpec, limits: Limits, traits: Traits) -> Result<Option<U
         Export::Ublk { or_loop } => Some(*or_loop),
         _ => None,
     });
-    let Some(or_loop) = wish else { return Ok(None) };
+    let Some(or_loop) = wish else { return passed_by(spec, traits) };
     let result = if spec.ring == RingChoice::Threads {
         Err(Failure::parameter("ublk needs io_uring, and `--io-engine threads` was asked for"))
     } else {
@@ -53,16 +53,34 @@ pub fn open(spec: &ServeSpec, limits: Limits, traits: Traits) -> Result<Option<U
             identity: traits.identity,
             recoverable: traits.recoverable,
         };
-        UblkDevice::open(limits, options).map_err(Failure::from)
+        match UblkDevice::open(limits, options) {
+            Ok(device) => return Ok(Some(device)),
+            // A device that waits for the disk is an error: its user would be passed by.
+            Err(error) if !error.is_absence() => return Err(error.into()),
+            Err(error) => Err(Failure::from(error)),
+        }
     };
     match result {
-        Ok(device) => Ok(Some(device)),
         Err(failure) if or_loop => {
             tracing::info!("{failure}; a loop device is used instead");
-            Ok(None)
+            passed_by(spec, traits)
         }
-        Err(failure) => Err(failure.hint("--via loop works on any kernel with FUSE and loop")),
+        other => {
+            other.map_err(|failure| failure.hint("--via loop works with FUSE and loop devices"))
+        }
     }
+}
+
+/// No ublk: but a file system may be mounted on a device that waits for this disk, and nobody else
+/// may write below it.
+fn passed_by(spec: &ServeSpec, traits: Traits) -> Result<Option<UblkDevice>> {
+    if spec.read_only {
+        return Ok(None);
+    }
+    let Some(device) = ploop_ublk::waiting_for(traits.identity) else { return Ok(None) };
+    let message = format!("{} has lost its server and waits for this disk", device.display());
+    Err(Failure::new(Code::DeviceBusy, message)
+        .hint("`ploop attach --via ublk` takes it over; `ploop detach` then ends it"))
 }
 
 /// Puts the device's front ends on the queues, beside those that are there.
