@@ -15,6 +15,7 @@ const HOST: &[&str] = &[
     "mkfs.ext4",
     "e2fsck",
     "dumpe2fs",
+    "tune2fs",
     "mkfs.xfs",
     "xfs_repair",
     "fio",

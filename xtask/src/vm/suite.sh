@@ -16,6 +16,7 @@ ublk_info     120  /dev/ublk-control
 ublk_trim     180  /dev/ublk-control
 ublk_busy     120  /dev/ublk-control
 ublk_reads    120  /dev/ublk-control
+ublk_mount    180  /dev/ublk-control
 ublk_kill     300  /dev/ublk-control
 dm_linear     180  /dev/mapper/control
 dm_flakey     240  /dev/mapper/control
@@ -126,7 +127,7 @@ t_ublk_trim() {
     umount /mnt
     ploop detach /disk/trim
     left=$(du -k /disk/trim/root.hds | cut -f1)
-    echo "full $full KiB, after trim $left KiB"
+    echo "note: full $full KiB, after trim $left KiB"
     [ $((full - left)) -gt 50000 ]
     ploop check -f /disk/trim
 }
@@ -153,6 +154,29 @@ t_ublk_reads() {
     ploop detach /disk/ureads
 }
 
+# A partition the kernel finds itself, and a mount that outlives a kill of its server.
+t_ublk_mount() {
+    mkdir /disk/umount
+    ploop init -s 256M /disk/umount/root.hds
+    ploop mount -m /mnt /disk/umount/DiskDescriptor.xml
+    grep '^/dev/ublkb.*p1 /mnt ext4 ' /proc/mounts
+    dd if=/dev/urandom of=/tmp/some bs=1M count=8
+    cp /tmp/some /mnt/some
+    sync
+    kill -KILL $(server_of)
+    ploop attach --via ublk /disk/umount
+    echo 3 > /proc/sys/vm/drop_caches
+    cmp /tmp/some /mnt/some
+    umount /mnt
+    ploop detach /disk/umount
+    ploop check -f /disk/umount
+}
+
+# Requests a dead server had: the kernel holds them to be handed over again.
+left_over() {
+    cat /sys/kernel/debug/block/$1/requeue_list /sys/kernel/debug/block/$1/hctx*/dispatch | wc -l
+}
+
 server_of() { ploop list --json | tr ',{' '\n\n' | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' | head -n 1; }
 
 # The server is killed five times under fio on a mounted file system. The device waits, the next
@@ -162,20 +186,35 @@ t_ublk_kill() {
     dev=$(ploop attach --via ublk /disk/kill)
     mkfs.ext4 -q -F $dev
     mount -t ext4 $dev /mnt
-    fio --name=verify --filename=/mnt/data --size=48M --rw=randwrite --bsrange=4k-64k \
-        --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --do_verify=1 \
-        --verify_fatal=1 --fsync=32 --loops=2 --randseed=9 --output=/tmp/fio &
+    # Again and again until the last kill: the premise of each is I/O on its way.
+    while [ ! -e /tmp/enough ]; do
+        fio --name=verify --filename=/mnt/data --size=48M --rw=randwrite --bsrange=4k-64k \
+            --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --do_verify=1 \
+            --verify_fatal=1 --fsync=32 --output=/tmp/fio || exit 1
+        echo pass >> /tmp/passes
+    done &
     fio=$!
+    again=0
     for n in 1 2 3 4 5; do
-        sleep 2
+        sleep 1.$n
         pid=$(server_of)
         [ -n "$pid" ]
+        # The premise: fio is at it, and requests are left without an answer.
+        kill -0 $fio
         kill -KILL $pid
-        again=$(ploop attach --via ublk /disk/kill)
-        echo "kill $n of pid $pid: $again, fio runs: $(kill -0 $fio && echo yes)"
-        [ "$again" = "$dev" ]
+        sleep 0.5
+        again=$((again + $(left_over ${dev#/dev/})))
+        if [ $n = 3 ] && ploop attach --via loop /disk/kill; then
+            echo "a loop device beside one that waits"; return 1
+        fi
+        taken=$(ploop attach --via ublk /disk/kill)
+        echo "kill $n of pid $pid: $taken"
+        [ "$taken" = "$dev" ]
     done
+    touch /tmp/enough
     wait $fio || { cat /tmp/fio; return 1; }
+    echo "note: 5 kills, $again requests handed over again, $(wc -l < /tmp/passes) passes of fio"
+    [ $again -gt 0 ]
     umount /mnt
     e2fsck -f -n $dev
     ploop detach /disk/kill
@@ -234,7 +273,8 @@ run_step() {
     timeout -s KILL "$limit" /init step "$name" > /tmp/out 2>&1
     code=$?
     took=$(echo "$begin $(uptime_now)" | awk '{printf "%.1f", $2 - $1}')
-    if [ $code -eq 0 ]; then echo "ok $name $took"; return; fi
+    note=$(sed -n 's/^note: / /p' /tmp/out | tr -d '\n')
+    if [ $code -eq 0 ]; then echo "ok $name $took$note"; return; fi
     echo "not ok $name $took exit code $code: $(tail -n 1 /tmp/out)"
     sed 's/^/# /' /tmp/out
     dmesg | tail -n 15 | sed 's/^/# kernel: /'
@@ -251,6 +291,7 @@ fi
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mount -t debugfs debug /sys/kernel/debug
 mount -t devtmpfs dev /dev
 mount -t tmpfs run /run
 mount -t tmpfs tmp /tmp
