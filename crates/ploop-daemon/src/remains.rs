@@ -45,6 +45,10 @@ impl Registry {
 fn has_device(entry: &Entry, file: &Path) -> bool {
     let name = entry.device.as_deref().and_then(|device| Path::new(device).file_name());
     let Some(name) = name else { return false };
+    if entry.transport.as_deref() == Some("ublk") {
+        // It waits for the disk's next server, with whatever is mounted on it.
+        return Path::new("/sys/block").join(name).exists();
+    }
     let below = Path::new("/sys/block").join(name).join("loop/backing_file");
     let Ok(below) = fs::read(below) else { return false };
     below.strip_suffix(b"\n").unwrap_or(&below) == absolute(file).as_os_str().as_bytes()

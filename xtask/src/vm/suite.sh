@@ -164,6 +164,7 @@ t_ublk_mount() {
     cp /tmp/some /mnt/some
     sync
     kill -KILL $(server_of)
+    if ploop detach /disk/umount; then echo "detached from under a mount"; return 1; fi
     ploop attach --via ublk /disk/umount
     echo 3 > /proc/sys/vm/drop_caches
     cmp /tmp/some /mnt/some

@@ -83,8 +83,12 @@ pub fn clear(entry: &Entry, force: bool) -> Result<()> {
         if Instant::now() >= until {
             let device = entry.device.as_deref().unwrap_or("the device");
             let message = format!("{device} is open, though its server was killed");
-            return Err(Failure::new(Code::DeviceBusy, message)
-                .hint(format!("`fuser -v {device}` shows by whom")));
+            let hint = if entry.transport.as_deref() == Some("ublk") {
+                "`ploop attach` takes it over; after that it can be detached".to_owned()
+            } else {
+                format!("`fuser -v {device}` shows by whom")
+            };
+            return Err(Failure::new(Code::DeviceBusy, message).hint(hint));
         }
         std::thread::sleep(Duration::from_millis(50));
     }

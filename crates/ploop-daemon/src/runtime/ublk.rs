@@ -22,13 +22,15 @@ impl Traits {
     pub fn of(disk: &Disk) -> Self {
         // F2, I14: only with a record of changes is nothing lost that was answered.
         let recoverable = disk.read_only() || disk.spec().record.is_some();
-        Self { identity: identity(disk.ident()), recoverable }
+        Self { identity: identity(disk.ident(), disk.read_only()), recoverable }
     }
 }
 
-/// A word for the disk that the device carries to the next server.
-fn identity(ident: Ident) -> u64 {
+/// A word for the disk that the device carries to the next server. A device for writing is not for
+/// one that only reads.
+fn identity(ident: Ident, read_only: bool) -> u64 {
     let bytes = ident.dev.to_le_bytes().into_iter().chain(ident.ino.to_le_bytes());
+    let bytes = bytes.chain([u8::from(read_only)]);
     let start = 0xcbf2_9ce4_8422_2325_u64;
     let hash =
         bytes.fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
@@ -133,7 +135,8 @@ mod tests {
 
     #[test]
     fn disks_have_words_of_their_own_and_never_zero() {
-        let of = |dev, ino| identity(Ident { dev, ino });
+        let of = |dev, ino| identity(Ident { dev, ino }, false);
+        assert_ne!(of(1, 2), identity(Ident { dev: 1, ino: 2 }, true));
         assert_ne!(of(1, 2), of(2, 1));
         assert_ne!(of(1, 2), of(1, 4));
         assert_ne!(of(0, 0), 0);
