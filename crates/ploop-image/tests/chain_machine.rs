@@ -113,7 +113,10 @@ impl Machine {
         let scope: Vec<u64> = (0..CLUSTERS).collect();
         let opening = self.opening();
         let subject = Subject { target: descriptor(), opening, scope: &scope, cluster: CLUSTER };
-        good(recover::read_raw(life, &subject, &mut self.rng))
+        // They come in the order of the answers.
+        let mut found = good(recover::read_raw(life, &subject, &mut self.rng));
+        found.sort_unstable();
+        found
     }
 
     fn open(&mut self) {
