@@ -9,7 +9,7 @@ use crate::sh;
 const SHORT: &[&str] = &["--seconds", "120", "--profile", "swarm,crash,fault,layers"];
 
 /// Processor seconds until a planted bug must be found.
-const BUDGET: &[&str] = &["--seconds", "60"];
+const BUDGET: &[&str] = &["--seconds", "300"];
 
 /// Where syncs are made, and which lines make one.
 const SOURCES: [&str; 2] = ["crates/ploop-engine/src", "crates/ploop-image/src"];
