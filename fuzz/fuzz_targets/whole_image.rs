@@ -97,7 +97,7 @@ impl Image {
     }
 
     /// What the guest reads in the beginning, where operations go.
-    fn content(&self) -> BTreeMap<u64, Value> {
+    fn content(&self) -> Vec<(u64, Value)> {
         let whole = |(guest, value): (&u64, &Value)| {
             let (first, value) = (guest * self.cluster(), *value);
             (first..first + self.cluster()).map(move |sector| (sector, value))
@@ -226,7 +226,7 @@ impl Session {
         self.world = next;
         self.model.abandon();
         self.open();
-        let mut found = BTreeMap::new();
+        let mut found = Vec::new();
         let mut anything = Model::anything();
         for (first, count) in runs(self.model.touched()) {
             self.give(Wish::plain(Operation::Read, first, count));
