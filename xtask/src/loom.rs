@@ -9,6 +9,7 @@ use crate::sh;
 const MODELS: &[(&str, &str, &str)] = &[
     ("ploop-engine", "loom_grace", "no I/O reaches a freed cluster (F9, I11)"),
     ("ploop-engine", "loom_map", "no mapping is taken for durable or missed (F3, I4, I15)"),
+    ("ploop-engine", "loom_sync_slot", "one sync at a time, and none leaves a change out (I3, F5)"),
     ("ploop-io", "loom_wake", "no message is slept over (D6)"),
 ];
 

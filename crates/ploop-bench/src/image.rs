@@ -139,8 +139,10 @@ fn measure(
     told: &Receiver<Tally>,
     counter: Option<&Instructions>,
 ) -> Result<Outcome> {
-    let stats = session.device().keeper_stats();
-    let counts = || [stats.syncs.get(), stats.allocated.get(), stats.copied_up.get()];
+    let device = session.device();
+    let stats = device.keeper_stats();
+    let own = || (0..device.queues()).map(|n| device.queue_stats(n).syncs.get()).sum::<u64>();
+    let counts = || [stats.syncs.get() + own(), stats.allocated.get(), stats.copied_up.get()];
     let before = counts();
     let cost = Cost::now(counter);
     let start = RealClock.now();

@@ -11,6 +11,7 @@ use crate::queue::Queue;
 use crate::record::Record;
 use crate::spec::{DeviceOptions, DeviceSpec, LevelKind};
 use crate::stats::{KeeperStats, QueueStats};
+use crate::sync_slot::SyncSlot;
 use crossbeam_utils::CachePadded;
 use ploop_format::units::SECTOR_SHIFT;
 use ploop_io::Io;
@@ -66,6 +67,8 @@ pub struct Shared {
     pub keep_blocks: bool,
     /// A sync failed: no FLUSH or FUA is acknowledged any more (F5, I10).
     pub failed: AtomicBool,
+    /// One sync of the top in flight, whoever asks (F5).
+    pub sync_slot: CachePadded<SyncSlot>,
     /// Metadata cannot be written: writes fail (I10).
     pub frozen: AtomicBool,
     /// What the next life finds after a kill (F2).
@@ -137,6 +140,7 @@ impl Device {
             failed: AtomicBool::new(false),
             record: spec.record.clone(),
             frozen: AtomicBool::new(false),
+            sync_slot: CachePadded::default(),
             stopping: AtomicBool::new(false),
             keeper: Link::new(messages),
             queues: (0..options.queues).map(|_| link()).collect(),

@@ -13,6 +13,7 @@
 //! | 5 submit | `queue/disk.rs` | route -> operations on this queue's ring |
 //! | 6 complete | `queue/disk.rs`, `queue/answer.rs` | completion -> next step, or the end |
 //! | 7 write back | `keeper/pages.rs`, `keeper/sync.rs` | dirty BAT pages -> disk, in order |
+//! | flush | `queue/flush.rs`, `sync_slot.rs` | nothing dirty: one sync on the queue's own ring |
 //!
 //! Two kinds of thread: queues (many; read the map) and the keeper (one; the only writer of the
 //! map, the free set and the metadata on disk). Nothing here spawns a thread, opens a file or
@@ -36,6 +37,7 @@ pub mod spec;
 pub mod split;
 pub mod stats;
 pub mod sync;
+pub mod sync_slot;
 pub mod zero;
 
 pub use device::{Device, DeviceError};

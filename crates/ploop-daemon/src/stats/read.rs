@@ -7,7 +7,8 @@ use super::table::{FAILED, KEEPER, PAGES_IN_MEMORY, QUEUE};
 use super::types::{Batches, Bucket, Class, Latency, QueueStat, SizeBucket, StatReply};
 use ploop_engine::Device;
 use ploop_engine::stats::{
-    CLASSES, ClassStats, Histogram, KeeperStats, OPERATIONS, QueueStats, batch_end, bucket_end,
+    BATCH_BUCKETS, Batches as Groups, CLASSES, ClassStats, Histogram, KeeperStats, OPERATIONS,
+    QueueStats, batch_end, bucket_end,
 };
 use std::collections::BTreeMap;
 
@@ -18,13 +19,17 @@ pub fn read(device: &Device, interval_ns: u64) -> StatReply {
     let keeper = device.keeper_stats();
     let queues: Vec<QueueStat> =
         stats.iter().enumerate().map(|(n, stats)| queue(n, stats)).collect();
+    let syncs = stats.iter().map(|queue| &queue.sync_latency);
+    let syncs: Vec<&Histogram> = syncs.chain([&keeper.sync_latency]).collect();
+    let groups = stats.iter().map(|queue| &queue.sync_batches);
+    let groups: Vec<&Groups> = groups.chain([&keeper.sync_batches]).collect();
     let mut reply = StatReply {
         interval_ns,
-        counters: totals(&queues, keeper),
+        counters: totals(&queues, &stats, keeper),
         classes: CLASSES.iter().enumerate().filter_map(|(n, _)| together(n, &stats)).collect(),
         queues,
-        sync_latency: latency(&[&keeper.sync_latency]),
-        sync_batches: batches(keeper),
+        sync_latency: latency(&syncs),
+        sync_batches: batches(&groups),
     };
     let pages = device.pages_resident() as u64;
     reply.counters.insert(PAGES_IN_MEMORY.to_owned(), pages);
@@ -73,17 +78,26 @@ fn latency(parts: &[&Histogram]) -> Latency {
     Latency::new(buckets, sum, parts.iter().map(|part| part.max()).max().unwrap_or(0))
 }
 
-fn batches(keeper: &KeeperStats) -> Batches {
-    let all = &keeper.sync_batches;
-    let buckets = all.counts().enumerate().filter(|(_, count)| *count > 0);
-    let buckets: Vec<_> =
-        buckets.map(|(n, count)| SizeBucket { upto: batch_end(n), count }).collect();
-    let count = buckets.iter().map(|bucket| bucket.count).sum();
-    Batches { count, sum: all.sum(), max: all.max(), buckets }
+fn batches(parts: &[&Groups]) -> Batches {
+    let mut counts = [0; BATCH_BUCKETS];
+    for part in parts {
+        counts.iter_mut().zip(part.counts()).for_each(|(sum, count)| *sum += count);
+    }
+    let buckets = counts.into_iter().enumerate().filter(|(_, count)| *count > 0);
+    Batches {
+        count: counts.iter().sum(),
+        sum: parts.iter().map(|part| part.sum()).sum(),
+        max: parts.iter().map(|part| part.max()).max().unwrap_or(0),
+        buckets: buckets.map(|(n, count)| SizeBucket { upto: batch_end(n), count }).collect(),
+    }
 }
 
 /// The numbers of the whole disk by name.
-fn totals(queues: &[QueueStat], keeper: &KeeperStats) -> BTreeMap<String, u64> {
+fn totals(
+    queues: &[QueueStat],
+    stats: &[&QueueStats],
+    keeper: &KeeperStats,
+) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     let mut add = |name: String, value: u64| *all.entry(name).or_insert(0) += value;
     for name in OPERATIONS {
@@ -108,5 +122,7 @@ fn totals(queues: &[QueueStat], keeper: &KeeperStats) -> BTreeMap<String, u64> {
     for line in KEEPER {
         add(line.name.to_owned(), (line.get)(keeper));
     }
+    add("syncs".to_owned(), stats.iter().map(|queue| queue.syncs.get()).sum());
+    add("flushes".to_owned(), stats.iter().map(|queue| queue.sync_batches.sum()).sum());
     all
 }

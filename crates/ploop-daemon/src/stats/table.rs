@@ -50,6 +50,8 @@ pub const QUEUE: &[Line<QueueStats>] = &[
         "Times a queue began to hold requests.", |s| s.full_episodes.get()),
     line("abandoned", "pieces_abandoned", Counter,
         "Held pieces that failed because the disk was closed.", |s| s.abandoned.get()),
+    line("own_syncs", "queue_syncs", Counter,
+        "Syncs of the top image that the queue began by itself.", |s| s.syncs.get()),
 ];
 
 /// Of the keeper.
@@ -87,9 +89,9 @@ pub const KEEPER: &[Line<KeeperStats>] = &[
     line("pages_dirty_max", "pages_dirty_max", Gauge,
         "The most dirty BAT pages there were.", |s| s.dirty_pages_max.get()),
     line("syncs", "syncs", Counter,
-        "Syncs of the top image begun.", |s| s.syncs.get()),
+        "Syncs of the top image begun, by the keeper or a queue.", |s| s.syncs.get()),
     line("flushes", "flushes_answered", Counter,
-        "FLUSHes answered by the keeper.", |s| s.flushes.get()),
+        "FLUSHes answered after a sync.", |s| s.flushes.get()),
 ];
 
 /// Pages of the map with cells of their own, a number of the device.

@@ -192,6 +192,7 @@ impl<I: Io> Keeper<I> {
         if !self.pages.dirty.contains_key(&slot.page.0) {
             let fresh = self.dirty_page(slot.page);
             self.pages.dirty.insert(slot.page.0, fresh);
+            self.shared.sync_slot.mark_dirty();
             if let Some(page) = self.shared.map.page(slot.page) {
                 page.mark_dirty();
             }
@@ -460,6 +461,9 @@ impl<I: Io> Keeper<I> {
             if let Some(page) = self.shared.map.page(at) {
                 page.mark_durable();
             }
+            if self.pages.dirty.is_empty() {
+                self.shared.sync_slot.mark_clean();
+            }
         }
     }
 
@@ -476,7 +480,7 @@ impl<I: Io> Keeper<I> {
         if self.shared.failed.load(Ordering::SeqCst) {
             return None;
         }
-        let syncing = self.syncs.is_running();
+        let syncing = self.syncs.is_busy();
         let due = |p: &DirtyPage| {
             let write = p.unwritten && p.flight.is_none();
             let stage = !p.pending.is_empty() && !syncing;

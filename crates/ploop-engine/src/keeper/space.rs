@@ -517,7 +517,7 @@ impl<I: Io> Keeper<I> {
         }
         let dirty = !self.space.dirty.is_empty() && self.space.cleaning < CLEANERS;
         let clean = dirty.then_some(self.space.clean_retry_at);
-        let running = self.syncs.is_running();
+        let running = self.syncs.is_busy();
         let cleaned = self.space.cleaned.iter().map(|(_, _, since)| since + QUARANTINE_NS).min();
         let cleaned = cleaned.filter(|_| !running);
         let starved = self.space.is_starved() && self.space.ask_again_at != u64::MAX;

@@ -33,6 +33,8 @@ pub(super) struct Syncs {
     started: u64,
     done: u64,
     running: bool,
+    /// A queue has the slot, and wakes the keeper when it gives it back.
+    blocked: bool,
     /// When the last one began.
     began: u64,
     /// Do not start before the page writes up to this number have ended.
@@ -50,6 +52,11 @@ impl Syncs {
     /// A sync is in flight.
     pub fn is_running(&self) -> bool {
         self.running
+    }
+
+    /// The next sync begins when one in flight has ended, and its end wakes the keeper.
+    pub fn is_busy(&self) -> bool {
+        self.running || self.blocked
     }
 
     fn waiting(&self) -> usize {
@@ -91,6 +98,9 @@ impl<I: Io> Keeper<I> {
 
     /// Starts a sync when somebody needs one and the slot is free.
     pub(super) fn pump_sync(&mut self) {
+        if std::mem::take(&mut self.syncs.blocked) {
+            self.pages.forget_due();
+        }
         if self.syncs.running || self.shared.failed.load(Ordering::SeqCst) {
             return;
         }
@@ -112,6 +122,11 @@ impl<I: Io> Keeper<I> {
         let urgent = stage > self.syncs.done || space > self.syncs.done;
         let hold = *self.syncs.hold.get_or_insert(self.pages.writes());
         if !urgent && self.pages.in_flight_upto(hold) {
+            return;
+        }
+        self.syncs.blocked = !self.shared.sync_slot.take_or_want();
+        if self.syncs.blocked {
+            self.pages.forget_due();
             return;
         }
         self.syncs.hold = None;
@@ -136,10 +151,13 @@ impl<I: Io> Keeper<I> {
                 "sync of {} failed: {errno}; no flush succeeds any more",
                 path.display()
             );
+            // Before the slot is free: no sync may begin after this one and succeed.
             self.shared.fail();
+            let _ = self.shared.sync_slot.give_back();
             self.fail_waiters(Errno::IO);
             return;
         }
+        let _ = self.shared.sync_slot.give_back();
         // F5: an answer looks at FAILED first; a queue's DSYNC write may have failed meanwhile.
         if self.shared.failed.load(Ordering::SeqCst) {
             self.fail_waiters(Errno::IO);

@@ -7,6 +7,7 @@
 mod answer;
 mod disk;
 mod extents;
+mod flush;
 mod slots;
 mod start;
 
@@ -55,6 +56,7 @@ pub struct Queue<I: Io> {
     /// After a stop, held pieces got their last try (T17).
     last_try: bool,
     poll_at: Option<u64>,
+    flushes: flush::Flushes,
     zeros: AlignedBuf,
     /// The file system refused: do not ask again.
     no_punch: bool,
@@ -80,6 +82,7 @@ impl<I: Io> Queue<I> {
             holding: 0,
             last_try: false,
             poll_at: None,
+            flushes: flush::Flushes::new(depth + EXTRA_PIECES),
             zeros: crate::memory::buffer(ZERO_BUFFER as usize),
             no_punch: !caps.punch,
             no_zero_range: !caps.zero_range,
@@ -136,6 +139,7 @@ impl<I: Io> Queue<I> {
         }
         let mut ended = self.deliver(front);
         let full = self.poll_front(front);
+        self.pump_flushes();
         ended |= self.deliver(front);
         if ended {
             front.flush_replies();
@@ -163,10 +167,12 @@ impl<I: Io> Queue<I> {
         let mut completions = std::mem::take(&mut self.completions);
         self.io.reap(&mut completions);
         for c in completions.drain(..) {
-            if c.token & WATCH != 0 {
+            if c.token < flush::SYNC {
+                self.completed(c.token as u32, c.result);
+            } else if c.token & WATCH != 0 {
                 front.ready((c.token & u64::from(u32::MAX)) as u32, c.result);
             } else {
-                self.completed(c.token as u32, c.result);
+                self.sync_ended(c.result);
             }
         }
         self.completions = completions;

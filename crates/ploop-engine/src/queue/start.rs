@@ -164,11 +164,7 @@ impl<I: Io> Queue<I> {
     pub(super) fn start(&mut self, index: u32) -> Option<Outcome> {
         let piece = self.slots.pieces[index as usize];
         let kind = match piece.job {
-            Job::Flush => {
-                self.slots.pieces[index as usize].stage = Stage::Settling;
-                self.shared.keeper.send(ToKeeper::Flush(self.caller(index)));
-                return None;
-            }
+            Job::Flush => return self.flush_piece(index),
             Job::Extents => return self.extents(index),
             Job::Data(kind) => kind,
         };
@@ -284,9 +280,7 @@ impl<I: Io> Queue<I> {
         if !fua || on(Bug::FuaZeroEarly) {
             return Some(Ok(0));
         }
-        self.slots.pieces[index as usize].stage = Stage::Settling;
-        self.shared.keeper.send(ToKeeper::Flush(self.caller(index)));
-        None
+        self.flush_piece(index)
     }
 
     /// A piece ended: its slot is free, and its request goes on or ends.

@@ -1,6 +1,6 @@
 //! One queue's counters.
 
-use super::{CLASSES, ClassId, Counter, Histogram};
+use super::{Batches, CLASSES, ClassId, Counter, Histogram};
 use crate::front::Operation;
 
 /// Kinds of request counted, in the order of [`QueueStats::errors`].
@@ -45,6 +45,12 @@ pub struct QueueStats {
     pub full_episodes: Counter,
     /// Held requests that failed because the device stopped (T17).
     pub abandoned: Counter,
+    /// Syncs of the top that the queue began by itself.
+    pub syncs: Counter,
+    /// How long they took.
+    pub sync_latency: Histogram,
+    /// Flushes answered together by one of them.
+    pub sync_batches: Batches,
 }
 
 impl QueueStats {
