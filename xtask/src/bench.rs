@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: our numbers beside others', in pairs one after the other, so that what the
 //! machine does besides meets both alike.
 
+mod fuse;
 mod lab;
 mod peers;
 mod report;
 mod rows;
+mod served;
 mod stats;
 mod svg;
 mod targets;

@@ -6,7 +6,7 @@
 
 mod boot;
 mod cpio;
-mod fetch;
+pub mod fetch;
 mod initramfs;
 mod modules;
 mod plan;

@@ -1,7 +1,8 @@
 //! The generator as a front end: it lives on a queue's thread like NBD and FUSE do.
 
 use crate::generator::{Generator, Kind, Order, Tally};
-use ploop_engine::{Buffer, Flags, FrontEnd, Intake, Operation, Outcome, Request};
+use crate::load::Load;
+use ploop_engine::{Buffer, Flags, FrontEnd, Intake, Operation, Outcome, Request, Stride};
 use ploop_io::Waker;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +32,8 @@ impl Gate {
 pub struct LoadFront {
     generator: Generator,
     block: u64,
+    /// Completions worked on before the next submission.
+    stride: usize,
     gate: Arc<Gate>,
     running: bool,
     waker: Waker,
@@ -42,12 +45,13 @@ impl LoadFront {
     #[must_use]
     pub fn new(
         generator: Generator,
-        block: u64,
+        load: &Load,
         gate: Arc<Gate>,
         waker: Waker,
         done: Sender<Tally>,
     ) -> Self {
-        Self { generator, block, gate, running: false, waker, done: Some(done) }
+        let (block, stride) = (load.block, load.stride());
+        Self { generator, block, stride, gate, running: false, waker, done: Some(done) }
     }
 
     fn request(&self, order: Order) -> Request {
@@ -97,6 +101,10 @@ impl FrontEnd for LoadFront {
             // Nobody listens when the measurement was given up.
             let _ = done.send(self.generator.take_tally());
         }
+    }
+
+    fn stride(&self) -> Stride {
+        Stride { completions: self.stride, ..Stride::default() }
     }
 
     fn ready(&mut self, _key: u32, _events: i32) {}

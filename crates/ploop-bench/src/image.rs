@@ -100,7 +100,7 @@ fn fronts(
             // The other end waits for it.
             let _ = wakers.send(Arc::clone(&waker));
             let generator = Generator::new(&load, area, n)?;
-            let front = LoadFront::new(generator, load.block, gate, waker, tallies);
+            let front = LoadFront::new(generator, &load, gate, waker, tallies);
             Ok(Box::new(front) as Box<dyn FrontEnd>)
         });
         vec![make]

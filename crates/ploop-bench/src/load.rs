@@ -120,6 +120,16 @@ impl Load {
         Ok(Area { start: self.offset, blocks })
     }
 
+    /// Completions worked on before the next submission, the same with a map and without: a disk
+    /// that completes many at once stands still until then. Without a disk it would only cost.
+    #[must_use]
+    pub const fn stride(&self) -> usize {
+        match self.engine {
+            RingChoice::Null => usize::MAX,
+            _ => 8,
+        }
+    }
+
     /// How many requests queue `n` makes.
     #[must_use]
     pub fn share(&self, n: usize) -> u64 {

@@ -111,14 +111,18 @@ fn queue(
     let (mut generator, mut engine) = made?;
     generator.ends_at(RealClock.now().saturating_add(load.nanos));
     let mut completions: Vec<Completion> = Vec::with_capacity(load.depth);
+    let mut next = 0;
     loop {
         let now = RealClock.now();
-        for c in completions.drain(..) {
+        let rest = &completions[next..];
+        let ended = &rest[..rest.len().min(load.stride())];
+        for c in ended {
             let kept = c.token >> 32;
             // What was asked for lies in the upper half: a short transfer is a failure here.
             let good = u64::try_from(c.result).is_ok_and(|result| result == kept);
             generator.ended(c.token as u32, good);
         }
+        next += ended.len();
         generator.count(now);
         while let Some(order) = generator.order(now) {
             // SAFETY: the generator's memory and the file outlive the loop, which ends when
@@ -128,6 +132,12 @@ fn queue(
         if generator.idle() {
             return Ok((generator.take_tally(), engine.name()));
         }
+        if next < completions.len() {
+            engine.submit()?;
+            continue;
+        }
+        next = 0;
+        completions.clear();
         engine.wait(Some(LOOK), &|| true)?;
         engine.reap(&mut completions);
     }

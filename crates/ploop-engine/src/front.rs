@@ -190,6 +190,39 @@ pub trait Intake {
     fn stopping(&self) -> bool;
 }
 
+/// How far a queue goes before it submits and sees to its front end again. A disk that completes
+/// many operations at once stands still until the first new one comes: small strides bring it
+/// sooner, large ones cost fewer calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stride {
+    /// Completions of operations.
+    pub completions: usize,
+    /// New requests.
+    pub requests: usize,
+    /// Between strides the thread lets others run: a client that was woken on this processor
+    /// answers while the rest of the completions is worked on.
+    pub give_way: bool,
+}
+
+impl Default for Stride {
+    /// As far as there is work.
+    fn default() -> Self {
+        Self { completions: usize::MAX, requests: usize::MAX, give_way: false }
+    }
+}
+
+impl Stride {
+    /// What suits both of two front ends on one queue.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            completions: self.completions.min(other.completions),
+            requests: self.requests.min(other.requests),
+            give_way: self.give_way || other.give_way,
+        }
+    }
+}
+
 /// A source of requests that lives on one queue's thread. Nothing here may block.
 pub trait FrontEnd {
     /// Called on every turn of the queue's loop: hand in requests while there is room.
@@ -201,6 +234,10 @@ pub trait FrontEnd {
     fn complete(&mut self, tag: u64, outcome: Outcome);
     /// Called after a batch of `complete`s, once per turn: send replies now.
     fn flush_replies(&mut self) {}
+    /// How far the queue goes at a time.
+    fn stride(&self) -> Stride {
+        Stride::default()
+    }
     /// After [`Intake::stopping`]: nothing more will be handed in, all replies are out.
     fn finished(&self) -> bool;
 }

@@ -43,6 +43,7 @@ pub mod zero;
 pub use device::{Device, DeviceError};
 pub use front::{
     Buffer, Errno, ExtentRecord, Flags, FrontEnd, Intake, Limits, Operation, Outcome, Request,
+    Stride,
 };
 pub use keeper::Keeper;
 pub use queue::{Queue, Turn};

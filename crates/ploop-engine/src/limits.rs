@@ -4,6 +4,10 @@
 pub const EXTRA_PIECES: usize = 64;
 /// Clusters one request may step over in one turn of its queue without I/O.
 pub const CLUSTERS_PER_TURN: u64 = 1024;
+/// A client that was given way is done after less than this; else something hogs the processor.
+pub const GIVE_WAY_NS: u64 = 500_000;
+/// Giving way to what hogs the processor may cost a queue at most this share of its time.
+pub const GIVE_WAY_SHARE: u64 = 64;
 /// Clusters one `Extents` request looks at.
 pub const EXTENT_CLUSTERS: u64 = 65_536;
 /// Copy-ups that may hold a buffer at once.

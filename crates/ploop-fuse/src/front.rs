@@ -12,7 +12,7 @@ use crate::protocol::request::HEAD;
 use crate::queues::{Inbox, Mail, Present};
 use crate::ranges::Holder;
 use ploop_engine::arena::{Arena, Block};
-use ploop_engine::{FrontEnd, Intake, Limits, Outcome};
+use ploop_engine::{FrontEnd, Intake, Limits, Outcome, Stride};
 use ploop_io::{Interest, Waker};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -303,6 +303,11 @@ fn key(at: usize, generation: u16) -> u32 {
 }
 
 impl FrontEnd for FuseFront {
+    /// Requests come one by one: the disk gets the first ones while the others are read.
+    fn stride(&self) -> Stride {
+        Stride { requests: 16, ..Stride::default() }
+    }
+
     fn poll(&mut self, intake: &mut dyn Intake) {
         if let Some(mail) = self.inbox().take() {
             self.adopt(mail);

@@ -145,6 +145,11 @@ pub trait Io {
     /// As [`Io::submit`].
     fn wait(&mut self, timeout: Option<Duration>, idle: &dyn Fn() -> bool) -> io::Result<()>;
 
+    /// Lets other threads of this processor run, if there are any.
+    fn give_way(&self) {
+        std::thread::yield_now();
+    }
+
     /// A handle that other threads wake this ring's thread with.
     fn waker(&self) -> Waker;
 

@@ -1,6 +1,6 @@
 //! A front end without a protocol: requests go in from a list, answers come out as events.
 
-use ploop_engine::{FrontEnd, Intake, Outcome, Request};
+use ploop_engine::{FrontEnd, Intake, Outcome, Request, Stride};
 use std::collections::VecDeque;
 
 /// What happened at a front end, in order.
@@ -71,6 +71,11 @@ impl FrontEnd for SimFront {
             }
             None => self.strange.push(tag),
         }
+    }
+
+    /// Small, so that the queue stops half way and goes on in another turn.
+    fn stride(&self) -> Stride {
+        Stride { completions: 3, requests: 4, give_way: false }
     }
 
     fn finished(&self) -> bool {

@@ -43,19 +43,19 @@ impl Server {
 
     /// QEMU's storage daemon over a raw file, direct I/O where there is a disk.
     pub fn qemu_raw(lab: &Lab, file: &Path, place: Place) -> Result<Self> {
+        Self::qemu(lab, &[("raw", file)], place)
+    }
+
+    /// QEMU's storage daemon over images, the base first, each with its driver.
+    pub fn qemu(lab: &Lab, images: &[(&str, &Path)], place: Place) -> Result<Self> {
         let socket = lab.path(Place::Disk, "qemu.sock");
-        let direct =
-            if place == Place::Disk { "cache.direct=on,aio=io_uring" } else { "aio=threads" };
         let mut command = sh::program("qemu-storage-daemon");
+        let top = blockdevs(&mut command, images, place);
         command.args([
-            "--blockdev".into(),
-            format!("file,node-name=f,filename={},{direct}", file.display()),
-            "--blockdev".into(),
-            "raw,node-name=d,file=f".into(),
             "--nbd-server".into(),
             format!("addr.type=unix,addr.path={},max-connections=0", socket.display()),
             "--export".into(),
-            "nbd,id=e,node-name=d,name=,writable=on".to_owned(),
+            format!("nbd,id=e,node-name={top},name=,writable=on"),
         ]);
         Self::start(command, socket)
     }
@@ -68,55 +68,128 @@ impl Server {
         Self::start(command, socket)
     }
 
+    /// nbdkit without a disk: what client and protocol cost by themselves.
+    pub fn nbdkit_null(lab: &Lab) -> Result<Self> {
+        let socket = lab.path(Place::Disk, "nbdkit.sock");
+        let mut command = sh::program("nbdkit");
+        command.arg("-f").arg("-U").arg(&socket).args(["null", "512M"]);
+        Self::start(command, socket)
+    }
+
     /// Processor time of all its threads, those that ended and the kernel's workers too, in
     /// seconds. The kernel counts it in hundredths.
     fn cpu(&self) -> Option<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
-        Some(ticks / 100.0)
+        cpu_of(&self.child)
     }
 
     /// fio over NBD, depth 32, one job.
     pub fn fio(&self, lab: &Lab, rw: &str, bs: &str) -> Result<Figure> {
+        self.load(lab, &Load { rw, bs, ..Load::default() })
+    }
+
+    /// fio over NBD.
+    pub fn load(&self, lab: &Lab, load: &Load<'_>) -> Result<Figure> {
         let before = self.cpu();
         let uri = format!("--uri=nbd+unix:///?socket={}", self.socket.display());
-        let (iops, ios) = fio(lab, rw, bs, &["--ioengine=nbd", &uri])?;
+        let (iops, ios) = fio(lab, load, &["--ioengine=nbd", &uri])?;
         let cpu = before.zip(self.cpu()).map(|(before, now)| (now - before) * 1e6 / ios.max(1.0));
-        Ok(Figure { value: iops, cpu })
+        Ok(Figure { value: iops, cpu, disk: None })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let pid = self.child.id().to_string();
-        let _ = Command::new("kill").args(["-TERM", &pid]).status();
-        let until = Instant::now() + Duration::from_secs(10);
-        while self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            if Instant::now() > until {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        end(&mut self.child);
         let _ = std::fs::remove_file(&self.socket);
     }
 }
 
-/// fio on a file by io_uring with registered buffers.
-pub fn fio_file(lab: &Lab, file: &Path, rw: &str) -> Result<Figure> {
+/// SIGTERM by pid, then SIGKILL after ten seconds.
+pub fn end(child: &mut Child) {
+    let pid = child.id().to_string();
+    let _ = Command::new("kill").args(["-TERM", &pid]).status();
+    let until = Instant::now() + Duration::from_secs(10);
+    while child.try_wait().is_ok_and(|status| status.is_none()) {
+        if Instant::now() > until {
+            let _ = child.kill();
+            let _ = child.wait();
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Processor time of a process, its threads and what the kernel did for them, in seconds.
+pub fn cpu_of(child: &Child) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
+    Some(ticks / 100.0)
+}
+
+/// Names the images of a chain to QEMU, the base first; returns the name of the top's node.
+pub fn blockdevs(command: &mut Command, images: &[(&str, &Path)], place: Place) -> String {
+    let direct = if place == Place::Disk { "cache.direct=on,aio=io_uring" } else { "aio=threads" };
+    for (n, (driver, path)) in images.iter().enumerate() {
+        let file = format!("file,node-name=f{n},filename={},{direct}", path.display());
+        let backing = match n.checked_sub(1) {
+            Some(below) => format!(",backing=d{below}"),
+            None => String::new(),
+        };
+        let image = format!("{driver},node-name=d{n},file=f{n}{backing}");
+        command.args(["--blockdev", &file, "--blockdev", &image]);
+    }
+    format!("d{}", images.len().saturating_sub(1))
+}
+
+/// What fio does.
+pub struct Load<'a> {
+    pub rw: &'a str,
+    pub bs: &'a str,
+    pub depth: u32,
+    pub jobs: u32,
+    /// Bytes worked on.
+    pub area: &'a str,
+    /// Where they begin.
+    pub offset: &'a str,
+    /// A flush after every write.
+    pub flush: bool,
+    /// Ends after so many requests, whatever time it takes; 0: by time.
+    pub count: u32,
+}
+
+impl Default for Load<'_> {
+    fn default() -> Self {
+        let (rw, bs, area) = ("randread", "4k", "512M");
+        Self { rw, bs, depth: 32, jobs: 1, area, offset: "0", flush: false, count: 0 }
+    }
+}
+
+/// fio on the data area of an image, by io_uring with registered buffers.
+pub fn fio_file(lab: &Lab, image: &Path, rw: &str) -> Result<Figure> {
+    let load = Load { rw, area: "511M", offset: "1M", ..Load::default() };
+    Ok(Figure { value: fio_path(lab, image, &load)?.0, ..Figure::default() })
+}
+
+/// fio on a file or device by its path: requests a second, and all.
+pub fn fio_path(lab: &Lab, file: &Path, load: &Load<'_>) -> Result<(f64, f64)> {
     let name = format!("--filename={}", file.display());
-    let words = ["--ioengine=io_uring", "--fixedbufs=1", "--direct=1", &name];
-    Ok(Figure { value: fio(lab, rw, "4k", &words)?.0, cpu: None })
+    fio(lab, load, &["--ioengine=io_uring", "--fixedbufs=1", "--direct=1", &name])
 }
 
 /// Requests a second, and all.
-fn fio(lab: &Lab, rw: &str, bs: &str, words: &[&str]) -> Result<(f64, f64)> {
+fn fio(lab: &Lab, load: &Load<'_>, words: &[&str]) -> Result<(f64, f64)> {
     let mut command = sh::program("fio");
-    command.args(["--name=b", "--iodepth=32", "--time_based", "--output-format=json"]);
-    command.args([format!("--rw={rw}"), format!("--bs={bs}"), "--size=512M".into()]);
-    command.arg(format!("--runtime={}", lab.seconds.ceil())).args(words);
+    command.args(["--name=b", "--group_reporting", "--norandommap", "--output-format=json"]);
+    command.args([format!("--rw={}", load.rw), format!("--bs={}", load.bs)]);
+    command.args([format!("--size={}", load.area), format!("--iodepth={}", load.depth)]);
+    command.args([format!("--numjobs={}", load.jobs), format!("--fsync={}", u8::from(load.flush))]);
+    command.arg(format!("--offset={}", load.offset)).args(words);
+    if load.count > 0 {
+        command.arg(format!("--number_ios={}", load.count));
+    } else {
+        command.args(["--time_based".into(), format!("--runtime={}", lab.seconds.ceil())]);
+    }
     let text = sh::text(&mut command)?;
     let start = text.find('{').with_context(|| format!("fio said {text}"))?;
     let json: serde_json::Value = serde_json::from_str(&text[start..])?;
@@ -141,5 +214,5 @@ pub fn socketpair(lab: &Lab) -> Result<Figure> {
     }
     let seconds = start.elapsed().as_secs_f64();
     let _ = sender.join();
-    Ok(Figure { value: blocks / seconds, cpu: None })
+    Ok(Figure { value: blocks / seconds, ..Figure::default() })
 }

@@ -40,6 +40,7 @@ impl Outcome {
         Some(match self.target.want {
             Want::AtLeast => median >= self.target.value,
             Want::AtMost => median <= self.target.value,
+            Want::Told => return None,
         })
     }
 
@@ -61,11 +62,16 @@ impl Outcome {
                 "ours": self.median(|(ours, _)| ours.cpu),
                 "peer": self.median(|(_, peer)| peer.and_then(|peer| peer.cpu)),
             },
+            "disk_ops_per_io": {
+                "ours": self.median(|(ours, _)| ours.disk),
+                "peer": self.median(|(_, peer)| peer.and_then(|peer| peer.disk)),
+            },
             "pairs": self.pairs.len(),
             "target": self.target.value,
             "target_is": match self.target.want {
                 Want::AtLeast => "at least",
                 Want::AtMost => "at most",
+                Want::Told => "none",
             },
             "reached": self.reached(),
             "failed": self.failed,
@@ -104,20 +110,22 @@ pub fn write(dir: &Path, date: &str, outcomes: &[Outcome]) -> Result<String> {
     let all = json!({ "date": date, "machine": machine, "rows": rows, "absent": absent });
     std::fs::write(dir.join(format!("{date}.json")), serde_json::to_string_pretty(&all)? + "\n")?;
     let mut text = format!("# Measured on {date}\n\nMachine: {machine}\n\n");
-    text += "| row | ours | peer | unit | ratio (quartiles) | cpu us/io ours, peer | pairs \
-             | target | reached |\n|---|---|---|---|---|---|---|---|---|\n";
+    text += "| row | ours | peer | unit | ratio (quartiles) | cpu us/io ours, peer \
+             | disk operations per request ours, peer | pairs | target | reached |\n\
+             |---|---|---|---|---|---|---|---|---|---|\n";
     for row in &rows {
         let cell = |key: &str| number(&row[key]);
-        let cpu = &row["cpu_us_per_io"];
+        let (cpu, disk) = (&row["cpu_us_per_io"], &row["disk_ops_per_io"]);
         let reached = match (row["failed"].as_str(), row["reached"].as_bool()) {
             (Some(why), _) => why.lines().next().unwrap_or("failed").to_owned(),
             (None, Some(true)) => "yes".into(),
             (None, Some(false)) => "no".into(),
+            (None, None) if row["target_is"] == "none" => "-".into(),
             (None, None) => "too short to say".into(),
         };
         writeln!(
             text,
-            "| {} | {} | {} | {} | {} ({}, {}) | {}, {} | {} | {} {} | {reached} |",
+            "| {} | {} | {} | {} | {} ({}, {}) | {}, {} | {}, {} | {} | {} {} | {reached} |",
             row["name"].as_str().unwrap_or_default(),
             cell("ours"),
             cell("peer"),
@@ -127,13 +135,15 @@ pub fn write(dir: &Path, date: &str, outcomes: &[Outcome]) -> Result<String> {
             cell("upper_quartile"),
             number(&cpu["ours"]),
             number(&cpu["peer"]),
+            number(&disk["ours"]),
+            number(&disk["peer"]),
             row["pairs"],
             row["target_is"].as_str().unwrap_or_default(),
             row["target"],
         )?;
     }
     for (row, why) in ABSENT {
-        writeln!(text, "| {row} | - | - | - | - | - | 0 | - | {why} |")?;
+        writeln!(text, "| {row} | - | - | - | - | - | - | 0 | - | {why} |")?;
     }
     std::fs::write(dir.join("latest.md"), &text)?;
     Ok(text)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use super::lab::{Figure, Lab, Place};
-use super::peers::{self, Server};
+use super::{peers, served};
 
 /// One side of a comparison.
 pub type Side = Box<dyn Fn(&Lab) -> Result<Figure>>;
@@ -17,7 +17,7 @@ pub struct Row {
     pub peer: Option<Side>,
 }
 
-fn row<O, P>(name: impl Into<String>, ours: O, peer: P) -> Row
+pub fn row<O, P>(name: impl Into<String>, ours: O, peer: P) -> Row
 where
     O: Fn(&Lab) -> Result<Figure> + 'static,
     P: Fn(&Lab) -> Result<Figure> + 'static,
@@ -25,14 +25,14 @@ where
     Row { name: name.into(), ours: Box::new(ours), peer: Some(Box::new(peer)) }
 }
 
-fn alone(name: &str, ours: impl Fn(&Lab) -> Result<Figure> + 'static) -> Row {
+pub fn alone(name: &str, ours: impl Fn(&Lab) -> Result<Figure> + 'static) -> Row {
     Row { name: name.into(), ours: Box::new(ours), peer: None }
 }
 
 pub fn all() -> Vec<Row> {
     let mut rows = mapped();
     rows.extend(null());
-    rows.extend(nbd());
+    rows.extend(served::rows());
     rows.extend(allocating());
     rows.extend(lanes());
     rows.extend(chains());
@@ -57,7 +57,8 @@ fn mapped() -> Vec<Row> {
             };
             rows.push(row(format!("mapped {rw}, {word}, vs raw"), ours, raw));
             if place == Place::Disk {
-                let fio = move |lab: &Lab| peers::fio_file(lab, &lab.raw(place)?, rw);
+                let fio =
+                    move |lab: &Lab| peers::fio_file(lab, &lab.mapped(place)?.join("root.hds"), rw);
                 rows.push(row(format!("mapped {rw}, {word}, vs fio"), ours, fio));
             }
         }
@@ -73,15 +74,15 @@ fn gain(raw: bool) -> impl Fn(&Lab) -> Result<Figure> {
             if raw { (lab.raw(Place::Shm)?, "--raw") } else { (lab.mapped(Place::Shm)?, "--warm") };
         let one = lab.figure(&target, &[first, "--queues", "1"], "iops")?;
         let two = lab.figure(&target, &[first, "--queues", "2"], "iops")?;
-        Ok(Figure { value: two.value / one.value, cpu: two.cpu })
+        Ok(Figure { value: two.value / one.value, ..two })
     }
 }
 
 /// The processor time of another side, as its number.
-fn cpu_of(side: impl Fn(&Lab) -> Result<Figure>) -> impl Fn(&Lab) -> Result<Figure> {
+pub fn cpu_of(side: impl Fn(&Lab) -> Result<Figure>) -> impl Fn(&Lab) -> Result<Figure> {
     move |lab| {
         let cpu = side(lab)?.cpu;
-        Ok(Figure { value: cpu.context("the processor time is not known")?, cpu })
+        Ok(Figure { value: cpu.context("the processor time is not known")?, cpu, disk: None })
     }
 }
 
@@ -111,37 +112,12 @@ fn null() -> Vec<Row> {
     rows
 }
 
-fn nbd() -> Vec<Row> {
-    let ours = |place: Place, rw: &'static str, bs: &'static str| {
-        move |lab: &Lab| Server::ploop(lab, &lab.mapped(place)?)?.fio(lab, rw, bs)
-    };
-    let qemu = |place: Place, rw: &'static str| {
-        move |lab: &Lab| Server::qemu_raw(lab, &lab.raw(place)?, place)?.fio(lab, rw, "4k")
-    };
-    let mut rows = Vec::new();
-    for (place, rw, word) in [
-        (Place::Disk, "randread", "disk"),
-        (Place::Shm, "randread", "shm"),
-        (Place::Shm, "randwrite", "shm"),
-    ] {
-        let name = format!("NBD {rw}, {word}, vs qemu raw");
-        rows.push(row(name, ours(place, rw, "4k"), qemu(place, rw)));
-    }
-    let (mine, theirs) = (ours(Place::Disk, "randread", "4k"), qemu(Place::Disk, "randread"));
-    let name = "NBD randread, disk: server cpu vs qemu raw";
-    rows.push(row(name, cpu_of(mine), cpu_of(theirs)));
-    let nbdkit = |lab: &Lab| Server::nbdkit(lab, &lab.raw(Place::Shm)?)?.fio(lab, "randread", "4k");
-    let read = ours(Place::Shm, "randread", "4k");
-    rows.push(row("NBD randread, shm, vs nbdkit file", read, nbdkit));
-    let blocks = ours(Place::Shm, "read", "1M");
-    rows.push(row("NBD 1M read, shm, vs socketpair", blocks, peers::socketpair));
-    rows
-}
-
 fn allocating() -> Vec<Row> {
-    const SMALL: &[&str] = &["--rw", "randwrite", "--count", "8000"];
-    const LARGE: &[&str] = &["--rw", "randwrite", "--bs", "64K", "--count", "8000"];
-    const STREAM: &[&str] = &["--rw", "write", "--bs", "1M", "--count", "2000"];
+    // As many as the disk has room for: what is preallocated is not given back before the end.
+    const SMALL: &[&str] = &["--rw", "randwrite", "--count", "100000"];
+    const SPARSE: &[&str] = &["--rw", "randwrite", "--count", "10000"];
+    const LARGE: &[&str] = &["--rw", "randwrite", "--bs", "64K", "--count", "100000"];
+    const STREAM: &[&str] = &["--rw", "write", "--bs", "1M", "--count", "6000"];
     let ours = |cluster: u32, words: &'static [&'static str]| {
         move |lab: &Lab| {
             let disk = lab.empty(Place::Disk, "new", "64G", cluster)?;
@@ -150,13 +126,16 @@ fn allocating() -> Vec<Row> {
             ensure!(touched < 32768.0 * 1024.0 / f64::from(cluster), "half of the disk is touched");
             std::fs::remove_dir_all(&disk)?;
             let value = json["iops_with_close"].as_f64().unwrap_or(0.0);
-            Ok(Figure { value, cpu: json["cpu_us_per_io"].as_f64() })
+            Ok(Figure { value, cpu: json["cpu_us_per_io"].as_f64(), disk: None })
         }
     };
     let raw = |words: &'static [&'static str]| {
         move |lab: &Lab| {
+            let file = lab.preallocated("12G")?;
             let all = [&["--raw"], words].concat();
-            lab.figure(&lab.raw(Place::Disk)?, &all, "iops_with_close")
+            let figure = lab.figure(&file, &all, "iops_with_close");
+            std::fs::remove_file(&file)?;
+            figure
         }
     };
     let beyond = |lab: &Lab| {
@@ -166,11 +145,11 @@ fn allocating() -> Vec<Row> {
         let grown = number("allocated_after_bytes") - number("allocated_before_bytes");
         let touched = number("allocated_clusters") * number("cluster_bytes");
         std::fs::remove_dir_all(&disk)?;
-        Ok(Figure { value: (grown - touched) / 1_048_576.0, cpu: None })
+        Ok(Figure { value: (grown - touched) / 1_048_576.0, ..Figure::default() })
     };
     vec![
         row("allocating 4K, cluster 64K, vs raw", ours(64, SMALL), raw(SMALL)),
-        row("allocating 4K, cluster 1M, vs raw", ours(1024, SMALL), raw(SMALL)),
+        row("allocating 4K, cluster 1M, vs raw", ours(1024, SPARSE), raw(SPARSE)),
         alone("allocating 4K: space beyond touched clusters", beyond),
         row("allocating 64K, vs raw", ours(64, LARGE), raw(LARGE)),
         row("allocating 1M sequential, vs raw", ours(1024, STREAM), raw(STREAM)),
@@ -194,7 +173,7 @@ fn lanes() -> Vec<Row> {
         let words = ["--rw", "randwrite", "--lanes", "16"];
         let json = lab.bench(&lab.mapped(Place::Disk)?, &words)?;
         let number = |key: &str| json[key].as_f64().unwrap_or(0.0);
-        Ok(Figure { value: number("syncs") / number("writes").max(1.0), cpu: None })
+        Ok(Figure { value: number("syncs") / number("writes").max(1.0), ..Figure::default() })
     };
     vec![
         row("write + flush, 1 lane, mapped, vs raw", ours("1"), raw("1")),
@@ -231,26 +210,41 @@ fn chains() -> Vec<Row> {
             lab.figure(&chain(lab, deltas)?, words, "iops")
         }
     };
-    vec![
-        row("random read, 128 deltas, warm, vs 1", side(128, true), side(1, true)),
-        row("random read, 128 deltas, cold, vs 1", side(128, false), side(1, false)),
-    ]
+    let mut rows = Vec::new();
+    for deltas in [8, 32, 128] {
+        for (warm, word) in [(true, "warm"), (false, "cold")] {
+            let name = format!("random read, {deltas} deltas, {word}, vs 1");
+            rows.push(row(name, side(deltas, warm), side(1, warm)));
+        }
+    }
+    rows
 }
 
 fn opening() -> Vec<Row> {
     // The second open in a row; one write makes it a writable one.
-    let second = |key: &'static str, scale: f64| {
-        move |lab: &Lab| {
-            let disk = lab.empty(Place::Disk, "huge", "16T", 1024)?;
-            let words = ["--rw", "randwrite", "--count", "1"];
-            lab.bench(&disk, &words)?;
-            let figure = lab.figure(&disk, &words, key)?;
-            Ok(Figure { value: figure.value / scale, cpu: None })
-        }
-    };
+    const ONE: &[&str] = &["--rw", "randwrite", "--count", "1"];
+    const MANY: &[&str] = &["--count", "100000"];
+    let empty = |lab: &Lab| lab.empty(Place::Disk, "huge", "16T", 1024);
+    let spread = |lab: &Lab| lab.spread("spread", 1_000_000);
+    fn second<D>(disk: D, words: &'static [&'static str], key: &'static str) -> Side
+    where
+        D: Fn(&Lab) -> Result<PathBuf> + 'static,
+    {
+        Box::new(move |lab| {
+            let disk = disk(lab)?;
+            lab.bench(&disk, ONE)?;
+            let value = lab.figure(&disk, words, key)?.value;
+            let scale = if key.ends_with("bytes") { 1_048_576.0 } else { 1.0 };
+            Ok(Figure { value: value / scale, ..Figure::default() })
+        })
+    }
+    let (time, memory) = ("open_ms", "peak_rss_bytes");
     vec![
-        alone("open 16 TiB, empty: time", second("open_ms", 1.0)),
-        alone("open 16 TiB, empty: memory", second("peak_rss_bytes", 1_048_576.0)),
+        alone("open 16 TiB, empty: time", second(empty, ONE, time)),
+        alone("open 16 TiB, empty: memory", second(empty, ONE, memory)),
+        alone("open 16 TiB, 1,000,000 entries: time", second(spread, ONE, time)),
+        alone("open 16 TiB, 1,000,000 entries: memory", second(spread, ONE, memory)),
+        alone("16 TiB, 1,000,000 entries, 100k reads: memory", second(spread, MANY, memory)),
     ]
 }
 

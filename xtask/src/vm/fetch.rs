@@ -55,6 +55,21 @@ impl Store {
         Ok(())
     }
 
+    /// Packages of one suite with all they need, libraries and loader, unpacked in a folder of
+    /// their own: programs newer than this system's.
+    pub fn folder(&mut self, name: &str, suite: &str, packages: &[&str]) -> Result<PathBuf> {
+        let into = self.root.join(name);
+        let (mark, wanted) = (into.join(".fetched"), format!("{suite} {}", packages.join(" ")));
+        if fs::read_to_string(&mark).is_ok_and(|there| there == wanted) {
+            return Ok(into);
+        }
+        self.update()?;
+        let packages: Vec<_> = packages.iter().map(|name| format!("{name}/{suite}")).collect();
+        self.unpack(&packages, &into)?;
+        fs::write(&mark, wanted)?;
+        Ok(into)
+    }
+
     /// A kernel's directory, fetched when it is not there.
     pub fn kernel(&mut self, kernel: &Kernel) -> Result<PathBuf> {
         let into = self.root.join("kernel").join(&kernel.series);

@@ -1,6 +1,6 @@
 //! Several front ends on one queue: tags and watch keys are kept apart, turns are fair.
 
-use ploop_engine::{FrontEnd, Intake, Outcome, Request};
+use ploop_engine::{FrontEnd, Intake, Outcome, Request, Stride};
 use ploop_io::{Command, Interest};
 use std::collections::HashMap;
 
@@ -11,6 +11,7 @@ pub struct MultiFront {
     keys: Keys,
     /// Who is polled first; moves on every turn so that no child starves another.
     first: usize,
+    stride: Stride,
 }
 
 /// Requests in flight: the engine's tag is an index here.
@@ -80,7 +81,9 @@ impl MultiFront {
     /// One front end made of several.
     #[must_use]
     pub fn new(children: Vec<Box<dyn FrontEnd>>) -> Self {
-        Self { children, tags: Tags::default(), keys: Keys::default(), first: 0 }
+        let strides = children.iter().map(|child| child.stride());
+        let stride = strides.reduce(Stride::and).unwrap_or_default();
+        Self { children, tags: Tags::default(), keys: Keys::default(), first: 0, stride }
     }
 }
 
@@ -163,6 +166,10 @@ impl FrontEnd for MultiFront {
         for child in &mut self.children {
             child.flush_replies();
         }
+    }
+
+    fn stride(&self) -> Stride {
+        self.stride
     }
 
     fn finished(&self) -> bool {

@@ -13,7 +13,7 @@ mod start;
 
 use crate::device::Shared;
 use crate::front::{FrontEnd, Intake, Outcome, Request};
-use crate::limits::{EXTRA_PIECES, ZERO_BUFFER};
+use crate::limits::{EXTRA_PIECES, GIVE_WAY_NS, GIVE_WAY_SHARE, ZERO_BUFFER};
 use crate::message::Caller;
 use crate::sync::Ordering;
 use ploop_io::{AlignedBuf, Clock, Command, Completion, Interest, Io};
@@ -31,6 +31,8 @@ const WATCH: u64 = 1 << 63;
 pub struct Turn {
     /// There is more to do at once.
     pub busy: bool,
+    /// But clients may want to run before.
+    pub give_way: bool,
     /// Come again at this time at the latest.
     pub deadline: Option<u64>,
     /// The device is stopping and this queue has nothing left.
@@ -46,6 +48,10 @@ pub struct Queue<I: Io> {
     finished: Vec<(u64, Outcome)>,
     incoming: Vec<Request>,
     completions: Vec<Completion>,
+    /// Those before it are done with.
+    next_completion: usize,
+    /// No way is given before this time.
+    hurry_until: u64,
     /// Requests that gave way after a long walk over clusters without I/O.
     resume: VecDeque<u32>,
     /// Pieces held because the host has no space (F17), and when they are tried again.
@@ -76,6 +82,8 @@ impl<I: Io> Queue<I> {
             finished: Vec::with_capacity(depth),
             incoming: Vec::with_capacity(depth),
             completions: Vec::with_capacity(depth + EXTRA_PIECES),
+            next_completion: 0,
+            hurry_until: 0,
             resume: VecDeque::with_capacity(depth),
             parked: VecDeque::with_capacity(depth),
             parked_until: 0,
@@ -112,6 +120,9 @@ impl<I: Io> Queue<I> {
             }
             if turn.busy {
                 self.io.submit()?;
+                if turn.give_way {
+                    self.give_way(clock);
+                }
                 continue;
             }
             let timeout =
@@ -127,7 +138,8 @@ impl<I: Io> Queue<I> {
     /// One turn of the loop; never blocks and does not submit.
     pub fn step<F: FrontEnd + ?Sized>(&mut self, front: &mut F, now: u64) -> Turn {
         self.now = now;
-        self.reap(front);
+        let stride = front.stride();
+        let more = self.reap(front, stride.completions);
         while let Some((piece, answer)) = self.shared.queues[self.lane].take() {
             self.answered(piece, answer);
         }
@@ -138,7 +150,7 @@ impl<I: Io> Queue<I> {
             }
         }
         let mut ended = self.deliver(front);
-        let full = self.poll_front(front);
+        let full = self.poll_front(front, stride.requests);
         self.pump_flushes();
         ended |= self.deliver(front);
         if ended {
@@ -149,7 +161,8 @@ impl<I: Io> Queue<I> {
         stats.parked.set(self.parked.len() as u64);
         let stopping = self.shared.stopping.load(Ordering::SeqCst);
         Turn {
-            busy: !self.resume.is_empty() || (full && self.slots.room() > 0),
+            give_way: more && stride.give_way,
+            busy: more || !self.resume.is_empty() || (full && self.slots.room() > 0),
             deadline: self.deadline(),
             finished: stopping && self.slots.in_flight() == 0 && front.finished(),
         }
@@ -163,10 +176,17 @@ impl<I: Io> Queue<I> {
         }
     }
 
-    fn reap<F: FrontEnd + ?Sized>(&mut self, front: &mut F) {
+    /// Takes at most so many completions; returns whether there are more.
+    fn reap<F: FrontEnd + ?Sized>(&mut self, front: &mut F, most: usize) -> bool {
         let mut completions = std::mem::take(&mut self.completions);
-        self.io.reap(&mut completions);
-        for c in completions.drain(..) {
+        if self.next_completion >= completions.len() {
+            self.next_completion = 0;
+            completions.clear();
+            self.io.reap(&mut completions);
+        }
+        let rest = &completions[self.next_completion..];
+        let now = rest.len().min(most);
+        for c in &rest[..now] {
             if c.token < flush::SYNC {
                 self.completed(c.token as u32, c.result);
             } else if c.token & WATCH != 0 {
@@ -175,13 +195,30 @@ impl<I: Io> Queue<I> {
                 self.sync_ended(c.result);
             }
         }
+        self.next_completion += now;
+        let more = self.next_completion < completions.len();
         self.completions = completions;
+        more
+    }
+
+    /// Lets other threads of this processor run. One that hogs it makes that dear: then not again
+    /// until the loss is a small share of the time.
+    fn give_way(&mut self, clock: &dyn Clock) {
+        let before = clock.now();
+        if before < self.hurry_until {
+            return;
+        }
+        self.io.give_way();
+        let lost = clock.now().saturating_sub(before);
+        if lost > GIVE_WAY_NS {
+            self.hurry_until = before + lost.saturating_mul(GIVE_WAY_SHARE);
+        }
     }
 
     /// Lets the front end hand requests in; returns whether it filled all room.
-    fn poll_front<F: FrontEnd + ?Sized>(&mut self, front: &mut F) -> bool {
+    fn poll_front<F: FrontEnd + ?Sized>(&mut self, front: &mut F, most: usize) -> bool {
         self.poll_at = None;
-        let room = self.slots.room();
+        let room = self.slots.room().min(most);
         let mut intake = QueueIntake {
             io: &mut self.io,
             incoming: &mut self.incoming,
