@@ -126,7 +126,7 @@ impl Load {
     pub const fn stride(&self) -> usize {
         match self.engine {
             RingChoice::Null => usize::MAX,
-            _ => 8,
+            _ => 6,
         }
     }
 

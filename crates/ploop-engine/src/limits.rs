@@ -22,6 +22,8 @@ pub const AHEAD_WINDOW: u64 = 64;
 pub const AHEAD_PAGES: usize = 4096;
 /// Pages waiting to be written at which all of them are, before their deadlines (P4).
 pub const DIRTY_PAGES: usize = 1024;
+/// So few changes between two flushes: the next one comes soon, and pages are written before it.
+pub const EAGER_CHANGES: u64 = 2;
 /// Neighbouring pages that one write takes at most.
 pub const JOINED_PAGES: usize = 64;
 /// Largest step by which the file is extended ahead of the frontier, unless the opener says else.

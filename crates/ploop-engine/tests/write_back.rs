@@ -36,3 +36,48 @@ fn random_allocation_does_not_write_a_page_for_every_change() {
     assert!(rig.stop().clean);
     assert!(scan(&path, geometry).len() as u64 > WRITES * 9 / 10);
 }
+
+/// A database writes, flushes, writes, flushes: the page of a change is on its way before the flush
+/// that asks for it. A few changes without a flush, and pages are collected again.
+#[test]
+fn a_flush_after_every_change_finds_the_page_written() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let path = dir.path().join("top.hds");
+    let geometry = Geometry::new(64, 100 * 1024 * (32 << 10));
+    make_image(&path, geometry, &[]);
+    let options = DeviceOptions { metadata_delay_ms: 3_600_000, ..DeviceOptions::default() };
+    let spec = spec(geometry, std::slice::from_ref(&path), false);
+    let rig = Rig::start(spec, options, EngineChoice::Auto);
+    let written = || rig.device.keeper_stats().pages_written.get();
+    let change = |n: u64| {
+        let at = n * 1024 * geometry.cluster.bytes();
+        rig.write(0, at, &[7; 4096], Flags::default()).unwrap();
+    };
+    let flush = || rig.plain(0, Operation::Flush, 0, 0, Flags::default()).unwrap();
+    let settles = |want: u64| {
+        (0..2000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            written() == want
+        })
+    };
+    change(0);
+    assert_eq!(written(), 0, "nobody has flushed yet");
+    flush();
+    for n in 1..6 {
+        change(n);
+        assert!(settles(n + 1), "change {n}: {} pages written before its flush", written());
+        flush();
+        assert_eq!(written(), n + 1, "the flush had none left to write");
+    }
+    for n in 6..16 {
+        change(n);
+    }
+    flush();
+    let before = written();
+    for n in 16..20 {
+        change(n);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(written(), before, "ten changes in a flush: pages wait again");
+    assert!(rig.stop().clean);
+}

@@ -83,6 +83,9 @@ pub(super) struct Pages {
     /// Not later than the earliest deadline; exact unless `stale`.
     next_due: Option<u64>,
     stale: bool,
+    /// Flushes come after a few changes each: a page is written as soon as it changes, so that the
+    /// flush finds it on disk and only syncs.
+    pub eager: bool,
     /// Something happened that can make a page writable or durable.
     pub touched: bool,
 }
@@ -197,7 +200,10 @@ impl<I: Io> Keeper<I> {
                 page.mark_dirty();
             }
         }
-        let delay = self.shared.options.metadata_delay_ms * 1_000_000;
+        let delay = match self.pages.eager {
+            true => 0,
+            false => self.shared.options.metadata_delay_ms * 1_000_000,
+        };
         let Some(page) = self.pages.dirty.get_mut(&slot.page.0) else { return };
         if !on(Bug::RecordNot) {
             self.recorded.put(&mut page.slots, cluster, entry, self.seq);

@@ -6,6 +6,7 @@
 use super::Keeper;
 use super::ops::Task;
 use crate::front::Errno;
+use crate::limits::EAGER_CHANGES;
 use crate::message::{Answer, Caller};
 use crate::sync::Ordering;
 use ploop_format::BatPage;
@@ -39,6 +40,8 @@ pub(super) struct Syncs {
     began: u64,
     /// Do not start before the page writes up to this number have ended.
     hold: Option<u64>,
+    /// Number of the last change that an earlier flush asked for.
+    asked: u64,
     flushes: Vec<Flush>,
     durables: Vec<Durable>,
 }
@@ -82,6 +85,8 @@ impl<I: Io> Keeper<I> {
         let early = on(Bug::FlushEarly) && self.syncs.running;
         let sync = self.syncs.next() - u64::from(early);
         let seq = if on(Bug::FlushNoPages) { 0 } else { self.seq };
+        self.pages.eager = self.seq - self.syncs.asked <= EAGER_CHANGES;
+        self.syncs.asked = self.seq;
         self.syncs.flushes.push(Flush { caller, seq, sync });
         self.pages.touched = true;
     }
