@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may panic")]
 
 use ploop_io::sim::SurvivorPlan;
+use ploop_sim::Profile;
 use ploop_sim::scenario::{CLUSTER, Scenario};
+use std::path::Path;
 use std::sync::Arc;
 
 /// F6 (b): data reached the disk, its entry did not; the cluster is unreferenced and full of old
@@ -64,4 +66,34 @@ fn freed_clusters_come_back_clean() {
         }
         s.close();
     }
+}
+
+/// A host that can only write zeros, and 128 MiB that nobody knows the content of: they are cleaned
+/// one piece after the other, without turning in between, and a close does not wait for the rest.
+#[test]
+fn cleaning_by_writing_neither_spins_nor_holds_up_a_close() {
+    let mut profile = Profile { clusters: 12, ..Profile::plain() };
+    profile.world.caps.punch = false;
+    profile.world.caps.zero_range = false;
+    let mut s = Scenario::with(7, profile);
+    s.open();
+    let write = s.write(0, CLUSTER, CLUSTER, true);
+    s.wait(write).unwrap();
+    s.kill();
+    let image = Path::new("/disk/root.hds");
+    let end = s.world.read_file(image).unwrap().len() as u64;
+    s.world.cut_file(image, end + (128 << 20)).unwrap();
+    s.come_back();
+    let (begin, start) = (s.world.now(), s.world.operations());
+    let mut turns = 0;
+    s.until(|s| {
+        turns += 1;
+        s.world.now() > begin + 20_000_000
+    });
+    let done = s.world.operations() - start;
+    assert!(done > 0 && turns < 20 * (done + 10), "{turns} turns for {done} operations");
+    let before = s.world.operations();
+    s.close();
+    let closing = s.world.operations() - before;
+    assert!(closing < 40, "{closing} operations to close");
 }

@@ -104,7 +104,7 @@ fn null() -> Vec<Row> {
     let side = |queues: &'static str| {
         move |lab: &Lab| {
             let disk = lab.empty(Place::Shm, "new", "64G", 64)?;
-            let words = ["--io", "null", "--rw", "randwrite", "--count", "200000"];
+            let words = ["--io", "null", "--rw", "randwrite", "--count", "400000"];
             lab.figure(&disk, &[&words[..], &["--queues", queues]].concat(), "iops")
         }
     };

@@ -232,7 +232,10 @@ impl<I: Io> Keeper<I> {
         if self.shared.refuses_writes() {
             return;
         }
-        self.start_cleaning();
+        // A close cuts off what lies behind the last used cluster, and leaves the rest as it is.
+        if !self.closing {
+            self.start_cleaning();
+        }
         self.start_extension();
         self.start_cut();
         self.give_up_waiters();
@@ -383,6 +386,10 @@ impl<I: Io> Keeper<I> {
 
     fn start_cleaning(&mut self) {
         while self.space.cleaning < CLEANERS && self.now >= self.space.clean_retry_at {
+            // Without punching there is one such job, by writing; its end wakes the keeper.
+            if self.space.scrub.is_some() {
+                return;
+            }
             let Some(first) = self.space.dirty.pop_first() else { return };
             let most = (CLEAN_BYTES >> self.cluster.log2()).max(1);
             let mut end = first + 1;
@@ -401,14 +408,10 @@ impl<I: Io> Keeper<I> {
             OpKind::Punch
         } else if self.space.zero_range {
             OpKind::ZeroRange
-        } else if self.space.scrub.is_none() {
+        } else {
             self.space.scrub = Some((range.clone(), 0));
             self.count_cleaning(&range, true);
             self.scrub_step();
-            return;
-        } else {
-            self.space.dirty.extend(range);
-            self.space.clean_retry_at = self.now + 1_000_000;
             return;
         };
         self.count_cleaning(&range, true);
@@ -456,11 +459,18 @@ impl<I: Io> Keeper<I> {
         if let Some((_, done)) = &mut self.space.scrub {
             *done += result as u64;
             let whole = (range.end - range.start) << self.cluster.log2();
-            if *done < whole && result > 0 {
+            if *done < whole && result > 0 && !self.closing {
                 self.scrub_step();
                 return;
             }
+            let ended = *done >= whole;
             self.space.scrub = None;
+            if !ended {
+                // It stays unknown, also after a close.
+                self.count_cleaning(&range, false);
+                self.space.dirty.extend(range);
+                return;
+            }
         }
         self.count_cleaning(&range, false);
         if on(Bug::CleanUnsynced) {
@@ -515,7 +525,8 @@ impl<I: Io> Keeper<I> {
         if self.shared.refuses_writes() {
             return None;
         }
-        let dirty = !self.space.dirty.is_empty() && self.space.cleaning < CLEANERS;
+        let idle = self.space.scrub.is_none() && self.space.cleaning < CLEANERS && !self.closing;
+        let dirty = !self.space.dirty.is_empty() && idle;
         let clean = dirty.then_some(self.space.clean_retry_at);
         let running = self.syncs.is_busy();
         let cleaned = self.space.cleaned.iter().map(|(_, _, since)| since + QUARANTINE_NS).min();
