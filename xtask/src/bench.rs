@@ -63,8 +63,11 @@ pub fn run(words: &[String]) -> Result<()> {
     let dir = Path::new("benches/results");
     let date = sh::text(sh::program("date").args(["-u", "+%Y-%m-%d"]))?;
     sh::say(&report::write(dir, &date, &outcomes)?);
-    if plan.only.is_empty() {
-        report::picture(dir, &depths(&lab)?)?;
+    if plan.only.is_empty() || plan.only.iter().any(|part| part == "pictures") {
+        let title = "random reads per second over the depth";
+        report::picture(dir, "depth.svg", title, ["disk", "raw file"], &depths(&lab)?)?;
+        let title = "requests per second over the queues, no I/O";
+        report::picture(dir, "scaling.svg", title, ["read", "write"], &scaling(&lab)?)?;
     }
     Ok(())
 }
@@ -102,6 +105,19 @@ fn depths(lab: &Lab) -> Result<Vec<(f64, f64, f64)>> {
         let ours = lab.figure(&lab.mapped(Place::Disk)?, &["--warm", "--depth", &word], "iops")?;
         let raw = lab.figure(&lab.raw(Place::Disk)?, &["--raw", "--depth", &word], "iops")?;
         points.push((f64::from(depth), ours.value, raw.value));
+    }
+    Ok(points)
+}
+
+fn scaling(lab: &Lab) -> Result<Vec<(f64, f64, f64)>> {
+    let mut points = Vec::new();
+    for queues in [1u8, 2, 4, 8] {
+        let word = queues.to_string();
+        let iops = |rw: &str| {
+            let words = ["--io", "null", "--warm", "--rw", rw, "--queues", &word];
+            lab.figure(&lab.mapped(Place::Shm)?, &words, "iops")
+        };
+        points.push((f64::from(queues), iops("randread")?.value, iops("randwrite")?.value));
     }
     Ok(points)
 }

@@ -32,7 +32,7 @@ impl Gate {
 pub struct LoadFront {
     generator: Generator,
     block: u64,
-    /// Completions worked on before the next submission.
+    /// Completions of a batch worked on before the first submission.
     stride: usize,
     gate: Arc<Gate>,
     running: bool,

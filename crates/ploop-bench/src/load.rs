@@ -120,13 +120,13 @@ impl Load {
         Ok(Area { start: self.offset, blocks })
     }
 
-    /// Completions worked on before the next submission, the same with a map and without: a disk
+    /// Completions of a batch worked on before the first submission, the same with a map and without: a disk
     /// that completes many at once stands still until then. Without a disk it would only cost.
     #[must_use]
     pub const fn stride(&self) -> usize {
         match self.engine {
             RingChoice::Null => usize::MAX,
-            _ => 6,
+            _ => 2,
         }
     }
 

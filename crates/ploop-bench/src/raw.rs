@@ -111,11 +111,12 @@ fn queue(
     let (mut generator, mut engine) = made?;
     generator.ends_at(RealClock.now().saturating_add(load.nanos));
     let mut completions: Vec<Completion> = Vec::with_capacity(load.depth);
-    let mut next = 0;
+    let (mut next, mut reach) = (0, load.stride());
     loop {
         let now = RealClock.now();
         let rest = &completions[next..];
-        let ended = &rest[..rest.len().min(load.stride())];
+        let ended = &rest[..rest.len().min(reach)];
+        reach = reach.saturating_mul(2);
         for c in ended {
             let kept = c.token >> 32;
             // What was asked for lies in the upper half: a short transfer is a failure here.
@@ -136,7 +137,7 @@ fn queue(
             engine.submit()?;
             continue;
         }
-        next = 0;
+        (next, reach) = (0, load.stride());
         completions.clear();
         engine.wait(Some(LOOK), &|| true)?;
         engine.reap(&mut completions);

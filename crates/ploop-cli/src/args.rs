@@ -94,6 +94,8 @@ pub enum Verb {
     Map(Map),
     /// Measure a disk in this process, or the same load on a plain file
     Bench(Bench),
+    /// Write man pages or the completions of a shell
+    Generate(Generate),
     /// The process behind attach.
     #[command(name = ploop_daemon::background::VERB, hide = true)]
     ServeInBackground,
@@ -292,6 +294,33 @@ pub struct Mount {
     pub disks: Vec<PathBuf>,
     #[command(flatten)]
     pub serving: Serving,
+}
+
+/// `ploop generate`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ploop generate man /usr/share/man/man1
+  ploop generate completions bash > /usr/share/bash-completion/completions/ploop")]
+pub struct Generate {
+    /// What to write.
+    #[command(subcommand)]
+    pub what: Generated,
+}
+
+/// What `ploop generate` writes.
+#[derive(Debug, Subcommand)]
+pub enum Generated {
+    /// One page for ploop and one for each verb
+    Man {
+        /// Where to; it is made when it does not exist
+        dir: PathBuf,
+    },
+    /// The completions of a shell, to stdout
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// `ploop umount`

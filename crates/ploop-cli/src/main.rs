@@ -2,6 +2,7 @@
 //! ([`show`]).
 
 mod args;
+mod helper;
 mod host;
 mod plan;
 mod show;
@@ -18,11 +19,21 @@ use std::process::ExitCode;
 const VERBOSITY: u8 = 3;
 
 fn main() -> ExitCode {
-    let (verbosity, words) = split_verbosity(std::env::args_os().collect());
+    let all: Vec<OsString> = std::env::args_os().collect();
+    let (all, misused) = match helper::words(&all) {
+        None => (all, None),
+        Some(Ok(Some(words))) => (words, None),
+        Some(Ok(None)) => return ExitCode::SUCCESS,
+        Some(Err(failure)) => (all, Some(failure)),
+    };
+    let (verbosity, words) = split_verbosity(all);
     start_log(verbosity);
     // Before clap knows: its own errors are JSON too.
     let json = words.iter().any(|word| word == "--json");
     let output = Output { json, verbosity };
+    if let Some(failure) = misused {
+        return ExitCode::from(show::failure(&failure, output));
+    }
     let code = match parse(words) {
         Ok(cli) => match run(cli.verb, output) {
             Ok(code) => code,
@@ -89,6 +100,7 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
         Verb::RestoreDescriptor(args) => verbs::restore_descriptor::run(&args, output),
         Verb::Map(args) => verbs::map::run(&args, output),
         Verb::Bench(args) => verbs::bench::run(&args, output),
+        Verb::Generate(args) => verbs::generate::run(&args),
         Verb::ServeInBackground => return Ok(background::run()),
         Verb::External(words) => return Err(verbs::external::run(&words)),
     }

@@ -195,7 +195,7 @@ pub trait Intake {
 /// sooner, large ones cost fewer calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stride {
-    /// Completions of operations.
+    /// Completions of operations: so many first, twice as many next, until the batch is through.
     pub completions: usize,
     /// New requests.
     pub requests: usize,

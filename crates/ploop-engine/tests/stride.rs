@@ -46,7 +46,7 @@ impl FrontEnd for Burst {
     }
 
     fn stride(&self) -> Stride {
-        Stride { completions: 8, requests: 16, give_way: true }
+        Stride { completions: 4, requests: 16, give_way: true }
     }
 
     fn finished(&self) -> bool {
@@ -77,7 +77,8 @@ fn completions_and_requests_go_in_strides() {
         assert!(!turn.give_way || turn.busy, "there is more to do");
         let _ = keeper.step(now);
     }
-    assert!(burst.answers.iter().all(|answers| *answers <= 8), "{:?}", burst.answers);
+    assert!(burst.answers.iter().all(|answers| *answers <= 16), "{:?}", burst.answers);
+    assert!(burst.answers.contains(&4), "a batch begins with four: {:?}", burst.answers);
     assert!(burst.taken.iter().all(|taken| *taken <= 16), "{:?}", burst.taken);
     assert_eq!(burst.answers.iter().sum::<usize>(), READS);
     assert!(ways >= 2, "completions waited {ways} times");

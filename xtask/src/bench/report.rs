@@ -149,9 +149,14 @@ pub fn write(dir: &Path, date: &str, outcomes: &[Outcome]) -> Result<String> {
     Ok(text)
 }
 
-/// Writes a picture of two curves over the depth.
-pub fn picture(dir: &Path, points: &[(f64, f64, f64)]) -> Result<()> {
+/// Writes a picture of two curves.
+pub fn picture(
+    dir: &Path,
+    file: &str,
+    title: &str,
+    names: [&str; 2],
+    points: &[(f64, f64, f64)],
+) -> Result<()> {
     std::fs::create_dir_all(dir)?;
-    let text = svg::curves("random reads per second over the depth", ["disk", "raw file"], points);
-    Ok(std::fs::write(dir.join("depth.svg"), text)?)
+    Ok(std::fs::write(dir.join(file), svg::curves(title, names, points))?)
 }

@@ -53,9 +53,17 @@ fn nbd() -> Vec<Row> {
     rows
 }
 
+/// QEMU's formats: driver, options, name in the table.
+const FORMATS: [(&str, &str, &str); 4] = [
+    ("parallels", "cluster_size=1M", "parallels"),
+    ("qcow2", "cluster_size=64k,lazy_refcounts=on", "qcow2"),
+    ("qcow2", "cluster_size=1M,lazy_refcounts=on", "qcow2 1M"),
+    ("qcow2", "cluster_size=64k,lazy_refcounts=on,extended_l2=on", "qcow2 ext_l2"),
+];
+
 /// An image of QEMU's with the content of the raw file, made once.
-fn image(lab: &Lab, driver: &str, options: &str) -> Result<PathBuf> {
-    let path = lab.path(Place::Disk, &format!("mapped.{driver}"));
+fn image(lab: &Lab, (driver, options, name): (&str, &str, &str)) -> Result<PathBuf> {
+    let path = lab.path(Place::Disk, &format!("mapped.{}", name.replace(' ', ".")));
     if !path.exists() {
         let raw = lab.raw(Place::Disk)?;
         let mut command = sh::program("qemu-img");
@@ -65,27 +73,36 @@ fn image(lab: &Lab, driver: &str, options: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Our exports beside QEMU's of its two formats, at depth 1 and 32.
+/// Our exports beside QEMU's of its formats.
 fn images() -> Vec<Row> {
     let mut rows = Vec::new();
-    for (driver, options) in
-        [("parallels", "cluster_size=1M"), ("qcow2", "cluster_size=64k,lazy_refcounts=on")]
-    {
-        for (rw, depth) in [("randread", 1), ("randread", 32), ("randwrite", 1), ("randwrite", 32)]
-        {
-            let load = move || Load { rw, depth, ..Load::default() };
-            let mine =
-                move |lab: &Lab| Server::ploop(lab, &lab.mapped(Place::Disk)?)?.load(lab, &load());
-            let theirs = move |lab: &Lab| {
-                let path = image(lab, driver, options)?;
-                Server::qemu(lab, &[(driver, &path)], Place::Disk)?.load(lab, &load())
-            };
-            rows.push(row(
-                format!("NBD {rw}, disk, depth {depth}, vs qemu {driver}"),
-                mine,
-                theirs,
-            ));
+    for (n, format) in FORMATS.into_iter().enumerate() {
+        // Depth 1 says the same of all formats of a driver.
+        for depth in if n < 2 { &[1, 32][..] } else { &[32] } {
+            for rw in ["randread", "randwrite"] {
+                let load = move || Load { rw, depth: *depth, ..Load::default() };
+                let mine = move |lab: &Lab| {
+                    Server::ploop(lab, &lab.mapped(Place::Disk)?)?.load(lab, &load())
+                };
+                let theirs = move |lab: &Lab| {
+                    let path = image(lab, format)?;
+                    Server::qemu(lab, &[(format.0, &path)], Place::Disk)?.load(lab, &load())
+                };
+                let name = format!("NBD {rw}, disk, depth {depth}, vs qemu {}", format.2);
+                rows.push(row(name, mine, theirs));
+            }
         }
+    }
+    for (name, place, bs, jobs) in [
+        ("NBD 64k randread, disk, vs qemu raw", Place::Disk, "64k", 1),
+        ("NBD randread, 2 jobs, disk, vs qemu raw", Place::Disk, "4k", 2),
+        ("NBD randread, 2 jobs, shm, vs qemu raw", Place::Shm, "4k", 2),
+    ] {
+        let load = move || Load { bs, jobs, ..Load::default() };
+        let mine = move |lab: &Lab| Server::ploop(lab, &lab.mapped(place)?)?.load(lab, &load());
+        let theirs =
+            move |lab: &Lab| Server::qemu_raw(lab, &lab.raw(place)?, place)?.load(lab, &load());
+        rows.push(row(name, mine, theirs));
     }
     rows
 }

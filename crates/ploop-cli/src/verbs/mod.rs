@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 pub mod detach;
 pub mod external;
+pub mod generate;
 pub mod info;
 pub mod init;
 pub mod list;

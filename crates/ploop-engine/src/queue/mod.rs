@@ -50,6 +50,8 @@ pub struct Queue<I: Io> {
     completions: Vec<Completion>,
     /// Those before it are done with.
     next_completion: usize,
+    /// So many are next.
+    reach: usize,
     /// No way is given before this time.
     hurry_until: u64,
     /// Requests that gave way after a long walk over clusters without I/O.
@@ -83,6 +85,7 @@ impl<I: Io> Queue<I> {
             incoming: Vec::with_capacity(depth),
             completions: Vec::with_capacity(depth + EXTRA_PIECES),
             next_completion: 0,
+            reach: 0,
             hurry_until: 0,
             resume: VecDeque::with_capacity(depth),
             parked: VecDeque::with_capacity(depth),
@@ -176,16 +179,18 @@ impl<I: Io> Queue<I> {
         }
     }
 
-    /// Takes at most so many completions; returns whether there are more.
-    fn reap<F: FrontEnd + ?Sized>(&mut self, front: &mut F, most: usize) -> bool {
+    /// Takes some completions, of a new batch so many; returns whether there are more.
+    fn reap<F: FrontEnd + ?Sized>(&mut self, front: &mut F, first: usize) -> bool {
         let mut completions = std::mem::take(&mut self.completions);
         if self.next_completion >= completions.len() {
             self.next_completion = 0;
             completions.clear();
             self.io.reap(&mut completions);
+            self.reach = first;
         }
         let rest = &completions[self.next_completion..];
-        let now = rest.len().min(most);
+        let now = rest.len().min(self.reach);
+        self.reach = self.reach.saturating_mul(2);
         for c in &rest[..now] {
             if c.token < flush::SYNC {
                 self.completed(c.token as u32, c.result);
