@@ -120,8 +120,9 @@ impl Load {
         Ok(Area { start: self.offset, blocks })
     }
 
-    /// Completions of a batch worked on before the first submission, the same with a map and without: a disk
-    /// that completes many at once stands still until then. Without a disk it would only cost.
+    /// Completions of a batch worked on before the first submission, the same with a map and
+    /// without: a disk that completes many at once stands still until then. Without a disk it
+    /// would only cost.
     #[must_use]
     pub const fn stride(&self) -> usize {
         match self.engine {
