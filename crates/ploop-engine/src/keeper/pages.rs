@@ -16,7 +16,7 @@ use super::Keeper;
 use super::ops::Task;
 use super::recorded::PageSlots;
 use crate::front::Errno;
-use crate::limits::{DIRTY_PAGES, JOINED_PAGES, PAGE_RETRY_NS, PAGE_TRIES};
+use crate::limits::{DIRTY_PAGES, EAGER_CHANGES, JOINED_PAGES, PAGE_RETRY_NS, PAGE_TRIES};
 use crate::map::Place;
 use crate::sync::Ordering;
 use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS};
@@ -200,6 +200,7 @@ impl<I: Io> Keeper<I> {
                 page.mark_dirty();
             }
         }
+        self.pages.eager &= self.seq - self.syncs.asked() <= EAGER_CHANGES;
         let delay = match self.pages.eager {
             true => 0,
             false => self.shared.options.metadata_delay_ms * 1_000_000,
@@ -469,6 +470,8 @@ impl<I: Io> Keeper<I> {
             }
             if self.pages.dirty.is_empty() {
                 self.shared.sync_slot.mark_clean();
+                // The next flush comes from a queue, unseen here.
+                self.syncs.nothing_asked(self.seq);
             }
         }
     }

@@ -57,6 +57,16 @@ impl Syncs {
         self.running
     }
 
+    /// The last change that a flush has asked for.
+    pub fn asked(&self) -> u64 {
+        self.asked
+    }
+
+    /// Changes up to this one are durable: no flush asks for them any more.
+    pub fn nothing_asked(&mut self, seq: u64) {
+        self.asked = seq;
+    }
+
     /// The next sync begins when one in flight has ended, and its end wakes the keeper.
     pub fn is_busy(&self) -> bool {
         self.running || self.blocked
