@@ -117,7 +117,7 @@ impl<'a> Builder<'a> {
         if self.open.is_empty() && self.done {
             return Err(self.syntax("a second root element"));
         }
-        let mut element = Element::new(start.name().as_ref());
+        let mut element = Element::new(self.name(start.name().as_ref())?);
         for attribute in start.attributes() {
             self.count()?;
             if element.attributes.len() >= MAX_ATTRIBUTES {
@@ -129,9 +129,24 @@ impl<'a> Builder<'a> {
             if !value.chars().all(is_xml) {
                 return Err(self.syntax("a character that is not allowed"));
             }
-            element.attributes.push((attribute.key.as_ref().to_owned(), value.into_owned()));
+            let key = self.name(attribute.key.as_ref())?;
+            element.attributes.push((key.to_owned(), value.into_owned()));
         }
         Ok(element)
+    }
+
+    /// A name as XML has it, near enough: what the reader lets pass beyond that (`<></>`) could not
+    /// be read again when it is written.
+    fn name<'n>(&self, name: &'n str) -> Result<&'n str> {
+        let start = |c: char| c.is_alphabetic() || c == '_' || c == ':';
+        let inner = |c: char| start(c) || c.is_numeric() || "-.\u{b7}".contains(c);
+        match name.starts_with(start) && name.chars().all(inner) {
+            true => Ok(name),
+            false => {
+                let name: String = name.chars().take(64).collect();
+                Err(self.syntax(format!("`{name}` is no name")))
+            }
+        }
     }
 
     fn close(&mut self, mut element: Element) {
