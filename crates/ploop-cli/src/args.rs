@@ -1,5 +1,6 @@
 //! What was said: the command line as clap reads it. What it means is in [`crate::plan`].
 
+use crate::layer_args::{Grow, SnapshotDelete, SnapshotMerge, SnapshotSwitch};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,11 +10,7 @@ pub const NOT_YET: &[&str] = &[
     "fscheck",
     "convert",
     "resize",
-    "grow",
     "tsnapshot",
-    "snapshot-switch",
-    "snapshot-delete",
-    "snapshot-merge",
     "merge",
     "replace",
     "copy",
@@ -85,6 +82,14 @@ pub enum Verb {
     Snapshot(Snapshot),
     /// List the snapshots of a disk
     SnapshotList(SnapshotList),
+    /// Go back to a snapshot
+    SnapshotSwitch(SnapshotSwitch),
+    /// Delete a snapshot
+    SnapshotDelete(SnapshotDelete),
+    /// Merge snapshots into what they lie on
+    SnapshotMerge(SnapshotMerge),
+    /// Make a disk larger
+    Grow(Grow),
     /// Check the images of a disk; nothing is written
     #[command(alias = "fsck")]
     Check(Check),

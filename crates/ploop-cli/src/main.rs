@@ -4,6 +4,7 @@
 mod args;
 mod helper;
 mod host;
+mod layer_args;
 mod plan;
 mod show;
 mod verbs;
@@ -95,6 +96,10 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
         Verb::Stat(args) => verbs::stat::run(&args, output),
         Verb::List(args) => verbs::list::run(&args, output),
         Verb::Snapshot(args) => verbs::snapshot::run(&args, output),
+        Verb::SnapshotSwitch(args) => verbs::layers::switch_to(&args, output),
+        Verb::SnapshotDelete(args) => verbs::layers::remove(&args, output),
+        Verb::SnapshotMerge(args) => verbs::layers::merge_levels(&args, output),
+        Verb::Grow(args) => verbs::layers::larger(&args, output),
         Verb::SnapshotList(args) => verbs::snapshot_list::run(&args, output),
         Verb::Check(args) => return verbs::check::run(&args, output),
         Verb::RestoreDescriptor(args) => verbs::restore_descriptor::run(&args, output),

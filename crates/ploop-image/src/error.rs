@@ -55,6 +55,8 @@ pub enum ErrorKind {
     ChangeTracking,
     /// The device was closed with an error; the image keeps its in-use mark.
     NotClean,
+    /// Stopped as asked.
+    Cancelled,
 }
 
 impl ErrorKind {
@@ -75,6 +77,7 @@ impl ErrorKind {
             Self::Reserve => 20,
             Self::LockFile => 23,
             Self::Rename => 28,
+            Self::Cancelled => 29,
             Self::Unlink => 35,
             Self::InUse => 37,
             Self::Param | Self::ImageExists => 38,
@@ -111,6 +114,7 @@ impl ErrorKind {
             Self::NoSnapshot => "no_snapshot",
             Self::ChangeTracking => "change_tracking",
             Self::NotClean => "not_clean",
+            Self::Cancelled => "cancelled",
         }
     }
 }

@@ -147,6 +147,13 @@ fn bad(path: &Path, error: ploop_format::FormatError) -> ImageError {
     ImageError::new(ErrorKind::BadImage, text).because(error)
 }
 
+/// The header's bytes on disk.
+pub(crate) fn bytes(file: &dyn RawFile, path: &Path) -> Result<[u8; HEADER_BYTES]> {
+    let mut bytes = [0u8; HEADER_BYTES];
+    file.read_at(&mut bytes, 0).at(ErrorKind::Read, "cannot read", path)?;
+    Ok(bytes)
+}
+
 /// Changes the header by one write of one sector (of the file's own size), not synced (I8).
 pub(crate) fn rewrite(
     file: &dyn RawFile,

@@ -66,7 +66,7 @@ pub const STATFS: &str = ".statfs";
 /// # Errors
 /// As opening it read-only, locks aside.
 pub fn info(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Info> {
-    let plan = plan::Plan::make(dir, &*options.gate, target)?;
+    let plan = plan::Plan::make(dir, &*options.gate, target, None)?;
     let (Some(base), Some(top)) = (plan.members.first(), plan.members.last()) else {
         return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
     };

@@ -8,6 +8,7 @@
 //! | `close` | [`Disk::close`], [`Disk::abort`] |
 //! | [`create`](fn@create) | a new image and its descriptor |
 //! | [`snapshot`](fn@snapshot) | freezes the top of a disk that is not open |
+//! | [`layers`] | switch, delete, merge, grow |
 //! | [`info`](mod@info), [`restore_descriptor`] | facts; a descriptor for a lone image |
 //! | [`check`](mod@check) | the check table of the original, reporting only |
 //!
@@ -21,6 +22,7 @@ mod extension;
 pub mod gate;
 mod head;
 pub mod info;
+pub mod layers;
 pub mod locate;
 mod lock;
 pub mod open;

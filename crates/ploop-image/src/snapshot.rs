@@ -99,7 +99,7 @@ fn refused(path: &Path, error: DescriptorError) -> ImageError {
 }
 
 /// What an open and a clean close would do: mark cleared, tail and bitmap cut (F14, C6).
-fn repair(prepared: &mut Prepared, options: &OpenOptions) -> Result<()> {
+pub(crate) fn repair(prepared: &mut Prepared, options: &OpenOptions) -> Result<()> {
     let Some(scan) = &prepared.scan else { return Ok(()) };
     let end = scan.end(prepared.cluster);
     let mapped = scan.mapped != 0;
@@ -118,19 +118,26 @@ fn repair(prepared: &mut Prepared, options: &OpenOptions) -> Result<()> {
 
 /// The header of the new delta: geometry of the old top, size to the sector (QEMU's may end inside
 /// a cluster), first block minimal (C9).
-fn new_header(prepared: &Prepared) -> Result<Header> {
+pub(crate) fn new_header(prepared: &Prepared) -> Result<Header> {
     let top = prepared.top()?;
     let version = top.head.as_ref().map_or(Version::V2, |head| head.version());
-    let made = Header::new(version, prepared.cluster, prepared.size).and_then(|header| {
-        let mut bytes = header.encode();
-        bytes[SIZE_AT].copy_from_slice(&prepared.size.0.to_le_bytes());
-        Header::parse(&bytes)
-    });
+    let made = Header::new(version, prepared.cluster, prepared.size);
+    let made = made.and_then(|header| with_size(&header, prepared.size));
     made.map_err(|e| ImageError::new(ErrorKind::BadImage, "no delta can have this size").because(e))
 }
 
+/// The header with a size to the sector, of as many clusters.
+pub(crate) fn with_size(
+    header: &Header,
+    size: ploop_format::Sector,
+) -> Result<Header, ploop_format::FormatError> {
+    let mut bytes = header.encode();
+    bytes[SIZE_AT].copy_from_slice(&size.0.to_le_bytes());
+    Header::parse(&bytes)
+}
+
 /// Makes the new delta and its name durable; removes it when that fails.
-fn make_delta(dir: &dyn Dir, path: &Path, header: &Header) -> Result<()> {
+pub(crate) fn make_delta(dir: &dyn Dir, path: &Path, header: &Header) -> Result<()> {
     let file = open_new(dir, path)?;
     let home = home_of(path);
     let made = write_empty(&*file, header).and_then(|()| {

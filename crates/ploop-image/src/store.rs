@@ -2,7 +2,8 @@
 
 use crate::create::home_of;
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
-use ploop_format::Guid;
+use crate::open::plan::Document;
+use ploop_format::{Guid, Sector};
 use ploop_io::planted::{Bug, synced};
 use ploop_io::{Dir, Entropy, OpenHow};
 use std::path::{Path, PathBuf};
@@ -37,8 +38,28 @@ pub(crate) fn stage(
     target: &Path,
     text: &str,
 ) -> Result<Staged> {
+    stage_as(dir, target, &format!(".tmp.{}", new_guid(entropy)), text)
+}
+
+/// The size in a descriptor follows the top's header: a grow ended between the two (F20).
+pub(crate) fn put_size(dir: &dyn Dir, document: &Document, size: Sector) -> Result<()> {
+    let mut parsed = document.parsed.clone();
+    parsed.set_size(size);
+    let text = parsed.to_xml().map_err(|e| {
+        let text = format!("{} cannot take the size {}", document.path.display(), size.0);
+        ImageError::new(ErrorKind::Descriptor, text).because(e)
+    })?;
+    const NAME: &str = ".tmp.size";
+    // Of a repair that ended in the middle; ours alone under the locks of the disk.
+    let mut stale = document.path.as_os_str().to_owned();
+    stale.push(NAME);
+    let _ = dir.unlink(Path::new(&stale));
+    stage_as(dir, &document.path, NAME, &text)?.commit(dir)
+}
+
+fn stage_as(dir: &dyn Dir, target: &Path, name: &str, text: &str) -> Result<Staged> {
     let mut tmp = target.as_os_str().to_owned();
-    tmp.push(format!(".tmp.{}", new_guid(entropy)));
+    tmp.push(name);
     let staged = Staged { tmp: PathBuf::from(tmp), target: target.to_owned() };
     let how = OpenHow { write: true, create_new: true, mode: 0o644, ..OpenHow::default() };
     let file = dir.open(&staged.tmp, how).at(ErrorKind::Create, "cannot create", &staged.tmp)?;

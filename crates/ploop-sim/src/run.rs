@@ -2,16 +2,16 @@
 
 use crate::explore::{self, Points};
 use crate::failure::{Failure, Report};
-use crate::layers::{self, LayerOp};
+use crate::layers::{self, LayerOp, Scene};
 use crate::life::{Life, Opening, Turn};
 use crate::model::Model;
 use crate::profile::{Profile, cluster};
-use crate::recover::{self, Mark, Subject};
+use crate::recover::{self, Mark, Orphans, Subject};
 use crate::scene;
 use crate::traffic::{Traffic, Wish};
 use crate::workload::Workload;
-use ploop_io::planted;
-use ploop_io::sim::{Crashed, Rates, Rng, SimWorld};
+use ploop_io::sim::{Crashed, Rates, Rng, SimWorld, Verdict};
+use ploop_io::{OpKind, planted};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -110,6 +110,10 @@ struct Sim<'a> {
     round: usize,
     /// The device did not end with a clean close: what it holds is to be compared as after a crash.
     came_back: bool,
+    /// A layer operation failed: the next open may clear the mark of a lower image.
+    unsettled: bool,
+    /// A layer operation failed: files of it may lie beside the disk.
+    littered: bool,
     /// After a kill: what is there unless the host crashes before the next life has opened.
     killed: Option<Model>,
 }
@@ -142,6 +146,8 @@ impl<'a> Sim<'a> {
             round: 0,
             came_back: false,
             killed: None,
+            unsettled: false,
+            littered: false,
         }
     }
 
@@ -177,9 +183,9 @@ impl<'a> Sim<'a> {
             self.one_round()?;
             self.lower_as_ever()?;
             recover::no_misuse(&self.world)?;
-            if self.profile.layers && !self.came_back && self.rng.chance(1, 2) {
+            if self.profile.layers && !self.came_back && self.rng.chance(2, 3) {
                 let op = *self.rng.pick(layers::OPS).unwrap_or(&layers::OPS[0]);
-                if self.levels + op.adds <= 6 {
+                if (op.levels.0..=op.levels.1).contains(&self.levels) {
                     self.layer(&op)?;
                 }
             }
@@ -204,21 +210,64 @@ impl<'a> Sim<'a> {
         let number = self.rng.next_u64();
         self.world.set_rates(Rates::default());
         self.world.set_capacity(None);
-        self.watch();
-        let done = (op.run)(&self.world, number);
-        self.look_at_watched(op.name, Mark::May, false)?;
-        done.map_err(|e| format!("{}: {e}", op.name))?;
-        recover::nothing(&self.world, &self.target)?;
-        let before = std::mem::take(&mut self.lower);
-        self.levels += op.adds;
-        self.lower = scene::lower_images(&self.world)?;
-        if self.lower.len() + 1 != self.levels {
-            return Err(format!("{}: {} lower images", op.name, self.lower.len()));
+        let failing = self.profile.layers && self.rng.chance(1, 4);
+        let which = self.rng.below(60);
+        if failing {
+            self.fail_one(which);
         }
-        if before.iter().any(|(path, hash)| self.lower.get(path) != Some(hash)) {
+        self.watch();
+        let done = (op.run)(&Scene::new(&self.world), number);
+        self.world.set_hook(None);
+        self.look_at_watched(op.name, Mark::May, false)?;
+        if failing && done.is_err() {
+            self.story.say(|| format!("it failed as it was made to: {done:?}"));
+            // A failed sync is healed by nothing but a new host.
+            self.crash_closed()?;
+            self.unsettled = true;
+            self.littered = true;
+            return self.look_at_levels();
+        }
+        done.map_err(|e| format!("{}: {e}", op.name))?;
+        if !failing {
+            self.nothing(&self.world)?;
+        }
+        let before = std::mem::take(&mut self.lower);
+        self.look_at_levels()?;
+        if !op.changes_lower && before.iter().any(|(path, hash)| self.lower.get(path) != Some(hash))
+        {
             return Err(format!("I6: {} changed a lower image", op.name));
         }
-        self.crash_point("closed", Mark::May)
+        self.littered |= failing;
+        match failing {
+            // What failed may be a clean-up: a file that nobody names stays.
+            true => self.crash_point("end", Mark::May),
+            false => self.crash_point("closed", Mark::May),
+        }
+    }
+
+    /// Nothing is found by a check of the closed disk.
+    fn nothing(&self, world: &SimWorld) -> Step {
+        let orphans = if self.littered { Orphans::May } else { Orphans::No };
+        recover::nothing_but(world, &self.target, orphans)
+    }
+
+    /// The chain as it is now.
+    fn look_at_levels(&mut self) -> Step {
+        self.lower = scene::lower_images(&self.world)?;
+        self.levels = self.lower.len() + 1;
+        Ok(())
+    }
+
+    /// One of the blocking calls that follow fails.
+    fn fail_one(&mut self, which: u64) {
+        let errno = if self.rng.chance(1, 3) { 28 } else { 5 };
+        let mut seen = 0;
+        self.world.set_hook(Some(Box::new(move |attempt| {
+            let now = seen;
+            seen += 1;
+            let fits = errno == 5 || !matches!(attempt.kind, OpKind::Read | OpKind::Sync);
+            if now == which && fits { Verdict::FailTorn(errno) } else { Verdict::Normal }
+        })));
     }
 
     /// Begins to look at every boundary of the blocking calls that follow.
@@ -268,7 +317,7 @@ impl<'a> Sim<'a> {
         self.count(&traffic);
         recover::close(life, &mut self.rng)?;
         self.model.closed();
-        recover::nothing(&self.world, &self.target)?;
+        self.nothing(&self.world)?;
         self.crash_point("closed", Mark::May)
     }
 
@@ -294,6 +343,9 @@ impl<'a> Sim<'a> {
         self.world.set_rates(Rates::default());
         self.world.set_capacity(None);
         let mut life = self.open()?;
+        if std::mem::take(&mut self.unsettled) {
+            self.look_at_levels()?;
+        }
         self.verify(&mut life)?;
         self.world.set_rates(self.profile.rates);
         if let Some(clusters) = self.profile.space {
@@ -465,7 +517,7 @@ impl<'a> Sim<'a> {
         crashed.world.set_rates(Rates::default());
         crashed.world.set_capacity(None);
         let closed = match phase {
-            "closed" => recover::nothing(&crashed.world, &self.target),
+            "closed" => self.nothing(&crashed.world),
             _ => Ok(()),
         };
         let levels = self.levels;
@@ -586,7 +638,7 @@ impl<'a> Sim<'a> {
                 self.world.crash_after(None);
                 self.report.closes += 1;
                 self.model.closed();
-                recover::nothing(&self.world, &self.target)?;
+                self.nothing(&self.world)?;
                 self.crash_point("closed", Mark::May)
             }
             Err(_) if was_failed => self.crash_closed(),

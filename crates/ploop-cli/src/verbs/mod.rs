@@ -8,6 +8,7 @@ pub mod external;
 pub mod generate;
 pub mod info;
 pub mod init;
+pub mod layers;
 pub mod list;
 pub mod map;
 pub mod mount;

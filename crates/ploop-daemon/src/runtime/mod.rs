@@ -9,6 +9,7 @@
 //! | [`nbd`] | listening sockets, and their front end on each queue |
 //! | `ublk` | a ublk device, and its front ends on the queues |
 //! | [`exports`] | FUSE files, the loop device and its partition; starts the ublk device |
+//! | [`copier`] | copies of layers: several at a time, at a rate |
 //! | [`cursor`] | the device as something to read, write and seek in |
 //! | [`mapping`] | where the disk is stored |
 //! | [`methods`] | what the control socket does |
@@ -17,6 +18,7 @@
 //! Queue and keeper threads touch nothing but descriptors opened before (D8): exports are made and
 //! taken away by the thread that called [`serve()`], control clients have threads of their own.
 
+pub mod copier;
 pub mod cursor;
 pub mod exports;
 pub mod holder;

@@ -146,6 +146,77 @@ impl Descriptor {
         Ok(old)
     }
 
+    /// Puts the new delta `file` on the snapshot `target` as the top. The old top is dropped, or
+    /// kept under the name `keep`. Returns the image of a dropped top, for the caller to unlink
+    /// after the descriptor is durable.
+    ///
+    /// # Errors
+    /// There is no such snapshot, it is the top or waits to be merged, the old top is all the disk
+    /// has, or the new names are taken.
+    pub fn switch(
+        &mut self,
+        target: Guid,
+        file: &str,
+        keep: Option<Guid>,
+    ) -> Result<Option<ImageRef>> {
+        let shot = self.shot(target).ok_or(DescriptorError::NoShot(target))?;
+        if target == self.top {
+            return Err(DescriptorError::IsTop(target));
+        }
+        if shot.temporary != Temporary::No {
+            return Err(DescriptorError::Temporary(target));
+        }
+        check_file(file)?;
+        if self.images.iter().any(|image| image.file == file) {
+            return Err(DescriptorError::DuplicateFile(file.to_owned()));
+        }
+        let dropped = match keep {
+            Some(name) if name.is_reserved() => return Err(DescriptorError::Reserved(name)),
+            Some(name) if self.shot(name).is_some() => {
+                return Err(DescriptorError::Duplicate(name));
+            }
+            Some(name) => {
+                self.rename(self.top, name);
+                None
+            }
+            None => Some(self.take(self.top)?),
+        };
+        if self.shot(Guid::TOP).is_some() {
+            return Err(DescriptorError::Duplicate(Guid::TOP));
+        }
+        self.images.push(ImageRef::new(Guid::TOP, ImageType::Compressed, file));
+        self.shots.push(Shot::new(Guid::TOP, target));
+        self.top = Guid::TOP;
+        Ok(dropped)
+    }
+
+    /// Drops the top: the snapshot under it becomes the top, writable again. Returns the old top's
+    /// image, for the caller to unlink after the descriptor is durable.
+    ///
+    /// # Errors
+    /// The top is the base, or the snapshot under it waits to be merged or has other children.
+    pub fn drop_top(&mut self) -> Result<ImageRef> {
+        let top = self.top;
+        let parent = self.shot(top).ok_or(DescriptorError::NoShot(top))?.parent;
+        if parent == Guid::NONE {
+            return Err(DescriptorError::IsBase(top));
+        }
+        if self.shot(parent).is_some_and(|shot| shot.temporary != Temporary::No) {
+            return Err(DescriptorError::Temporary(parent));
+        }
+        let children = self.children(parent).count();
+        if children != 1 {
+            return Err(DescriptorError::HasChildren { guid: parent, children });
+        }
+        let dropped = self.take(top)?;
+        if self.shot(Guid::TOP).is_some() {
+            return Err(DescriptorError::Duplicate(Guid::TOP));
+        }
+        self.rename(parent, Guid::TOP);
+        self.top = Guid::TOP;
+        Ok(dropped)
+    }
+
     /// Marks a snapshot.
     ///
     /// # Errors

@@ -139,6 +139,9 @@ pub enum DescriptorError {
         /// How many.
         children: usize,
     },
+    /// What it holds is not what was frozen, or will not be kept.
+    #[error("snapshot {0} waits to be merged")]
+    Temporary(Guid),
     /// The base has no parent to merge into.
     #[error("{0} is the base")]
     IsBase(Guid),

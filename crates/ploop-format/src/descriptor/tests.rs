@@ -187,6 +187,46 @@ fn only_leaves_are_removed() {
 }
 
 #[test]
+fn a_switch_puts_a_new_top_on_a_snapshot() {
+    use DescriptorError as E;
+    let mut d = parse(CHAIN_1M);
+    let (base, middle) = (d.images[0].guid, d.images[1].guid);
+    let top = d.image(Guid::TOP).unwrap().file.clone();
+    assert_eq!(d.switch(Guid::TOP, "new.hds", None), Err(E::IsTop(Guid::TOP)));
+    assert_eq!(d.switch(numbered(8), "new.hds", None), Err(E::NoShot(numbered(8))));
+    d.set_temporary(base, Temporary::Yes).unwrap();
+    assert_eq!(d.switch(base, "new.hds", None), Err(E::Temporary(base)));
+    d.set_temporary(base, Temporary::No).unwrap();
+    assert_eq!(d.switch(base, &top, None), Err(E::DuplicateFile(top.clone())));
+    assert_eq!(d.switch(base, "new.hds", Some(middle)), Err(E::Duplicate(middle)));
+    let mut kept = d.clone();
+    assert_eq!(d.switch(base, "new.hds", None).unwrap().unwrap().file, top);
+    let d = parse(&d.to_xml().unwrap());
+    assert_eq!(files(d.chain().unwrap()), ["root.hds", "new.hds"]);
+    assert_eq!(d.shot(middle).unwrap().parent, base);
+    assert_eq!(kept.switch(base, "new.hds", Some(numbered(7))), Ok(None));
+    let kept = parse(&kept.to_xml().unwrap());
+    assert_eq!(kept.image(numbered(7)).unwrap().file, top);
+    assert_eq!(kept.shot(numbered(7)).unwrap().parent, middle);
+}
+
+#[test]
+fn without_its_top_a_disk_is_what_it_was_at_the_snapshot() {
+    use DescriptorError as E;
+    let mut d = parse(CHAIN_1M);
+    let (middle, top) = (d.images[1].clone(), d.image(Guid::TOP).unwrap().file.clone());
+    d.set_temporary(middle.guid, Temporary::Yes).unwrap();
+    assert_eq!(d.drop_top(), Err(E::Temporary(middle.guid)));
+    d.set_temporary(middle.guid, Temporary::No).unwrap();
+    assert_eq!(d.drop_top().unwrap().file, top);
+    let mut d = parse(&d.to_xml().unwrap());
+    assert_eq!(files(d.chain().unwrap()), ["root.hds".to_owned(), middle.file]);
+    assert!(d.shot(middle.guid).is_none());
+    d.drop_top().unwrap();
+    assert_eq!(d.drop_top(), Err(E::IsBase(Guid::TOP)));
+}
+
+#[test]
 fn marks_of_temporary_snapshots() {
     let mut d = parse(CHAIN_1M);
     let middle = d.images[1].guid;
@@ -416,4 +456,19 @@ proptest! {
             prop_assert_eq!(&again.images[1].file, &name);
         }
     }
+}
+
+/// Found by fuzzing: the reader takes `<></>`, and what was written of it could not be read.
+#[test]
+fn elements_have_names() {
+    for bad in ["<></>", "<1a/>", "<a =\"1\"/>", "<a -b=\"1\"/>"] {
+        let text = CHAIN_1M.replace("</StorageData>", &format!("{bad}</StorageData>"));
+        assert!(
+            matches!(Descriptor::parse(text.as_bytes()), Err(DescriptorError::Syntax { .. })),
+            "{bad}"
+        );
+    }
+    let text = CHAIN_1M.replace("</StorageData>", "<x:a-1 b.c=\"1\"/></StorageData>");
+    let read = parse(&text);
+    assert!(read.to_xml().unwrap().contains("x:a-1"));
 }

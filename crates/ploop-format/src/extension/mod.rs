@@ -12,7 +12,7 @@
 
 mod bitmap;
 
-pub use bitmap::{BitmapError, DirtyBitmap, L1Entry};
+pub use bitmap::{BitmapError, DirtyBitmap, L1Entry, l1_len};
 
 use crate::header::Header;
 use crate::units::{ClusterSize, Sector};

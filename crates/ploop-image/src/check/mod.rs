@@ -77,7 +77,7 @@ fn check_disk(
 ) -> Result<CheckReport> {
     let options = CheckOptions { duplicates: true, ..*options };
     let open = OpenOptions { read_only: true, ..open.clone() };
-    let locked = attempt::lock_all(dir, path, &open)?;
+    let locked = attempt::lock_all(dir, path, &open, None)?;
     let mut report = CheckReport::default();
     for file in &locked.files {
         report.images.push(image::check_image(&*file.file, &file.path, file.claim, &options)?);

@@ -1,6 +1,6 @@
 //! Opening and locking every file of a disk, before a byte of them is read.
 
-use super::plan::{Claim, Plan};
+use super::plan::{Claim, Plan, Reach};
 use super::{Note, OpenOptions};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::lock::{self, LckFile, Mode};
@@ -35,10 +35,15 @@ enum Attempt {
 }
 
 /// Opens and locks all files; tries again for a while when somebody has one of them (F7).
-pub(crate) fn lock_all(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Locked> {
+pub(crate) fn lock_all(
+    dir: &dyn Dir,
+    target: &Path,
+    options: &OpenOptions,
+    reach: Option<&Reach>,
+) -> Result<Locked> {
     let mut spent = Duration::ZERO;
     loop {
-        match attempt(dir, target, options)? {
+        match attempt(dir, target, options, reach)? {
             Attempt::Done(locked) => return Ok(*locked),
             Attempt::Busy(error) => {
                 if !options.wait.again(&mut spent) {
@@ -49,11 +54,16 @@ pub(crate) fn lock_all(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> R
     }
 }
 
-fn attempt(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Attempt> {
-    let plan = Plan::make(dir, &*options.gate, target)?;
+fn attempt(
+    dir: &dyn Dir,
+    target: &Path,
+    options: &OpenOptions,
+    reach: Option<&Reach>,
+) -> Result<Attempt> {
+    let plan = Plan::make(dir, &*options.gate, target, reach)?;
     let mut notes = Vec::new();
     // T5: nobody said what else belongs to a lone image, so it is only read.
-    let whole = plan.document.is_some() && plan.frozen.is_none();
+    let whole = reach.is_some() || (plan.document.is_some() && plan.frozen.is_none());
     let writable = !options.read_only && whole;
     if let Some(image) = &plan.frozen {
         notes.push(Note::Frozen(image.clone()));
@@ -62,7 +72,9 @@ fn attempt(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Attemp
         notes.push(Note::LoneImage(plan.top().to_owned()));
     }
     let mut lck = None;
-    if let Some(document) = &plan.document {
+    // An operation that only reads a part of the tree has the file already.
+    let look = !(options.read_only && reach.is_some());
+    if let Some(document) = plan.document.as_ref().filter(|_| look) {
         match lock::try_lck(dir, &document.path, writable)? {
             LckFile::Held(file) => lck = writable.then_some(file),
             LckFile::Absent if writable => notes.push(Note::NoLockFile(document.path.clone())),
@@ -74,8 +86,8 @@ fn attempt(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Attemp
     }
     let files = open_files(dir, &plan, writable, options)?;
     for (level, opened) in files.iter().enumerate() {
-        let top = level + 1 == files.len();
-        let mode = if top && writable { Mode::Exclusive } else { Mode::Shared };
+        let write = writable && plan.members[level].write;
+        let mode = if write { Mode::Exclusive } else { Mode::Shared };
         let got = lock::try_level(&*opened.file, mode, level == 0);
         if !got.at(ErrorKind::System, "cannot lock", &opened.path)? {
             let who = options.who.as_deref();
@@ -88,6 +100,8 @@ fn attempt(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Attemp
         let text = format!("the descriptor of {} keeps changing", plan.top().display());
         return Ok(Attempt::Busy(ImageError::new(ErrorKind::InUse, text)));
     }
+    // Of a disk of which only a lower image is written the top is read.
+    let writable = writable && plan.members.last().is_some_and(|top| top.write);
     Ok(Attempt::Done(Box::new(Locked { plan, files, writable, lck, notes })))
 }
 
@@ -130,15 +144,15 @@ fn open_files(
     options: &OpenOptions,
 ) -> Result<Vec<Opened>> {
     let mut files: Vec<Opened> = Vec::with_capacity(plan.members.len());
-    for (level, member) in plan.members.iter().enumerate() {
+    for member in &plan.members {
         let path = &member.path;
         // A FIFO would block the open, a device has other rules.
         if !dir.stat(path).at(ErrorKind::Open, "cannot find", path)?.is_file {
             let text = format!("{} is not a regular file", path.display());
             return Err(ImageError::new(ErrorKind::Open, text));
         }
-        let top = level + 1 == plan.members.len();
-        let how = OpenHow { write: top && writable, direct: options.direct, ..OpenHow::default() };
+        let write = writable && member.write;
+        let how = OpenHow { write, direct: options.direct, ..OpenHow::default() };
         let opened = dir.open(path, how);
         let read_only = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
         let hint = opened.as_ref().is_err_and(read_only);

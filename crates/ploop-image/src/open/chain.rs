@@ -1,11 +1,12 @@
 //! The levels of a disk: headers read, checked one by one and against the top.
 
 use super::attempt::{self, Locked, Opened};
-use super::plan::{Claim, ORIGINAL_LEVELS};
-use super::{Note, OpenOptions, recover};
+use super::plan::{Claim, ORIGINAL_LEVELS, Reach};
+use super::{Note, OpenOptions, recover, settle};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head::Head;
 use crate::scan::{self, BadEntry, Scan, Table, scan};
+use crate::store;
 use ploop_format::{ClusterSize, GuestCluster, Sector};
 use ploop_io::planted::{Bug, synced};
 use ploop_io::{Dir, File, Ident};
@@ -53,7 +54,27 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Locks, reads and checks; writes nothing.
     pub fn open(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Self> {
-        let mut locked = attempt::lock_all(dir, target, options)?;
+        Self::open_reach(dir, target, options, None)
+    }
+
+    /// As [`Prepared::open`], of a part of the tree.
+    pub fn open_reach(
+        dir: &dyn Dir,
+        target: &Path,
+        options: &OpenOptions,
+        reach: Option<&Reach>,
+    ) -> Result<Self> {
+        let mut locked = attempt::lock_all(dir, target, options, reach)?;
+        if !options.read_only {
+            let marked = settle::marked(&locked)?;
+            if !marked.is_empty() {
+                drop(locked);
+                for (level, path) in &marked {
+                    settle::settle(dir, path, *level == 0, options)?;
+                }
+                locked = attempt::lock_all(dir, target, options, reach)?;
+            }
+        }
         if locked.writable
             && let Some(top) = locked.files.last()
         {
@@ -154,6 +175,17 @@ impl Prepared {
         }
         self.scan = Some(scan_top(top, &table, &self.changes)?);
         Ok(())
+    }
+
+    /// A descriptor whose size a grow did not reach follows the header (F20). What cannot be
+    /// written now is said by `check`, and changes nothing.
+    pub fn repair_size(&self, dir: &dyn Dir) {
+        let Some(document) = self.document.as_ref() else { return };
+        let ploop = self.levels.last().is_some_and(|top| top.head.is_some());
+        let said = document.parsed.size();
+        if ploop && said != Sector(0) && said != self.size {
+            let _ = store::put_size(dir, document, self.size);
+        }
     }
 
     /// The top.

@@ -8,6 +8,7 @@ mod chain;
 mod note;
 pub(crate) mod plan;
 pub(crate) mod recover;
+mod settle;
 pub(crate) mod stamp;
 
 pub use note::Note;
@@ -98,6 +99,7 @@ impl Disk {
             if let Some(top) = prepared.levels.last() {
                 kept = recover::begin(top, options, &mut prepared.notes);
             }
+            prepared.repair_size(&*dir);
         }
         Ok(Self { prepared, kept })
     }

@@ -63,6 +63,13 @@ pub enum Note {
     },
     /// A sync had failed in the life that was killed (I10).
     SyncFailedBefore(PathBuf),
+    /// A file that belongs to the disk no more is still there.
+    NotRemoved {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// There is no memory that outlives the process.
     NoRecord {
         /// Which image.
@@ -116,6 +123,9 @@ impl fmt::Display for Note {
             }
             Self::BitmapDropped(path) => {
                 write!(f, "change tracking of {} was dropped", path.display())
+            }
+            Self::NotRemoved { path, why } => {
+                write!(f, "{} could not be removed for good: {why}", path.display())
             }
             Self::LeftOver { .. } | Self::SyncFailedBefore(_) | Self::NoRecord { .. } => {
                 self.former_life(f)

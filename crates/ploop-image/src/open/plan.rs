@@ -3,7 +3,7 @@
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::gate::{self, OpenGate};
 use crate::locate::{self, Located};
-use ploop_format::{Descriptor, ImageRef, ImageType};
+use ploop_format::{Descriptor, Guid, ImageRef, ImageType};
 use ploop_io::Dir;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +32,17 @@ pub(crate) struct Member {
     pub path: PathBuf,
     /// What it is said to be.
     pub claim: Claim,
+    /// It is written, when the disk is.
+    pub write: bool,
+}
+
+/// The part of the tree that an operation on layers works on.
+#[derive(Clone, Debug)]
+pub(crate) struct Reach {
+    /// The last image of the chain.
+    pub tip: Guid,
+    /// The images that are written.
+    pub write: Vec<Guid>,
 }
 
 /// A descriptor as it was read.
@@ -86,7 +97,12 @@ impl Document {
 
 impl Plan {
     /// Finds the files of what `target` means, each passed by the gate.
-    pub fn make(dir: &dyn Dir, gate: &dyn OpenGate, target: &Path) -> Result<Self> {
+    pub fn make(
+        dir: &dyn Dir,
+        gate: &dyn OpenGate,
+        target: &Path,
+        reach: Option<&Reach>,
+    ) -> Result<Self> {
         let asked = match locate::locate_file(dir, target)? {
             Located::Image(path) => Some(path),
             Located::Descriptor(_) => None,
@@ -94,10 +110,10 @@ impl Plan {
         match locate::locate(dir, target)? {
             Located::Descriptor(path) => {
                 let document = Document::read(dir, &path)?;
-                Self::of_document(dir, gate, document, asked.as_deref())
+                Self::of_document(dir, gate, document, asked.as_deref(), reach)
             }
             Located::Image(path) => {
-                let members = vec![Member { path, claim: Claim::Ploop }];
+                let members = vec![Member { path, claim: Claim::Ploop, write: true }];
                 Ok(Self { document: None, members, frozen: None })
             }
         }
@@ -109,6 +125,7 @@ impl Plan {
         gate: &dyn OpenGate,
         document: Document,
         asked: Option<&Path>,
+        reach: Option<&Reach>,
     ) -> Result<Self> {
         let parsed = &document.parsed;
         let is_asked = |image: &&ImageRef| {
@@ -116,10 +133,13 @@ impl Plan {
             asked.is_some_and(|asked| canonical.is_ok_and(|path| path == asked))
         };
         let frozen = parsed.images.iter().find(is_asked).filter(|i| i.guid != parsed.top);
-        let chain = match frozen {
-            Some(image) => parsed.chain_of(image.guid),
-            None => parsed.chain(),
+        let frozen = frozen.filter(|_| reach.is_none());
+        let tip = match (reach, frozen) {
+            (Some(reach), _) => reach.tip,
+            (None, Some(image)) => image.guid,
+            (None, None) => parsed.top,
         };
+        let chain = parsed.chain_of(tip);
         let frozen = frozen.and(asked).map(Path::to_owned);
         let chain = chain.map_err(|e| {
             let text = format!("{} describes no chain", document.path.display());
@@ -147,7 +167,11 @@ impl Plan {
                 let text = format!("{} is named twice in the chain", path.display());
                 return Err(ImageError::new(ErrorKind::Descriptor, text));
             }
-            members.push(Member { path, claim });
+            let write = match reach {
+                Some(reach) => reach.write.contains(&image.guid),
+                None => level + 1 == chain.len(),
+            };
+            members.push(Member { path, claim, write });
         }
         Ok(Self { document: Some(document), members, frozen })
     }

@@ -1,0 +1,209 @@
+//! A larger device: of a disk, of a lower image before levels are merged into it, of a lone image.
+
+use super::relocate::grow_level;
+use super::sync;
+use super::target::{good, stamp as mark};
+use crate::close::finish;
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::extension::{self, Extension};
+use crate::head;
+use crate::locate::{self, Located};
+use crate::open::plan::{Document, Reach};
+use crate::open::{Level, Note, OpenOptions, Prepared, recover, stamp};
+use crate::snapshot::with_size;
+use crate::store;
+use ploop_format::units::PAGE;
+use ploop_format::{ClusterSize, Guid, Header, Sector};
+use ploop_io::planted::Bug;
+use ploop_io::{Dir, OpenHow};
+use std::path::{Path, PathBuf};
+
+/// A grow that was made.
+#[derive(Clone, Debug)]
+pub struct Grown {
+    /// The image.
+    pub image: PathBuf,
+    /// Its size before.
+    pub before: Sector,
+    /// Its size now, rounded up.
+    pub size: Sector,
+    /// What there is to say.
+    pub notes: Vec<Note>,
+}
+
+/// Makes a disk that nobody has open, or one image of it, larger. A dirty bitmap is kept (T9).
+///
+/// # Errors
+/// Smaller than it is, larger than the format or than the image above allows (38), in use (37),
+/// damaged (11), or a step failed: then the old size is fully usable.
+pub fn grow(dir: &dyn Dir, target: &Path, size: Sector, options: &OpenOptions) -> Result<Grown> {
+    let reach = whom(dir, target)?;
+    let drop_asked = options.drop_cbt;
+    let options = OpenOptions { read_only: false, drop_cbt: true, ..options.clone() };
+    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
+    let kept = kept_bitmap(&prepared, drop_asked)?;
+    prepared.notes.retain(|note| !matches!(note, Note::LoneImage(_)));
+    let before = prepared.size;
+    if size < before {
+        let text = format!("the device has {} sectors, {} is less", before.0, size.0);
+        return Err(ImageError::new(ErrorKind::Param, text)
+            .hint("a device never gets smaller; ploop resize shrinks the file system on it"));
+    }
+    let is_top = prepared.document.as_ref().is_some_and(|d| d.parsed.top == reach.tip);
+    let size = match &prepared.top()?.head {
+        None => grow_raw(&mut prepared, size)?,
+        Some(head) => {
+            let new = new_header(&head.header, size)?;
+            check_above(dir, &prepared, reach.tip, &new)?;
+            grow_ploop(&mut prepared, &new, kept, &options)?;
+            new.size()
+        }
+    };
+    let image = prepared.top()?.path.clone();
+    if is_top && let Some(document) = &prepared.document {
+        if document.parsed.size() != size {
+            store::put_size(dir, document, size)?;
+        }
+    }
+    let mut notes = std::mem::take(&mut prepared.notes);
+    notes.retain(|note| drop_asked || !matches!(note, Note::BitmapDropped(_)));
+    Ok(Grown { image, before, size, notes })
+}
+
+/// The image that is meant.
+fn whom(dir: &dyn Dir, target: &Path) -> Result<Reach> {
+    let path = match locate::locate(dir, target)? {
+        Located::Descriptor(path) => path,
+        Located::Image(_) => return Ok(Reach { tip: Guid::NONE, write: Vec::new() }),
+    };
+    let document = Document::read(dir, &path)?;
+    let asked = match locate::locate_file(dir, target)? {
+        Located::Image(image) => Some(image),
+        Located::Descriptor(_) => None,
+    };
+    let named = document.parsed.images.iter().find(|image| {
+        let path = dir.canonical(&document.home().join(&image.file));
+        asked.as_ref().is_some_and(|asked| path.is_ok_and(|path| path == *asked))
+    });
+    let tip = named.map_or(document.parsed.top, |image| image.guid);
+    Ok(Reach { tip, write: vec![tip] })
+}
+
+fn new_header(old: &Header, size: Sector) -> Result<Header> {
+    if size == old.size() {
+        return Ok(*old);
+    }
+    old.grown(size).map_err(|e| {
+        ImageError::new(ErrorKind::Param, "the image cannot have this size").because(e)
+    })
+}
+
+/// A level is never larger than the one above it.
+fn check_above(dir: &dyn Dir, prepared: &Prepared, tip: Guid, new: &Header) -> Result<()> {
+    let Some(document) = &prepared.document else { return Ok(()) };
+    for child in document.parsed.children(tip) {
+        let Some(image) = document.parsed.image(child.guid) else { continue };
+        let path = document.home().join(&image.file);
+        let file = dir.open(&path, OpenHow::default()).at(ErrorKind::Open, "cannot open", &path)?;
+        let above = head::Head::read(&*file, &path)?;
+        if new.entries() > above.entries() {
+            let text = format!(
+                "{} would have {} clusters, {} on it has {}",
+                prepared.top()?.path.display(),
+                new.entries(),
+                path.display(),
+                above.entries()
+            );
+            return Err(ImageError::new(ErrorKind::Param, text).hint("grow the top first"));
+        }
+    }
+    Ok(())
+}
+
+/// The bitmap to put back; one that cannot be kept is dropped only when asked (T9).
+fn kept_bitmap(prepared: &Prepared, drop_asked: bool) -> Result<Option<extension::Kept>> {
+    let top = prepared.top()?;
+    let Some(head) = &top.head else { return Ok(None) };
+    if drop_asked {
+        return Ok(None);
+    }
+    if let Extension::Bad(why) = head.extension(&*top.file, &top.path)? {
+        let text = format!("the extension of {} is damaged: {why}", top.path.display());
+        return Err(ImageError::new(ErrorKind::BadImage, text).hint("--drop-cbt drops it"));
+    }
+    extension::keep(&*top.file, &top.path, &head.header)
+}
+
+/// All zeros behind the old end; rounded up as the original does.
+fn grow_raw(prepared: &mut Prepared, size: Sector) -> Result<Sector> {
+    let bytes = size.bytes().next_multiple_of(PAGE);
+    let Some(top) = prepared.levels.last_mut() else { return Ok(size) };
+    if top.len < bytes {
+        top.file.set_len(bytes).at(ErrorKind::Truncate, "cannot set the length of", &top.path)?;
+        top.len = bytes;
+        sync(&*top.file, Bug::NoSyncGrown)?;
+    }
+    Ok(Sector(bytes >> 9))
+}
+
+fn grow_ploop(
+    prepared: &mut Prepared,
+    new: &Header,
+    kept: Option<extension::Kept>,
+    options: &OpenOptions,
+) -> Result<()> {
+    if new.size() == prepared.size && !prepared.top()?.head.as_ref().is_some_and(|h| h.dirty()) {
+        return Ok(());
+    }
+    stamp::stamp(prepared)?;
+    let preallocated = prepared.preallocated;
+    let (Some(scan), Some(top)) = (&mut prepared.scan, prepared.levels.last_mut()) else {
+        return Ok(());
+    };
+    grow_level(top, &mut scan.used, new)?;
+    let end = scan.end(new.cluster()).max(new.data_start());
+    let (empty, top) = (scan.mapped == 0, &*top);
+    match kept {
+        None => finish(top, (!preallocated).then_some(end), !empty)?,
+        Some(kept) => finish_with(top, end, empty, kept, new)?,
+    }
+    recover::forget(top, options);
+    Ok(())
+}
+
+/// As [`finish`], with the bitmap behind the last cluster; it counts when the mark says so (F15).
+fn finish_with(
+    top: &Level,
+    end: u64,
+    empty: bool,
+    kept: extension::Kept,
+    new: &Header,
+) -> Result<()> {
+    let path = &top.path;
+    top.file.set_len(end).at(ErrorKind::Truncate, "cannot cut", path)?;
+    let at = kept.put(&*top.file, new, end)?;
+    sync(&*top.file, Bug::NoSyncTable)?;
+    head::rewrite(&*top.file, path, |header| header.close(empty, Some(at)))?;
+    sync(&*top.file, Bug::NoSyncGrown)
+}
+
+/// A ploop image at least as large as the device, before levels are merged into it.
+pub(super) fn to_fit(level: &mut Level, cluster: ClusterSize, size: Sector) -> Result<()> {
+    let Some(head) = level.head.clone() else { return Ok(()) };
+    if head.size() >= size {
+        return Ok(());
+    }
+    let new = new_header(&head.header, size)?;
+    // To the sector: the device of a foreign image may end inside a cluster.
+    let new = with_size(&new, size).map_err(|e| {
+        let text = format!("{} cannot have this size", level.path.display());
+        ImageError::new(ErrorKind::Param, text).because(e)
+    })?;
+    head.check_writable(&level.path)?;
+    let mut scan = good(level, &head)?;
+    mark(level)?;
+    grow_level(level, &mut scan.used, &new)?;
+    finish(level, Some(scan.end(cluster).max(new.data_start())), scan.mapped != 0)?;
+    level.len = scan.end(cluster).max(new.data_start());
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Where a level has a cluster: its BAT, read ahead in pieces.
+
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::open::Level;
+use crate::scan::scan;
+use ploop_format::units::{PAGE, SECTOR};
+use ploop_format::{ClusterSize, GuestCluster};
+
+/// BAT pages of one read.
+pub(super) const AHEAD: u64 = 64;
+
+/// A level, and a piece of its BAT.
+pub(super) struct Lookup<'a> {
+    level: &'a Level,
+    cluster: ClusterSize,
+    /// First page in memory.
+    first: u64,
+    bytes: Vec<u8>,
+}
+
+/// A cluster of a level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    /// Byte position in the file.
+    pub at: u64,
+    /// Bytes the file has there; the rest of the cluster reads as zeros (F18).
+    pub len: u64,
+}
+
+impl<'a> Lookup<'a> {
+    pub fn new(level: &'a Level, cluster: ClusterSize) -> Self {
+        Self { level, cluster, first: 0, bytes: Vec::new() }
+    }
+
+    pub fn level(&self) -> &'a Level {
+        self.level
+    }
+
+    /// Has the pages `first..first + AHEAD` at hand.
+    pub fn load(&mut self, first: u64) -> Result<()> {
+        self.first = first;
+        self.bytes.clear();
+        let Some(head) = &self.level.head else { return Ok(()) };
+        let end = head.header.bat_pages().min(first + AHEAD);
+        if end <= first {
+            return Ok(());
+        }
+        let path = &self.level.path;
+        self.bytes.resize(((end - first) * PAGE) as usize, 0);
+        let got = self.level.file.read_at(&mut self.bytes, first * PAGE);
+        let got = got.at(ErrorKind::Read, "cannot read the BAT of", path)?;
+        if got < self.bytes.len() {
+            let text = format!("{} ends inside its BAT", path.display());
+            return Err(ImageError::new(ErrorKind::BadImage, text));
+        }
+        Ok(())
+    }
+
+    /// Where the level has a cluster of the loaded pages.
+    pub fn find(&self, cluster: GuestCluster) -> Result<Option<Found>> {
+        let size = self.cluster.bytes();
+        let Some(head) = &self.level.head else {
+            let at = self.cluster.guest_start(cluster);
+            let left = self.level.len.saturating_sub(at);
+            return Ok((left > 0).then(|| Found { at, len: left.min(size) }));
+        };
+        if cluster.0 >= head.entries() {
+            return Ok(None);
+        }
+        let slot = cluster.slot();
+        let at = ((slot.page.0 - self.first) * PAGE) as usize + slot.index * 4;
+        let mut word = [0; 4];
+        word.copy_from_slice(&self.bytes[at..at + 4]);
+        let bounds = head.header.bounds(self.level.len);
+        let place = bounds.classify(u32::from_le_bytes(word)).map_err(|fault| {
+            let text = format!("BAT entry {cluster} of {}: {fault}", self.level.path.display());
+            ImageError::new(ErrorKind::BadImage, text)
+        })?;
+        Ok(place.map(|at| Found { at: at.0 * SECTOR, len: size }))
+    }
+}
+
+/// Mapped clusters of a level whose every entry is good.
+pub(super) fn count(level: &Level, cluster: ClusterSize) -> Result<u64> {
+    let Some(head) = &level.head else { return Ok(cluster.count(level.len)) };
+    let table = head.table(level.len);
+    let mut first = None;
+    let scan = scan(&*level.file, &table, &[], &mut |bad| {
+        first.get_or_insert(bad);
+    })
+    .at(ErrorKind::Read, "cannot read the BAT of", &level.path)?;
+    match first {
+        None => Ok(scan.mapped),
+        Some(bad) => {
+            let text = format!(
+                "{} has {} bad BAT entries: {}",
+                level.path.display(),
+                scan.bad,
+                bad.describe(&table)
+            );
+            Err(ImageError::new(ErrorKind::BadImage, text).hint("ploop check -f -c shows all"))
+        }
+    }
+}

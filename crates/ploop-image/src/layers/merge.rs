@@ -1,0 +1,410 @@
+//! Levels merged into the one below them, each cluster once: the highest level's copy.
+//!
+//! | step | a crash behind it leaves |
+//! |---|---|
+//! | every copy written to clusters that no entry of the target names, synced | the old chain |
+//! | target and inner snapshots marked `Temporary` | the old chain |
+//! | the target's BAT written, synced, mark cleared | the old chain: upper levels say the same |
+//! | the descriptor without the merged levels | the new chain, files nobody names |
+//! | the files removed | the new chain |
+//!
+//! A raw target has no BAT: its clusters are overwritten, so it is marked before the first of them,
+//! and stays marked when the merge stops; the next merge does it again from the start.
+
+use super::lookup::{self, AHEAD, Found, Lookup};
+use super::target::Target;
+use super::{Move, Work, document, grow, refused, same, sync, unlink};
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::open::plan::{Document, Reach};
+use crate::open::{Level, Note, OpenOptions, Prepared};
+use crate::snapshot::repair;
+use crate::store;
+use ploop_format::descriptor::Temporary;
+use ploop_format::units::{HEADER_WORDS, PAGE_WORDS};
+use ploop_format::{BatPage, ClusterSize, Descriptor, GuestCluster, Guid, ImageRef};
+use ploop_io::planted::{Bug, on};
+use ploop_io::{Dir, Entropy, File};
+use std::path::{Path, PathBuf};
+
+/// Moves handed over at a time: what a stop waits for, in clusters and in bytes.
+const BATCH: usize = 256;
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// Which levels to merge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// The top into its parent.
+    Top,
+    /// This one into its parent.
+    One(Guid),
+    /// All into the base.
+    All,
+}
+
+/// A merge that was made.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    /// The image that took everything in.
+    pub image: PathBuf,
+    /// Levels that are gone.
+    pub levels: usize,
+    /// Bytes that were copied.
+    pub bytes: u64,
+    /// What there is to say.
+    pub notes: Vec<Note>,
+}
+
+/// What will be merged into what.
+struct Plan {
+    /// From the lowest merged level up.
+    sources: Vec<Guid>,
+    target: Guid,
+    tip: Guid,
+}
+
+impl Plan {
+    fn make(document: &Document, which: Which) -> Result<Self> {
+        let parsed = &document.parsed;
+        let no = |error| refused(&document.path, error);
+        let tip = match which {
+            Which::Top | Which::All => parsed.top,
+            Which::One(guid) => guid,
+        };
+        let chain = parsed.chain_of(tip).map_err(no)?;
+        let first = match which {
+            Which::All => 0,
+            Which::Top | Which::One(_) => chain.len().saturating_sub(2),
+        };
+        if chain.len() < 2 {
+            let text =
+                format!("{} has nothing below {tip} to merge it into", document.path.display());
+            return Err(ImageError::new(ErrorKind::Param, text));
+        }
+        let sources: Vec<Guid> = chain[first + 1..].iter().map(|image| image.guid).collect();
+        let plan = Self { sources, target: chain[first].guid, tip };
+        plan.after(parsed).map_err(no)?;
+        Ok(plan)
+    }
+
+    /// The descriptor when it is done, and the images that are gone.
+    fn after(
+        &self,
+        parsed: &Descriptor,
+    ) -> Result<(Descriptor, Vec<ImageRef>), ploop_format::DescriptorError> {
+        let mut parsed = parsed.clone();
+        let mut gone = Vec::new();
+        for guid in &self.sources {
+            gone.push(parsed.merge_into_parent(*guid)?);
+        }
+        Ok((parsed, gone))
+    }
+
+    /// The descriptor while the target shows neither what it was nor what it will be. The inner
+    /// snapshots lose their meaning with the target.
+    fn marked(&self, parsed: &Descriptor) -> Result<Descriptor, ploop_format::DescriptorError> {
+        let mut parsed = parsed.clone();
+        let inner = self.sources.iter().filter(|guid| **guid != self.tip);
+        for guid in inner.chain([&self.target]) {
+            parsed.set_temporary(*guid, Temporary::Yes)?;
+        }
+        Ok(parsed)
+    }
+
+    /// All are written or go, so nobody else may have one open.
+    fn reach(&self) -> Reach {
+        let write = self.sources.iter().chain([&self.target]).copied().collect();
+        Reach { tip: self.tip, write }
+    }
+}
+
+/// Merges levels of a disk that nobody has open.
+///
+/// # Errors
+/// Nothing to merge, or other snapshots lie on what would change (38), no such snapshot (43), in
+/// use (37), damaged (11), stopped as asked (29), or a step failed. The disk holds what it held.
+pub fn merge(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    target: &Path,
+    which: Which,
+    options: &OpenOptions,
+    work: &mut Work<'_>,
+) -> Result<Merged> {
+    let planned = document(dir, target)?;
+    let plan = Plan::make(&planned, which)?;
+    let options = OpenOptions { read_only: false, ..options.clone() };
+    let reach = plan.reach();
+    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
+    same(&planned, prepared.document.as_ref())?;
+    // The last one may be a top that was killed (F2, F6).
+    repair(&mut prepared, &options)?;
+    let (cluster, size) = (prepared.cluster, prepared.size);
+    let at = prepared.levels.len() - plan.sources.len() - 1;
+    // From above, so that no level is ever larger than the one on it (F18).
+    for level in prepared.levels[at..].iter_mut().rev() {
+        grow::to_fit(level, cluster, size)?;
+    }
+    let (low, sources) = prepared.levels.split_at_mut(at + 1);
+    let Some((level, below)) = low.split_last_mut() else {
+        return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
+    };
+    let image = level.path.clone();
+    let store = Store { dir, entropy, document: &planned };
+    let mut sum = 0;
+    for source in sources.iter() {
+        sum += lookup::count(source, cluster)?;
+    }
+    let mut job =
+        Job { cluster, below, sources, total: sum * cluster.bytes(), done: 0, size: size.bytes() };
+    if level.head.is_some() {
+        into_ploop(&mut job, level, &plan, &store, work)?;
+    } else {
+        into_raw(&mut job, level, &plan, &store, work)?;
+    }
+    let bytes = job.done;
+    let mut notes = std::mem::take(&mut prepared.notes);
+    let (_, gone) = plan.after(&planned.parsed).map_err(|e| refused(&planned.path, e))?;
+    drop(prepared);
+    unlink(dir, &planned, &gone, &mut notes);
+    Ok(Merged { image, levels: gone.len(), bytes, notes })
+}
+
+/// Merges what waits for it: snapshots marked `Temporary` with one child, from a merge that was
+/// interrupted or a snapshot that could not go at once. Leaves alone what somebody has open.
+///
+/// # Errors
+/// As [`merge`].
+pub fn merge_leftovers(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    target: &Path,
+    options: &OpenOptions,
+    work: &mut Work<'_>,
+) -> Result<Vec<Merged>> {
+    let mut done = Vec::new();
+    let mut skipped = Vec::new();
+    loop {
+        let parsed = document(dir, target)?.parsed;
+        let waits = parsed.shots.iter().filter(|shot| shot.temporary != Temporary::No);
+        let next = waits.filter(|shot| !skipped.contains(&shot.guid)).find_map(|shot| {
+            let mut children = parsed.children(shot.guid);
+            let child = children.next()?.guid;
+            children.next().is_none().then_some((shot.guid, child))
+        });
+        let Some((parent, child)) = next else { return Ok(done) };
+        match merge(dir, entropy, target, Which::One(child), options, work) {
+            Ok(merged) => done.push(merged),
+            Err(error) if error.kind() == ErrorKind::InUse => skipped.push(parent),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Puts descriptors in force.
+struct Store<'a> {
+    dir: &'a dyn Dir,
+    entropy: &'a dyn Entropy,
+    document: &'a Document,
+}
+
+impl Store<'_> {
+    fn put(&self, new: Result<Descriptor, ploop_format::DescriptorError>) -> Result<()> {
+        let path = &self.document.path;
+        let text = new.and_then(|new| new.to_xml()).map_err(|e| refused(path, e))?;
+        store::stage(self.dir, self.entropy, path, &text)?.commit(self.dir)
+    }
+}
+
+/// What is copied.
+struct Job<'a> {
+    cluster: ClusterSize,
+    below: &'a [Level],
+    /// From the lowest up.
+    sources: &'a [Level],
+    total: u64,
+    done: u64,
+    /// Bytes of the device.
+    size: u64,
+}
+
+fn into_ploop(
+    job: &mut Job<'_>,
+    level: &mut Level,
+    plan: &Plan,
+    store: &Store<'_>,
+    work: &mut Work<'_>,
+) -> Result<()> {
+    let Some(mut target) = Target::begin(level, job.cluster)? else { return Ok(()) };
+    let parsed = &store.document.parsed;
+    let copied = job.copy_into(&mut target, work).and_then(|()| target.sync_data());
+    if on(Bug::MergeBatFirst) {
+        target.apply()?;
+    }
+    if let Err(error) = copied.and_then(|()| store.put(plan.marked(parsed))) {
+        return Err(stopped(target.cancel().and_then(|()| unmark(store)), error));
+    }
+    if let Err(error) = target.apply() {
+        return Err(stopped(target.undo().and_then(|()| unmark(store)), error));
+    }
+    target.finish()?;
+    store.put(plan.after(parsed).map(|(after, _)| after))
+}
+
+/// The first error, with what could not be taken back.
+fn stopped(undone: Result<()>, error: ImageError) -> ImageError {
+    match undone {
+        Ok(()) => error,
+        Err(undo) => {
+            let text = format!("{error}; and it could not be taken back: {undo}");
+            ImageError::new(error.kind(), text).hint("ploop snapshot-merge does it again")
+        }
+    }
+}
+
+/// The descriptor as it was, when it is not in force.
+fn unmark(store: &Store<'_>) -> Result<()> {
+    match store.document.unchanged(store.dir) {
+        true => Ok(()),
+        false => store.put(Ok(store.document.parsed.clone())),
+    }
+}
+
+fn into_raw(
+    job: &mut Job<'_>,
+    level: &mut Level,
+    plan: &Plan,
+    store: &Store<'_>,
+    work: &mut Work<'_>,
+) -> Result<()> {
+    let parsed = &store.document.parsed;
+    let path = level.path.clone();
+    sync(&*level.file, Bug::NoSyncMergeBegin)?;
+    if level.len < job.size {
+        level.file.set_len(job.size).at(ErrorKind::Truncate, "cannot set the length of", &path)?;
+        level.len = job.size;
+    }
+    store.put(plan.marked(parsed))?;
+    job.copy_over(&level.file, work).map_err(|error| {
+        error.hint("the levels above still hold everything; ploop snapshot-merge does it again")
+    })?;
+    sync(&*level.file, Bug::NoSyncMergeData)?;
+    store.put(plan.after(parsed).map(|(after, _)| after))
+}
+
+/// A cluster to take from one of the sources.
+struct Step {
+    cluster: GuestCluster,
+    from: File,
+    found: Found,
+    /// A level below the target has it too.
+    below: bool,
+}
+
+impl Job<'_> {
+    /// Copies to clusters that no entry names.
+    fn copy_into(&mut self, target: &mut Target<'_>, work: &mut Work<'_>) -> Result<()> {
+        let file = target.level.file.clone();
+        self.each_batch(work, |job, batch, work| {
+            let mut places = Vec::with_capacity(batch.len());
+            let mut moves = Vec::with_capacity(batch.len());
+            for step in batch {
+                let (place, fresh) = target.place();
+                places.push(place);
+                // What is not mapped reads as zeros, unless a lower level has it.
+                let skip_zero = !step.below || on(Bug::MergeDropsZeros);
+                let to_at = job.cluster.file_start(place);
+                moves.push(step.to(to_at, job.cluster.bytes(), fresh, skip_zero));
+            }
+            target.extend()?;
+            let zeros = run(work, &moves, &file)?;
+            for ((step, place), zero) in batch.iter().zip(places).zip(zeros) {
+                if zero {
+                    target.give_back(place);
+                }
+                target.set(step.cluster, (!zero).then_some(place))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Copies over what is there.
+    fn copy_over(&mut self, file: &File, work: &mut Work<'_>) -> Result<()> {
+        self.each_batch(work, |job, batch, work| {
+            let moves: Vec<Move> = batch
+                .iter()
+                .map(|step| {
+                    let at = job.cluster.guest_start(step.cluster);
+                    step.to(at, job.cluster.bytes().min(job.size - at), false, false)
+                })
+                .collect();
+            run(work, &moves, file).map(drop)
+        })
+    }
+
+    fn each_batch(
+        &mut self,
+        work: &mut Work<'_>,
+        mut each: impl FnMut(&Self, &[Step], &mut Work<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let clusters = self.cluster.count(self.size);
+        let pages = GuestCluster(clusters.saturating_sub(1)).slot().page.0 + 1;
+        let limit = (BATCH_BYTES / self.cluster.bytes()).clamp(1, BATCH as u64) as usize;
+        for first in (0..pages).step_by(AHEAD as usize) {
+            for batch in self.steps(first, clusters)?.chunks(limit) {
+                work.go_on(self.done, self.total)?;
+                each(self, batch, work)?;
+                self.done += batch.len() as u64 * self.cluster.bytes();
+            }
+        }
+        work.go_on(self.done, self.total)
+    }
+
+    /// What the pages `first..` hold of the sources, in the order of the device.
+    fn steps(&self, first: u64, clusters: u64) -> Result<Vec<Step>> {
+        let mut lookups = Vec::with_capacity(self.sources.len() + self.below.len());
+        // The highest first, the target's own place left out.
+        for level in self.sources.iter().rev().chain(self.below.iter().rev()) {
+            let mut lookup = Lookup::new(level, self.cluster);
+            lookup.load(first)?;
+            lookups.push(lookup);
+        }
+        let (sources, below) = lookups.split_at_mut(self.sources.len());
+        if on(Bug::MergeLowest) {
+            sources.reverse();
+        }
+        let begin = BatPage(first).cluster(0).unwrap_or_default();
+        let end = ((first + AHEAD) * PAGE_WORDS - HEADER_WORDS).min(clusters);
+        let mut steps = Vec::new();
+        for cluster in (begin.0..end).map(GuestCluster) {
+            for lookup in &*sources {
+                let Some(found) = lookup.find(cluster)? else { continue };
+                let from = lookup.level().file.clone();
+                let mut low = false;
+                for lookup in &*below {
+                    low = low || lookup.find(cluster)?.is_some();
+                }
+                steps.push(Step { cluster, from, found, below: low });
+                break;
+            }
+        }
+        Ok(steps)
+    }
+}
+
+impl Step {
+    fn to(&self, to_at: u64, len: u64, fresh: bool, skip_zero: bool) -> Move {
+        Move {
+            from: self.from.clone(),
+            from_at: self.found.at,
+            from_len: self.found.len,
+            to_at,
+            len,
+            fresh,
+            skip_zero,
+        }
+    }
+}
+
+fn run(work: &Work<'_>, moves: &[Move], to: &File) -> Result<Vec<bool>> {
+    work.copier.run(moves, to).at(ErrorKind::Write, "cannot copy into", to.path())
+}

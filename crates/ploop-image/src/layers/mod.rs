@@ -1,0 +1,117 @@
+//! Operations on the layers of a disk that nobody has open: switch, delete, merge, grow.
+//!
+//! | file | what |
+//! |---|---|
+//! | `switch.rs` | a new top on a snapshot; the old top dropped or kept |
+//! | `delete.rs` | a snapshot goes: with its file, into its child, or as soon as it can |
+//! | `merge.rs` | levels into the one below them, each cluster once |
+//! | `target.rs` | the image that levels are merged into: its BAT, its free clusters |
+//! | `lookup.rs` | where a level has a cluster |
+//! | `copy.rs` | one cluster from a file to another, zeros left out |
+//! | `grow.rs`, `relocate.rs` | a larger device: clusters out of the way of a larger BAT |
+//!
+//! A crash at any point leaves the old chain or the new one (I9). A merge changes nothing that the
+//! image it goes into shows until everything is copied: cancelled or failed, that image is what it
+//! was. From then on the images that show something else are marked `Temporary`, as the original
+//! marks them, until the new descriptor is in force.
+
+mod copy;
+mod delete;
+mod grow;
+mod lookup;
+mod merge;
+mod relocate;
+mod switch;
+mod target;
+
+pub use copy::{Copier, InTurn, Move};
+pub use delete::{Deleted, delete};
+pub use grow::{Grown, grow};
+pub use merge::{Merged, Which, merge, merge_leftovers};
+pub use switch::{Switched, switch};
+
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::locate::{self, Located};
+use crate::open::Note;
+use crate::open::plan::Document;
+use ploop_format::{DescriptorError, ImageRef};
+use ploop_io::Dir;
+use ploop_io::planted::{Bug, synced};
+use std::path::Path;
+
+/// How a long operation talks to whoever started it.
+pub struct Work<'a> {
+    /// Told bytes done and bytes in all; `false` stops the operation where it does no harm. May
+    /// sleep, to hold a rate.
+    pub progress: &'a mut dyn FnMut(u64, u64) -> bool,
+    /// Moves the data.
+    pub copier: &'a dyn Copier,
+}
+
+impl Work<'_> {
+    fn go_on(&mut self, done: u64, total: u64) -> Result<()> {
+        match (self.progress)(done, total) {
+            true => Ok(()),
+            false => {
+                let text = format!("stopped as asked, {done} of {total} bytes were copied");
+                Err(ImageError::new(ErrorKind::Cancelled, text))
+            }
+        }
+    }
+}
+
+/// The descriptor of a disk, to plan with; the operation compares it again under its locks.
+fn document(dir: &dyn Dir, target: &Path) -> Result<Document> {
+    match locate::locate(dir, target)? {
+        Located::Descriptor(path) => Document::read(dir, &path),
+        Located::Image(image) => {
+            let text = format!("{} is a lone image: it has no snapshots", image.display());
+            Err(ImageError::new(ErrorKind::Param, text)
+                .hint("make a descriptor with ploop restore-descriptor"))
+        }
+    }
+}
+
+/// The plan was made before the locks were had.
+fn same(planned: &Document, locked: Option<&Document>) -> Result<()> {
+    if locked.is_some_and(|locked| locked.bytes == planned.bytes) {
+        return Ok(());
+    }
+    let text = format!("{} changed while it was being locked", planned.path.display());
+    Err(ImageError::new(ErrorKind::InUse, text).hint("try again"))
+}
+
+/// What a descriptor says no to, with the exit code of the original.
+fn refused(path: &Path, error: DescriptorError) -> ImageError {
+    let kind = match error {
+        DescriptorError::NoShot(_) => ErrorKind::NoSnapshot,
+        DescriptorError::Duplicate(_)
+        | DescriptorError::Reserved(_)
+        | DescriptorError::IsTop(_)
+        | DescriptorError::IsBase(_)
+        | DescriptorError::Temporary(_)
+        | DescriptorError::HasChildren { .. } => ErrorKind::Param,
+        _ => ErrorKind::Descriptor,
+    };
+    ImageError::new(kind, format!("{} does not allow this", path.display())).because(error)
+}
+
+/// Removes the files of images that the descriptor in force does not name any more.
+fn unlink(dir: &dyn Dir, document: &Document, images: &[ImageRef], notes: &mut Vec<Note>) {
+    for image in images {
+        let path = document.home().join(&image.file);
+        // The disk is complete without it; check lists it.
+        if let Err(error) = dir.unlink(&path) {
+            notes.push(Note::NotRemoved { path, why: error.to_string() });
+        }
+    }
+    if let Err(error) = synced(Bug::NoSyncUnlink, || dir.sync_dir(document.home())) {
+        let path = document.home().to_owned();
+        notes.push(Note::NotRemoved { path, why: error.to_string() });
+    }
+}
+
+/// Syncs an image.
+fn sync(file: &dyn ploop_io::RawFile, bug: Bug) -> Result<()> {
+    synced(bug, || file.sync()).at(ErrorKind::Sync, "cannot sync", file.path())
+}
