@@ -43,6 +43,8 @@ macro_rules! bugs {
 pub enum Group {
     /// A wrong decision of the engine or the image code.
     Decision,
+    /// The same of an operation on layers: hunted with the profile `operations`.
+    Layer,
     /// A sync that is not done.
     Drop,
     /// Two steps in the wrong order.
@@ -89,12 +91,10 @@ bugs! {
     Decision MarkNot "the in-use mark is not set (I12)",
     Decision RecordEarly "a change is taken off the record when its write begins (F2)",
     Decision RecordNot "a change is not put on record (F2)",
-    Decision MergeDropsZeros "a merge leaves zeros out where a lower level has the cluster",
-    Decision MergeLowest "a merge takes a cluster from the lowest level that has it",
-    Decision MergeBatFirst "a merge writes the target's BAT before the snapshots are marked",
-    Decision GrowKeepsGarbage "a grow leaves what lies behind the last BAT entry (F20)",
-    Decision GrowHeaderEarly "a grow writes the header before the clusters are out of the way (I8)",
-    Decision SwitchUnlinksFirst "a switch removes the old top before the descriptor is in force (I9)",
+    Layer MergeDropsZeros "a merge leaves zeros out where a lower level has the cluster",
+    Layer MergeLowest "a merge takes a cluster from the lowest level that has it",
+    Layer GrowHeaderEarly "a grow writes the header before the clusters are out of the way (I8)",
+    Layer SwitchUnlinksFirst "a switch removes the old top before the descriptor is in force",
     Drop NoSyncKeeper "the keeper's sync is not done",
     Drop NoSyncFlush "a queue's sync for a flush is not done",
     Drop NoDsyncQueue "a queue's FUA write is a plain write",
@@ -119,7 +119,7 @@ bugs! {
     Drop NoSyncMergeData "copies are not synced before the entries that name them (I1)",
     Drop NoSyncMergeBat "the target's BAT is not synced before its mark goes",
     Drop NoSyncRelocated "relocated clusters are not synced before their entries (F20)",
-    Drop NoSyncMoved "entries of relocated clusters are not synced before their old place goes (F20)",
+    Drop NoSyncMoved "entries of relocated clusters are not synced before the old place goes",
     Drop NoSyncTable "the larger BAT is not synced before the header (F20)",
     Drop NoSyncGrown "the header of a grow is not synced before the mark goes",
     Equal NoSyncUnlink "the directory is not synced after an unlink: a file comes back, unnamed",

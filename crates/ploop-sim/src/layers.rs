@@ -103,7 +103,7 @@ fn go_back(scene: &Scene<'_>, number: u64) -> Result<(), String> {
     let options = open_options(false);
     let taken = snapshot(&scene.dir, &entropy, target, None, &options);
     let taken = taken.map_err(|e| OpenError::Image(e).to_string())?;
-    said(switch(&scene.dir, &entropy, target, taken.guid, number % 4 == 0, &options))
+    said(switch(&scene.dir, &entropy, target, taken.guid, number.is_multiple_of(4), &options))
 }
 
 /// A snapshot, and the empty top on it dropped.

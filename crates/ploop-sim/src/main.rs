@@ -243,7 +243,9 @@ fn hunt(task: &str, options: &Options) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let bugs = match &options.bug {
         Some(name) => Bug::named(name).into_iter().collect(),
-        None if task == "planted" => of_group(|group| group == Group::Decision),
+        None if task == "planted" => {
+            of_group(|group| matches!(group, Group::Decision | Group::Layer))
+        }
         None => of_group(|group| matches!(group, Group::Drop | Group::Swap)),
     };
     let budget = options.time.unwrap_or(Duration::from_secs(60));

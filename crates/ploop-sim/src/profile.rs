@@ -44,6 +44,8 @@ pub struct Profile {
     pub churn: bool,
     /// Operations on the closed disk between the rounds.
     pub layers: bool,
+    /// How many of them, between two rounds.
+    pub operations: usize,
     /// A round may end with a kill.
     pub kill: bool,
     /// How operations are ordered.
@@ -51,8 +53,18 @@ pub struct Profile {
 }
 
 /// The names of the fixed profiles.
-pub const NAMES: [&str; 10] = [
-    "swarm", "crash", "fault", "layers", "plain", "chain", "faults", "syncfail", "nospace", "kill",
+pub const NAMES: [&str; 11] = [
+    "swarm",
+    "crash",
+    "fault",
+    "layers",
+    "operations",
+    "plain",
+    "chain",
+    "faults",
+    "syncfail",
+    "nospace",
+    "kill",
 ];
 
 /// Words of a record: small, so that an open is quick.
@@ -86,6 +98,7 @@ impl Profile {
             plans: 2,
             exhaustive: 1,
             layers: false,
+            operations: 1,
             churn: false,
             fua: 2,
             kill: false,
@@ -127,6 +140,18 @@ impl Profile {
                 Self { name: name.into(), rates, kill: true, ..Self::swarm(seed) }
             }
             "layers" => Self { name: name.into(), layers: true, rounds: 6, ..Self::swarm(seed) },
+            // Little traffic, and what follows it looked at closely.
+            "operations" => Self {
+                name: name.into(),
+                layers: true,
+                operations: 4,
+                requests: 12,
+                crash_every: 1000,
+                clusters: 8 + seed % 9,
+                space: None,
+                rates: Rates::default(),
+                ..Self::swarm(seed)
+            },
             "chain" => Self { levels: 3, ..plain },
             "faults" => {
                 let some = 65536 / 40;
@@ -172,6 +197,7 @@ impl Profile {
             "fua" => self.fua = value,
             "churn" => self.churn = value != 0,
             "layers" => self.layers = value != 0,
+            "operations" => self.operations = count,
             "reorder" => self.world.reorder = value != 0,
             "straggler" => self.world.straggler = value,
             "space" => self.space = (value != 0).then_some(value),
@@ -205,6 +231,7 @@ impl Profile {
             "fua" => self.fua,
             "churn" => u64::from(self.churn),
             "layers" => u64::from(self.layers),
+            "operations" => self.operations as u64,
             "reorder" => u64::from(self.world.reorder),
             "straggler" => self.world.straggler,
             "space" => self.space.unwrap_or(0),
@@ -269,6 +296,7 @@ impl Profile {
             plans: rng.between(1, 4) as usize,
             exhaustive: rng.between(1, 2) as usize,
             layers: rng.chance(1, 2),
+            operations: 1,
             churn,
             fua: *rng.pick(&[2, 2, 8]).unwrap_or(&2),
             kill: rng.chance(1, 2),

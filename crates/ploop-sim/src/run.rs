@@ -183,10 +183,12 @@ impl<'a> Sim<'a> {
             self.one_round()?;
             self.lower_as_ever()?;
             recover::no_misuse(&self.world)?;
-            if self.profile.layers && !self.came_back && self.rng.chance(2, 3) {
-                let op = *self.rng.pick(layers::OPS).unwrap_or(&layers::OPS[0]);
-                if (op.levels.0..=op.levels.1).contains(&self.levels) {
-                    self.layer(&op)?;
+            for _ in 0..self.profile.operations {
+                if self.profile.layers && !self.came_back && self.rng.chance(2, 3) {
+                    let op = *self.rng.pick(layers::OPS).unwrap_or(&layers::OPS[0]);
+                    if (op.levels.0..=op.levels.1).contains(&self.levels) {
+                        self.layer(&op)?;
+                    }
                 }
             }
         }

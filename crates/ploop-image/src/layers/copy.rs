@@ -72,7 +72,8 @@ impl Move {
                 leading = false;
                 self.zeros(to, at)?;
             }
-            if !leading && !(zero && self.fresh) {
+            let needed = !zero || !self.fresh;
+            if needed && !leading {
                 to.write_at(&buffer[..len], self.to_at + at)?;
             }
             at += len as u64;

@@ -60,10 +60,9 @@ pub fn grow(dir: &dyn Dir, target: &Path, size: Sector, options: &OpenOptions) -
         }
     };
     let image = prepared.top()?.path.clone();
-    if is_top && let Some(document) = &prepared.document {
-        if document.parsed.size() != size {
-            store::put_size(dir, document, size)?;
-        }
+    let document = prepared.document.as_ref().filter(|d| is_top && d.parsed.size() != size);
+    if let Some(document) = document {
+        store::put_size(dir, document, size)?;
     }
     let mut notes = std::mem::take(&mut prepared.notes);
     notes.retain(|note| drop_asked || !matches!(note, Note::BitmapDropped(_)));

@@ -237,9 +237,6 @@ fn into_ploop(
     let Some(mut target) = Target::begin(level, job.cluster)? else { return Ok(()) };
     let parsed = &store.document.parsed;
     let copied = job.copy_into(&mut target, work).and_then(|()| target.sync_data());
-    if on(Bug::MergeBatFirst) {
-        target.apply()?;
-    }
     if let Err(error) = copied.and_then(|()| store.put(plan.marked(parsed))) {
         return Err(stopped(target.cancel().and_then(|()| unmark(store)), error));
     }

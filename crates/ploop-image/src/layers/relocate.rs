@@ -146,9 +146,6 @@ fn relocate(
 /// Zeros, written, from behind the last old entry to the end of the new BAT (C5).
 fn zero(level: &Level, old: &Head, new: &Header) -> Result<()> {
     let mut at = old.header.bat_bytes();
-    if on(Bug::GrowKeepsGarbage) {
-        at = old.data_start();
-    }
     let zeros = vec![0; STEP as usize];
     while at < new.data_start() {
         // Up to a page boundary first: the rest goes in whole pages.

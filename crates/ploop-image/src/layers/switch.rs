@@ -30,8 +30,8 @@ pub struct Switched {
 /// of a new name.
 ///
 /// # Errors
-/// No such snapshot (43), it is the top or waits to be merged (38), the disk is in use (37), a level
-/// is damaged (11), or a step failed: then the disk is as it was.
+/// No such snapshot (43), it is the top or waits to be merged (38), the disk is in use (37), a
+/// level is damaged (11), or a step failed: then the disk is as it was.
 pub fn switch(
     dir: &dyn Dir,
     entropy: &dyn Entropy,
