@@ -92,8 +92,9 @@ mod tests {
         };
         let (from, to) = (open("from"), open("to"));
         let len = 64 << 10;
-        let of =
-            |n: u64| if n % 3 == 0 { vec![0; len as usize] } else { vec![n as u8; len as usize] };
+        let of = |n: u64| {
+            if n.is_multiple_of(3) { vec![0; len as usize] } else { vec![n as u8; len as usize] }
+        };
         for n in 0..40 {
             from.write_at(&of(n), n * len).unwrap();
         }
