@@ -5,6 +5,7 @@
 //! profile swarm
 //! seed 17
 //! requests 4
+//! ...
 //! ```
 //! A line `bug NAME` plants that bug: then the run must fail.
 
@@ -44,15 +45,16 @@ pub fn parse(text: &str) -> Result<Entry, String> {
     Ok(Entry { seed, profile, bug: value("bug").map(str::to_owned) })
 }
 
-/// The text of an entry.
+/// The text of an entry: the whole profile, so that it stays what it is when its name comes to mean
+/// another mix.
 #[must_use]
-pub fn text(what: &str, profile: &str, seed: u64, fields: &[(&str, u64)]) -> String {
+pub fn text(what: &str, name: &str, seed: u64, profile: &Profile) -> String {
     let mut out = String::new();
     for line in what.lines() {
         let _ = writeln!(out, "# {line}");
     }
-    let _ = writeln!(out, "profile {profile}\nseed {seed}");
-    for (field, value) in fields {
+    let _ = writeln!(out, "profile {name}\nseed {seed}");
+    for (field, value) in profile.fields() {
         let _ = writeln!(out, "{field} {value}");
     }
     out
@@ -64,8 +66,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let entry = parse(&text("a\nb", "chain", 7, &[("requests", 3), ("levels", 2)])).unwrap();
-        assert_eq!((entry.seed, entry.profile.requests, entry.profile.levels), (7, 3, 2));
+        for seed in 0..40 {
+            // Written under a name that means something else.
+            let profile = Profile::swarm(seed);
+            let entry = parse(&text("a\nb", "chain", seed, &profile)).unwrap();
+            assert_eq!(entry.seed, seed);
+            let kept = Profile { name: profile.name.clone(), ..entry.profile };
+            assert_eq!(format!("{kept:?}"), format!("{profile:?}"));
+        }
         assert!(parse("seed 7\nwhatever 3").is_err());
         assert!(parse("requests 7").is_err());
     }

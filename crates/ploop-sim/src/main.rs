@@ -187,7 +187,7 @@ fn tell(options: &Options, seed: u64, profile: &Profile, failure: &Failure) {
         #[cfg(feature = "planted")]
         ploop_io::planted::choose(options.bug.as_deref().and_then(ploop_io::planted::Bug::named));
         let small = shrink::shrink(seed, profile, Box::new(failure.clone()), 80);
-        let text = bugbase::text(&small.failure.what, &profile.name, seed, &small.fields);
+        let text = bugbase::text(&small.failure.what, &profile.name, seed, &small.profile);
         println!("smaller, for crates/ploop-sim/bugbase/{}-{seed}.txt:\n{text}", profile.name);
     }
 }

@@ -76,6 +76,64 @@ pub fn cluster() -> ClusterSize {
     ClusterSize::from_sectors(ClusterSize::MIN_SECTORS).unwrap_or_else(|| unreachable!())
 }
 
+/// A field's name, and how it is read and written as a number.
+type Field = (&'static str, fn(&Profile) -> u64, fn(&mut Profile, u64));
+
+macro_rules! field {
+    ($name:ident: bool $($at:ident)*) => {
+        (stringify!($name), |p| u64::from(p.$($at.)*$name), |p, v| p.$($at.)*$name = v != 0)
+    };
+    ($name:ident: $kind:ident $($at:ident)*) => {
+        (stringify!($name), |p| p.$($at.)*$name as u64, |p, v| p.$($at.)*$name = v as $kind)
+    };
+}
+
+/// Everything a profile is made of.
+const FIELDS: &[Field] = &[
+    (
+        "version",
+        |p| if p.version == Version::V1 { 1 } else { 2 },
+        |p, v| p.version = if v == 1 { Version::V1 } else { Version::V2 },
+    ),
+    ("space", |p| p.space.unwrap_or(0), |p, v| p.space = (v != 0).then_some(v)),
+    field!(levels: usize),
+    field!(raw: bool),
+    field!(clusters: u64),
+    field!(hot: usize),
+    field!(queues: usize),
+    field!(depth: usize),
+    field!(rounds: usize),
+    field!(requests: usize),
+    field!(metadata_delay_ms: u64),
+    field!(crash_every: u64),
+    field!(plans: usize),
+    field!(exhaustive: usize),
+    field!(fua: u64),
+    field!(churn: bool),
+    field!(layers: bool),
+    field!(operations: usize),
+    field!(kill: bool),
+    field!(reorder: bool world),
+    field!(straggler: u64 world),
+    field!(delay_min: u64 world),
+    field!(delay_max: u64 world),
+    field!(record_words: usize world),
+    field!(poison_reads: bool world),
+    field!(direct: bool world caps),
+    field!(mem_align: u32 world caps),
+    field!(offset_align: u32 world caps),
+    field!(block: u32 world caps),
+    field!(punch: bool world caps),
+    field!(zero_range: bool world caps),
+    field!(reserve: bool world caps),
+    field!(read_error: u32 rates),
+    field!(write_error: u32 rates),
+    field!(zero_error: u32 rates),
+    field!(sync_error: u32 rates),
+    field!(no_space: u32 rates),
+    field!(short: u32 rates),
+];
+
 impl Profile {
     /// One delta, no faults but crashes.
     #[must_use]
@@ -178,71 +236,28 @@ impl Profile {
         })
     }
 
-    /// Changes one field, as a shrunk failure names it. `false` when there is no such field.
+    /// Changes one field, as a kept failure names it. `false` when there is no such field.
     pub fn set(&mut self, field: &str, value: u64) -> bool {
-        let count = value as usize;
-        match field {
-            "levels" => self.levels = count,
-            "clusters" => self.clusters = value,
-            "hot" => self.hot = count,
-            "queues" => self.queues = count,
-            "depth" => self.depth = count,
-            "rounds" => self.rounds = count,
-            "requests" => self.requests = count,
-            "crash_every" => self.crash_every = value,
-            "plans" => self.plans = count,
-            "exhaustive" => self.exhaustive = count,
-            "raw" => self.raw = value != 0,
-            "kill" => self.kill = value != 0,
-            "fua" => self.fua = value,
-            "churn" => self.churn = value != 0,
-            "layers" => self.layers = value != 0,
-            "operations" => self.operations = count,
-            "reorder" => self.world.reorder = value != 0,
-            "straggler" => self.world.straggler = value,
-            "space" => self.space = (value != 0).then_some(value),
-            "read_error" => self.rates.read_error = value as u32,
-            "write_error" => self.rates.write_error = value as u32,
-            "zero_error" => self.rates.zero_error = value as u32,
-            "sync_error" => self.rates.sync_error = value as u32,
-            "no_space" => self.rates.no_space = value as u32,
-            "short" => self.rates.short = value as u32,
-            _ => return false,
+        match FIELDS.iter().find(|(name, ..)| *name == field) {
+            Some((_, _, set)) => {
+                set(self, value);
+                true
+            }
+            None => false,
         }
-        true
     }
 
-    /// The present value of a field that [`Profile::set`] changes.
+    /// The present value of a field; 0 when there is no such field.
     #[must_use]
     pub fn get(&self, field: &str) -> u64 {
-        match field {
-            "levels" => self.levels as u64,
-            "clusters" => self.clusters,
-            "hot" => self.hot as u64,
-            "queues" => self.queues as u64,
-            "depth" => self.depth as u64,
-            "rounds" => self.rounds as u64,
-            "requests" => self.requests as u64,
-            "crash_every" => self.crash_every,
-            "plans" => self.plans as u64,
-            "exhaustive" => self.exhaustive as u64,
-            "raw" => u64::from(self.raw),
-            "kill" => u64::from(self.kill),
-            "fua" => self.fua,
-            "churn" => u64::from(self.churn),
-            "layers" => u64::from(self.layers),
-            "operations" => self.operations as u64,
-            "reorder" => u64::from(self.world.reorder),
-            "straggler" => self.world.straggler,
-            "space" => self.space.unwrap_or(0),
-            "read_error" => u64::from(self.rates.read_error),
-            "write_error" => u64::from(self.rates.write_error),
-            "zero_error" => u64::from(self.rates.zero_error),
-            "sync_error" => u64::from(self.rates.sync_error),
-            "no_space" => u64::from(self.rates.no_space),
-            "short" => u64::from(self.rates.short),
-            _ => 0,
-        }
+        FIELDS.iter().find(|(name, ..)| *name == field).map_or(0, |(_, get, _)| get(self))
+    }
+
+    /// All fields with their values: a profile that is written down whole stays what it is when the
+    /// mix of its name changes.
+    #[must_use]
+    pub fn fields(&self) -> Vec<(&'static str, u64)> {
+        FIELDS.iter().map(|(name, get, _)| (*name, get(self))).collect()
     }
 
     /// A different mix for each seed.

@@ -260,6 +260,40 @@ impl<'a> Sim<'a> {
         Ok(())
     }
 
+    /// Whether a blocking call is to fail, once in `n` chances of a run with faults.
+    fn fails(&mut self, n: u64) -> bool {
+        self.profile.rates != Rates::default() && self.rng.chance(1, n)
+    }
+
+    /// An open of which one call fails: it opens all the same, or nothing is lost. `false` when the
+    /// host was restarted, for nothing else heals a sync that failed.
+    fn open_failing(&mut self) -> Step<bool> {
+        let opening = self.opening();
+        let which = self.rng.below(30);
+        self.fail_one(which);
+        self.watch();
+        let opened = Life::open(&self.world, &self.target, opening);
+        self.world.set_hook(None);
+        self.look_at_watched("open", Mark::May, false)?;
+        match opened {
+            // It needed fewer calls, or none that counts: this life ends where it began.
+            Ok(life) => {
+                self.world.kill();
+                drop(life);
+                while self.world.old_life() > 0 {
+                    self.world.deliver_old_life(1);
+                }
+                Ok(true)
+            }
+            Err(error) => {
+                self.story.say(|| format!("the open failed as it was made to: {error}"));
+                self.killed = None;
+                self.crash_closed()?;
+                Ok(false)
+            }
+        }
+    }
+
     /// One of the blocking calls that follow fails.
     fn fail_one(&mut self, which: u64) {
         let errno = if self.rng.chance(1, 3) { 28 } else { 5 };
@@ -344,6 +378,9 @@ impl<'a> Sim<'a> {
     fn one_round(&mut self) -> Step {
         self.world.set_rates(Rates::default());
         self.world.set_capacity(None);
+        if self.fails(8) && !self.open_failing()? {
+            return Ok(());
+        }
         let mut life = self.open()?;
         if std::mem::take(&mut self.unsettled) {
             self.look_at_levels()?;
@@ -628,8 +665,14 @@ impl<'a> Sim<'a> {
             return Err(format!("{} requests were never answered", traffic.len()));
         }
         let was_failed = life.device().is_failed();
+        let failing = self.fails(4);
+        if failing {
+            let which = self.rng.below(8);
+            self.fail_one(which);
+        }
         self.watch();
         let (report, closed) = life.close();
+        self.world.set_hook(None);
         self.look_at_watched("close", Mark::May, false)?;
         if self.world.is_dead() {
             return self.crash_closed();
@@ -643,7 +686,7 @@ impl<'a> Sim<'a> {
                 self.nothing(&self.world)?;
                 self.crash_point("closed", Mark::May)
             }
-            Err(_) if was_failed => self.crash_closed(),
+            Err(_) if was_failed || failing => self.crash_closed(),
             Err(error) => Err(format!("close failed: {error} ({report:?})")),
         }
     }
