@@ -67,6 +67,10 @@ pub const NAMES: [&str; 11] = [
     "kill",
 ];
 
+/// How densely a swarm's runs are looked at: mostly thinly, for the next seed finds more than the next
+/// operation of this one.
+const CRASH_EVERY: [u64; 12] = [1, 2, 7, 20, 20, 20, 20, 20, 20, 60, 60, 60];
+
 /// Words of a record: small, so that an open is quick.
 const RECORD_WORDS: usize = 600;
 
@@ -267,7 +271,7 @@ impl Profile {
         let rate = |rng: &mut Rng| {
             if rng.chance(1, 3) { 65536 / rng.between(4, 60) as u32 } else { 0 }
         };
-        let rates = Rates {
+        let mut rates = Rates {
             read_error: rate(&mut rng),
             write_error: rate(&mut rng),
             no_space: rate(&mut rng),
@@ -276,6 +280,10 @@ impl Profile {
             short: rate(&mut rng),
             blocking: false,
         };
+        if rng.chance(1, 4) {
+            // Nothing else fails the device before a sync does.
+            rates = Rates { sync_error: 65536 / rng.between(10, 60) as u32, ..Rates::default() };
+        }
         let mut world = SimOptions { reorder: !rng.chance(1, 8), ..SimOptions::default() };
         world.caps.punch = !rng.chance(1, 10);
         world.caps.zero_range = !rng.chance(1, 5);
@@ -307,7 +315,7 @@ impl Profile {
             metadata_delay_ms: *rng.pick(&[0, 1, 5, 250]).unwrap_or(&5),
             rates: if rng.chance(1, 2) { rates } else { Rates::default() },
             space: (churn || rng.chance(1, 6)).then(|| rng.between(2, 12)),
-            crash_every: *rng.pick(&[1, 1, 2, 7]).unwrap_or(&1),
+            crash_every: *rng.pick(&CRASH_EVERY).unwrap_or(&20),
             plans: rng.between(1, 4) as usize,
             exhaustive: rng.between(1, 2) as usize,
             layers: rng.chance(1, 2),
