@@ -39,6 +39,22 @@ pub enum DeviceError {
         /// Asked.
         depth: usize,
     },
+    /// The files want larger blocks than clients were told of.
+    #[error("the images want blocks of {now} bytes, clients of the device use {was}")]
+    Alignment {
+        /// Of the device so far.
+        was: u32,
+        /// Of the images.
+        now: u32,
+    },
+    /// A device does not shrink.
+    #[error("the device has {was} bytes, it cannot become one of {now}")]
+    Smaller {
+        /// So far.
+        was: u64,
+        /// Wanted.
+        now: u64,
+    },
     /// Top and device disagree.
     #[error("the top has {entries} BAT entries, a device of {clusters} clusters needs as many")]
     ShortTop {
@@ -75,14 +91,18 @@ pub struct Shared {
     pub record: Option<Record>,
     /// No new requests are taken.
     pub stopping: AtomicBool,
+    /// Nothing new is begun until another device takes this one's place.
+    pub pausing: AtomicBool,
+    /// The lowest level that a merge takes clusters from.
+    pub floor: u8,
     /// To the keeper.
     pub keeper: Link<ToKeeper>,
     /// To the queues.
     pub queues: Box<[Link<(u32, Answer)>]>,
     /// Counters of the queues.
-    pub queue_stats: Box<[CachePadded<QueueStats>]>,
+    pub queue_stats: Arc<[CachePadded<QueueStats>]>,
     /// Counters of the keeper.
-    pub keeper_stats: CachePadded<KeeperStats>,
+    pub keeper_stats: Arc<CachePadded<KeeperStats>>,
 }
 
 impl Shared {
@@ -114,6 +134,33 @@ impl Device {
     /// # Errors
     /// The spec is not one of a device.
     pub fn new(spec: DeviceSpec, options: DeviceOptions) -> Result<Self, DeviceError> {
+        let stats = Stats {
+            queues: (0..options.queues).map(|_| CachePadded::default()).collect(),
+            keeper: Arc::default(),
+        };
+        Self::with(spec, options, stats, None)
+    }
+
+    /// The device that takes this one's place on the same queues, with the same counters: its chain
+    /// is another one, or its size.
+    ///
+    /// # Errors
+    /// The spec is not one of a device, or wants of requests what this one did not.
+    pub fn successor(&self, spec: DeviceSpec) -> Result<Self, DeviceError> {
+        let shared = &self.shared;
+        let stats = Stats {
+            queues: Arc::clone(&shared.queue_stats),
+            keeper: Arc::clone(&shared.keeper_stats),
+        };
+        Self::with(spec, shared.options.clone(), stats, Some(shared.limits))
+    }
+
+    fn with(
+        spec: DeviceSpec,
+        options: DeviceOptions,
+        stats: Stats,
+        before: Option<Limits>,
+    ) -> Result<Self, DeviceError> {
         check(&spec, &options)?;
         let chain = Chain::new(spec.cluster, spec.levels.clone());
         let size = spec.size.bytes();
@@ -127,6 +174,10 @@ impl Device {
             max_transfer: MAX_TRANSFER,
             max_zero: MAX_ZERO,
             read_only: spec.read_only,
+        };
+        let limits = match before {
+            Some(before) => limits.after(before)?,
+            None => limits,
         };
         let messages = options.queues * (options.depth * 2 + EXTRA_PIECES) * 2 + 64;
         let link = || Link::new((options.depth * 2 + EXTRA_PIECES) * 2);
@@ -142,10 +193,12 @@ impl Device {
             frozen: AtomicBool::new(false),
             sync_slot: CachePadded::default(),
             stopping: AtomicBool::new(false),
+            pausing: AtomicBool::new(false),
+            floor: u8::try_from(spec.floor).unwrap_or(u8::MAX),
             keeper: Link::new(messages),
             queues: (0..options.queues).map(|_| link()).collect(),
-            queue_stats: (0..options.queues).map(|_| CachePadded::default()).collect(),
-            keeper_stats: CachePadded::default(),
+            queue_stats: stats.queues,
+            keeper_stats: stats.keeper,
             options,
         };
         Ok(Self { shared: Arc::new(shared), spec: Arc::new(Mutex::new(Some(spec))) })
@@ -155,6 +208,10 @@ impl Device {
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.shared.limits
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     /// Queue `n`, on the thread that will run it. Once per number.
@@ -173,6 +230,15 @@ impl Device {
     /// Asks the queues to finish; the keeper is closed after they have returned.
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
+        for queue in &self.shared.queues {
+            queue.wake();
+        }
+    }
+
+    /// Asks the queues to finish what is under way and to begin nothing new; their
+    /// [`Queue::run`] then returns. Another device goes on for them ([`Queue::renew`]).
+    pub fn pause(&self) {
+        self.shared.pausing.store(true, Ordering::SeqCst);
         for queue in &self.shared.queues {
             queue.wake();
         }
@@ -217,6 +283,26 @@ impl Device {
     #[must_use]
     pub fn pages_loaded(&self) -> usize {
         self.shared.map.loaded()
+    }
+}
+
+/// The counters of a device.
+struct Stats {
+    queues: Arc<[CachePadded<QueueStats>]>,
+    keeper: Arc<CachePadded<KeeperStats>>,
+}
+
+impl Limits {
+    /// Clients were told the limits of a device before; what they send must do for this one.
+    fn after(self, before: Self) -> Result<Self, DeviceError> {
+        let (was, now) = (before.block, self.block);
+        if now > was || self.buffer_align > before.buffer_align {
+            return Err(DeviceError::Alignment { was, now });
+        }
+        if self.size < before.size {
+            return Err(DeviceError::Smaller { was: before.size, now: self.size });
+        }
+        Ok(Self { block: was, buffer_align: before.buffer_align, ..self })
     }
 }
 

@@ -23,6 +23,9 @@ pub enum Operation {
     /// Where the range is stored: fills `buf` with [`ExtentRecord`]s, as many as fit; the outcome
     /// is the number of bytes filled. Describes a prefix of the range, at least one record.
     Extents,
+    /// Clusters of the range that a level from [`crate::DeviceSpec::floor`] up has are brought to
+    /// the top; nothing else changes. The work of a merge.
+    CopyUp,
 }
 
 /// Modifiers of a request.
@@ -141,7 +144,7 @@ impl ExtentRecord {
     }
 }
 
-/// What the device takes. Constant while it is open (a grown size comes as an event).
+/// What the device takes. Constant while it is open, but for the size ([`FrontEnd::renewed`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Device size in bytes.
@@ -234,6 +237,8 @@ pub trait FrontEnd {
     fn complete(&mut self, tag: u64, outcome: Outcome);
     /// Called after a batch of `complete`s, once per turn: send replies now.
     fn flush_replies(&mut self) {}
+    /// The device is another one now, larger perhaps; nothing is in flight.
+    fn renewed(&mut self, _limits: Limits) {}
     /// How far the queue goes at a time.
     fn stride(&self) -> Stride {
         Stride::default()

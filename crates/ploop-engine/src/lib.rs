@@ -46,5 +46,5 @@ pub use front::{
     Stride,
 };
 pub use keeper::Keeper;
-pub use queue::{Queue, Turn};
+pub use queue::{Ended, Queue, Turn};
 pub use spec::{CloseReport, DeviceOptions, DeviceSpec, LevelKind, LevelSpec, OnEnospc};

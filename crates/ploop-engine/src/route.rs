@@ -15,6 +15,8 @@ pub enum PieceKind {
     Discard,
     /// Write zeroes.
     Zero,
+    /// Bring to the top.
+    CopyUp,
 }
 
 /// What else the decision depends on.
@@ -26,6 +28,8 @@ pub struct Facts {
     pub keep_blocks: bool,
     /// The id of the top level.
     pub top: u8,
+    /// The lowest level that a merge takes clusters from.
+    pub floor: u8,
     /// The top is a plain file: its mapping never changes.
     pub raw_top: bool,
 }
@@ -53,6 +57,8 @@ pub enum Route {
     CopyUp,
     /// Zeros over a part of a cluster that a lower level has: copy-up with zeros merged.
     CopyUpZero,
+    /// A merge: copy-up of a whole cluster, nothing changed.
+    CopyUpWhole,
     /// Zeros over a whole cluster that a lower level has: map a clean cluster.
     MapClean,
     /// Zeros over a mapped cluster that no lower level has: unmap it.
@@ -65,7 +71,7 @@ pub enum Route {
 
 impl Route {
     /// The names of the routes, by [`Route::number`].
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 15] = [
         "Load",
         "Broken",
         "Wait",
@@ -80,6 +86,7 @@ impl Route {
         "Unmap",
         "Zero",
         "Punch",
+        "CopyUpWhole",
     ];
 
     /// Its place in [`Route::NAMES`].
@@ -100,6 +107,7 @@ impl Route {
             Self::Unmap => 11,
             Self::Zero(_) => 12,
             Self::Punch(_) => 13,
+            Self::CopyUpWhole => 14,
         }
     }
 }
@@ -112,6 +120,7 @@ pub const fn route_possible(kind: PieceKind, number: u16) -> bool {
         PieceKind::Write => matches!(number, 0..=2 | 6..=8),
         PieceKind::Discard => matches!(number, 0..=3 | 11 | 13),
         PieceKind::Zero => matches!(number, 0..=3 | 9..=12),
+        PieceKind::CopyUp => matches!(number, 0..=3 | 14),
     }
 }
 
@@ -152,6 +161,8 @@ pub fn route(kind: PieceKind, cell: Option<Cell>, facts: Facts) -> Route {
         (PieceKind::Zero, true) => Route::Zero(at),
         (PieceKind::Zero, false) if facts.whole => Route::MapClean,
         (PieceKind::Zero, false) => Route::CopyUpZero,
+        (PieceKind::CopyUp, false) if level >= facts.floor => Route::CopyUpWhole,
+        (PieceKind::CopyUp, _) => Route::Nothing,
         (PieceKind::Read, _) => Route::FillZeros,
     }
 }
@@ -160,7 +171,8 @@ pub fn route(kind: PieceKind, cell: Option<Cell>, facts: Facts) -> Route {
 mod tests {
     use super::*;
 
-    const FACTS: Facts = Facts { whole: false, keep_blocks: false, top: 2, raw_top: false };
+    const FACTS: Facts =
+        Facts { whole: false, keep_blocks: false, top: 2, floor: 1, raw_top: false };
     const WHOLE: Facts = Facts { whole: true, ..FACTS };
     const S: Sector = Sector(2048);
 
@@ -181,6 +193,18 @@ mod tests {
         assert_eq!(route(Read, below(), FACTS), Route::Read(1, S));
         let claimed = Cell { claimed: true, ..Cell::at(1, S, false) };
         assert_eq!(route(Read, Some(claimed), FACTS), Route::Read(1, S), "reads pass (F4)");
+    }
+
+    #[test]
+    fn a_merge_takes_what_its_levels_have() {
+        use PieceKind::CopyUp;
+        assert_eq!(route(CopyUp, None, FACTS), Route::Load);
+        assert_eq!(route(CopyUp, below(), FACTS), Route::CopyUpWhole);
+        assert_eq!(route(CopyUp, Some(Cell::at(0, S, false)), FACTS), Route::Nothing);
+        assert_eq!(route(CopyUp, top(true), FACTS), Route::Nothing);
+        assert_eq!(route(CopyUp, Some(Cell::HOLE), FACTS), Route::Nothing);
+        let claimed = Cell { claimed: true, ..Cell::at(1, S, false) };
+        assert_eq!(route(CopyUp, Some(claimed), FACTS), Route::Wait);
     }
 
     #[test]

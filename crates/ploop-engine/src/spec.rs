@@ -56,6 +56,8 @@ pub struct DeviceSpec {
     pub record: Option<Record>,
     /// Discard must not give space back (a preallocated disk, C8).
     pub preallocated: bool,
+    /// The lowest level that [`crate::Operation::CopyUp`] takes clusters from.
+    pub floor: usize,
 }
 
 /// What to do when the host has no space.

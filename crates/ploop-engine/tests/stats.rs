@@ -130,7 +130,7 @@ fn errors_count_apart_and_latency_is_what_the_clock_said() {
     });
     assert!(nothing.is_empty(), "{nothing:?}");
     let errors: Vec<u64> = rig.device.queue_stats(0).errors.iter().map(|e| e.get()).collect();
-    assert_eq!(errors, [1, 2, 0, 0, 0, 0]);
+    assert_eq!(errors, [1, 2, 0, 0, 0, 0, 0]);
     // The other queue counts for itself.
     let began = std::time::Instant::now();
     rig.write(1, 25 * CLUSTER, &[5; 4096], Flags { fua: true, ..NONE }).unwrap();

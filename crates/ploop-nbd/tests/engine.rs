@@ -55,6 +55,7 @@ fn image(path: &Path) -> DeviceSpec {
         refused: Vec::new(),
         record: None,
         preallocated: false,
+        floor: 0,
     }
 }
 

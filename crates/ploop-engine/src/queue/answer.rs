@@ -80,6 +80,9 @@ impl<I: Io> Queue<I> {
 
     /// Tries held pieces again when their timer is over, and once more when the device stops.
     pub(super) fn unpark(&mut self) {
+        if self.pausing {
+            return;
+        }
         let stopping = self.shared.stopping.load(Ordering::SeqCst);
         if stopping && !self.last_try {
             self.last_try = true;

@@ -8,6 +8,7 @@ mod answer;
 mod disk;
 mod extents;
 mod flush;
+mod pause;
 mod slots;
 mod start;
 
@@ -23,6 +24,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use pause::Ended;
+
 /// Tokens of watches; the low bits are the front end's key.
 const WATCH: u64 = 1 << 63;
 
@@ -37,6 +40,8 @@ pub struct Turn {
     pub deadline: Option<u64>,
     /// The device is stopping and this queue has nothing left.
     pub finished: bool,
+    /// The device pauses and nothing of this queue is under way.
+    pub paused: bool,
 }
 
 /// A queue of a device; lives on its thread.
@@ -70,6 +75,10 @@ pub struct Queue<I: Io> {
     no_punch: bool,
     no_zero_range: bool,
     now: u64,
+    /// Nothing new is begun: the device pauses.
+    pausing: bool,
+    /// The device is gone: everything fails.
+    dead: bool,
 }
 
 impl<I: Io> Queue<I> {
@@ -98,6 +107,8 @@ impl<I: Io> Queue<I> {
             no_punch: !caps.punch,
             no_zero_range: !caps.zero_range,
             now: 0,
+            pausing: false,
+            dead: false,
             shared,
         }
     }
@@ -107,7 +118,8 @@ impl<I: Io> Queue<I> {
         &mut self.io
     }
 
-    /// Serves until the device stops and everything handed in has ended.
+    /// Serves until the device stops and everything handed in has ended, or until it pauses and
+    /// nothing is under way.
     ///
     /// # Errors
     /// The ring is broken.
@@ -115,11 +127,15 @@ impl<I: Io> Queue<I> {
         &mut self,
         front: &mut F,
         clock: &dyn Clock,
-    ) -> io::Result<()> {
+    ) -> io::Result<Ended> {
         loop {
             let turn = self.step(front, clock.now());
             if turn.finished {
-                return Ok(());
+                return Ok(Ended::Stopped);
+            }
+            if turn.paused {
+                self.io.submit()?;
+                return Ok(Ended::Paused);
             }
             if turn.busy {
                 self.io.submit()?;
@@ -131,9 +147,13 @@ impl<I: Io> Queue<I> {
             let timeout =
                 turn.deadline.map(|at| Duration::from_nanos(at.saturating_sub(clock.now())));
             let link = &self.shared.queues[self.lane];
-            let stopping = &self.shared.stopping;
+            let (stopping, pausing) = (&self.shared.stopping, &self.shared.pausing);
             let was = stopping.load(Ordering::SeqCst);
-            let idle = || link.is_empty() && stopping.load(Ordering::SeqCst) == was;
+            let idle = || {
+                link.is_empty()
+                    && stopping.load(Ordering::SeqCst) == was
+                    && (self.pausing || !pausing.load(Ordering::SeqCst))
+            };
             self.io.wait(timeout, &idle)?;
         }
     }
@@ -141,19 +161,21 @@ impl<I: Io> Queue<I> {
     /// One turn of the loop; never blocks and does not submit.
     pub fn step<F: FrontEnd + ?Sized>(&mut self, front: &mut F, now: u64) -> Turn {
         self.now = now;
+        self.pausing = !self.dead && self.shared.pausing.load(Ordering::SeqCst);
         let stride = front.stride();
         let more = self.reap(front, stride.completions);
         while let Some((piece, answer)) = self.shared.queues[self.lane].take() {
             self.answered(piece, answer);
         }
         self.unpark();
-        for _ in 0..self.resume.len() {
+        let held = if self.pausing { 0 } else { self.resume.len() };
+        for _ in 0..held {
             if let Some(request) = self.resume.pop_front() {
                 self.advance(request);
             }
         }
         let mut ended = self.deliver(front);
-        let full = self.poll_front(front, stride.requests);
+        let full = !self.pausing && self.poll_front(front, stride.requests);
         self.pump_flushes();
         ended |= self.deliver(front);
         if ended {
@@ -165,9 +187,12 @@ impl<I: Io> Queue<I> {
         let stopping = self.shared.stopping.load(Ordering::SeqCst);
         Turn {
             give_way: more && stride.give_way,
-            busy: more || !self.resume.is_empty() || (full && self.slots.room() > 0),
+            busy: more
+                || (!self.resume.is_empty() && !self.pausing)
+                || (full && self.slots.room() > 0),
             deadline: self.deadline(),
             finished: stopping && self.slots.in_flight() == 0 && front.finished(),
+            paused: self.pausing && !more && self.is_drained(),
         }
     }
 

@@ -15,6 +15,10 @@ use ploop_io::planted::{Bug, on, visit};
 impl<I: Io> Queue<I> {
     /// Takes a request in, or ends it at once when it cannot be.
     pub(super) fn admit(&mut self, request: Request) {
+        if self.dead {
+            self.fail(&request, Errno::IO);
+            return;
+        }
         if let Err(errno) = self.check(&request) {
             self.fail(&request, errno);
             return;
@@ -29,7 +33,7 @@ impl<I: Io> Queue<I> {
         let limits = &self.shared.limits;
         let changes = matches!(
             request.operation,
-            Operation::Write | Operation::Discard | Operation::WriteZeroes
+            Operation::Write | Operation::Discard | Operation::WriteZeroes | Operation::CopyUp
         );
         if changes && limits.read_only {
             return Err(Errno::ROFS);
@@ -65,6 +69,10 @@ impl<I: Io> Queue<I> {
 
     /// Cuts and starts as many pieces as there are slots, then ends the request when all are done.
     pub(super) fn advance(&mut self, n: u32) {
+        if self.pausing {
+            self.hold(n);
+            return self.close_if_done(n);
+        }
         let mut steps = 0;
         while let Some(piece) = self.next_piece(n) {
             if let Some(outcome) = self.start(piece) {
@@ -137,6 +145,7 @@ impl<I: Io> Queue<I> {
                 Operation::Read => PieceKind::Read,
                 Operation::Write => PieceKind::Write,
                 Operation::Discard => PieceKind::Discard,
+                Operation::CopyUp => PieceKind::CopyUp,
                 _ => PieceKind::Zero,
             });
         }
@@ -176,6 +185,7 @@ impl<I: Io> Queue<I> {
             whole: piece.whole,
             keep_blocks: flags.no_unmap || self.shared.keep_blocks,
             top: self.shared.chain.top().id,
+            floor: self.shared.floor,
             raw_top: self.shared.raw_top,
         };
         // I11, F9: register, fence, then look up.
@@ -243,6 +253,10 @@ impl<I: Io> Queue<I> {
                     len: piece.len,
                     zero: way == Route::CopyUpZero,
                 },
+            ),
+            Route::CopyUpWhole => (
+                Stage::Changing,
+                ToKeeper::CopyUp { caller, cluster: piece.cluster, from: 0, len: 0, zero: true },
             ),
             Route::MapClean => (Stage::Changing, ToKeeper::MapClean(caller, piece.cluster)),
             Route::Unmap => (Stage::Changing, ToKeeper::Unmap(caller, piece.cluster)),

@@ -25,7 +25,7 @@ const fn class(operation: &'static str, route: &'static str) -> Class {
 }
 
 /// Every operation and route, in the order of [`super::QueueStats::classes`].
-pub const CLASSES: [Class; 17] = [
+pub const CLASSES: [Class; 19] = [
     class("read", "hole"),
     class("read", "top"),
     class("read", "below"),
@@ -43,6 +43,8 @@ pub const CLASSES: [Class; 17] = [
     class("write_zeroes", "allocate"),
     class("write_zeroes", "copy_up"),
     class("extents", "map"),
+    class("copy_up", "nothing"),
+    class("copy_up", "copy_up"),
 ];
 
 const READ: u8 = 0;
@@ -51,6 +53,7 @@ const FLUSH: u8 = 7;
 const DISCARD: u8 = 8;
 const ZERO: u8 = 11;
 const EXTENTS: u8 = 16;
+const COPY_UP: u8 = 17;
 
 impl ClassId {
     /// The first line of an operation: what a request counts as before a piece of it has a route.
@@ -63,6 +66,7 @@ impl ClassId {
             Operation::Discard => DISCARD,
             Operation::WriteZeroes => ZERO,
             Operation::Extents => EXTENTS,
+            Operation::CopyUp => COPY_UP,
         })
     }
 
@@ -88,6 +92,8 @@ impl ClassId {
             (PieceKind::Zero, Route::MapClean) => ZERO + 3,
             (PieceKind::Zero, Route::CopyUpZero | Route::Wait) => ZERO + 4,
             (PieceKind::Zero, _) => ZERO,
+            (PieceKind::CopyUp, Route::CopyUpWhole | Route::Wait) => COPY_UP + 1,
+            (PieceKind::CopyUp, _) => COPY_UP,
         };
         Some(Self(line))
     }
@@ -106,13 +112,14 @@ mod tests {
     use super::*;
     use ploop_format::Sector;
 
-    const ALL: [Operation; 6] = [
+    const ALL: [Operation; 7] = [
         Operation::Read,
         Operation::Write,
         Operation::Flush,
         Operation::Discard,
         Operation::WriteZeroes,
         Operation::Extents,
+        Operation::CopyUp,
     ];
 
     #[test]

@@ -4,7 +4,8 @@ use super::{Batches, CLASSES, ClassId, Counter, Histogram};
 use crate::front::Operation;
 
 /// Kinds of request counted, in the order of [`QueueStats::errors`].
-pub const OPERATIONS: [&str; 6] = ["read", "write", "flush", "discard", "write_zeroes", "extents"];
+pub const OPERATIONS: [&str; 7] =
+    ["read", "write", "flush", "discard", "write_zeroes", "extents", "copy_up"];
 
 /// Index of an operation in [`OPERATIONS`].
 #[must_use]
@@ -16,6 +17,7 @@ pub const fn operation_index(operation: Operation) -> usize {
         Operation::Discard => 3,
         Operation::WriteZeroes => 4,
         Operation::Extents => 5,
+        Operation::CopyUp => 6,
     }
 }
 
@@ -34,7 +36,7 @@ pub struct QueueStats {
     /// Requests that ended well, in the order of [`CLASSES`].
     pub classes: [ClassStats; CLASSES.len()],
     /// Requests that ended with an error, by operation.
-    pub errors: [Counter; 6],
+    pub errors: [Counter; OPERATIONS.len()],
     /// Requests in flight now.
     pub in_flight: Counter,
     /// Pieces of requests held because the host has no space, now.

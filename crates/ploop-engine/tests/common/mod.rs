@@ -145,6 +145,7 @@ pub fn spec(g: Geometry, paths: &[PathBuf], raw_base: bool) -> DeviceSpec {
         refused: Vec::new(),
         record: None,
         preallocated: false,
+        floor: 0,
     }
 }
 
