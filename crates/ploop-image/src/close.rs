@@ -2,6 +2,7 @@
 
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head;
+use crate::held::Held;
 use crate::lock;
 use crate::open::{Disk, Level};
 use ploop_engine::CloseReport;
@@ -24,6 +25,19 @@ impl Disk {
             lock::release(&*level.file);
         }
         closed
+    }
+
+    /// As [`Disk::close`], for an operation on the files and the open behind it: they stay open and
+    /// locked.
+    ///
+    /// # Errors
+    /// As [`Disk::close`].
+    pub fn close_held(self, report: CloseReport) -> Result<Held> {
+        self.finish_top(report)?;
+        if let Some(kept) = &self.kept {
+            kept.forget();
+        }
+        Ok(self.held())
     }
 
     fn finish_top(&self, report: CloseReport) -> Result<()> {

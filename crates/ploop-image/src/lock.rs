@@ -101,6 +101,30 @@ fn try_shared(file: &dyn RawFile, base: bool) -> io::Result<bool> {
         && !file.is_locked(DENIED_READ)?)
 }
 
+/// Lets others read what was held alone; at no moment can they write.
+pub(crate) fn share(file: &dyn RawFile, base: bool) -> io::Result<()> {
+    file.try_lock(DENIED_WRITE, false)?;
+    file.try_lock(DENIED_RESIZE, false)?;
+    for start in [200, 202, 204] {
+        file.unlock(LockRange { start, len: 1 })?;
+    }
+    file.unlock(IN_USE_WRITE)?;
+    match base {
+        true => file.try_lock(LONG, false).map(drop),
+        false => file.unlock(LONG),
+    }
+}
+
+/// Whether somebody who locks images as we do has this one open.
+pub(crate) fn is_used(file: &dyn RawFile) -> io::Result<bool> {
+    file.is_locked(IN_USE)
+}
+
+/// The lock of the base alone, on a level that has become the base.
+pub(crate) fn try_long(file: &dyn RawFile, mode: Mode) -> io::Result<bool> {
+    file.try_lock(LONG, mode == Mode::Exclusive)
+}
+
 /// Gives back every lock of a level. Closing the last reference does the same.
 pub(crate) fn release(file: &dyn RawFile) {
     // A failure leaves the lock until the descriptor closes, which follows at once.

@@ -94,6 +94,8 @@ bugs! {
     Layer MergeDropsZeros "a merge leaves zeros out where a lower level has the cluster",
     Layer MergeLowest "a merge takes a cluster from the lowest level that has it",
     Layer GrowHeaderEarly "a grow writes the header before the clusters are out of the way (I8)",
+    Layer TurnKeepsOld "an image that becomes the top keeps what the levels over it had (F21)",
+    Layer DropUncovered "levels leave the chain before the top has what they have (F21)",
     Layer SwitchUnlinksFirst "a switch removes the old top before the descriptor is in force",
     Drop NoSyncKeeper "the keeper's sync is not done",
     Drop NoSyncFlush "a queue's sync for a flush is not done",

@@ -15,7 +15,7 @@ pub struct Cover {
     seen: BTreeMap<Key, (u64, u64)>,
 }
 
-const KINDS: [&str; 4] = ["read", "write", "discard", "zero"];
+const KINDS: [&str; 5] = ["read", "write", "discard", "zero", "copy-up"];
 const STATES: [&str; 4] = ["dirty", "lower", "whole", "fua"];
 
 impl Cover {
@@ -47,7 +47,13 @@ impl Cover {
     #[must_use]
     pub fn table(&self) -> String {
         let mut out = String::from("route x operation: decisions / crash points right behind\n");
-        let kinds = [PieceKind::Read, PieceKind::Write, PieceKind::Discard, PieceKind::Zero];
+        let kinds = [
+            PieceKind::Read,
+            PieceKind::Write,
+            PieceKind::Discard,
+            PieceKind::Zero,
+            PieceKind::CopyUp,
+        ];
         let mut holes = Vec::new();
         let (mut pairs, mut crashed_pairs) = (0, 0);
         for (kind, of_kind) in kinds.into_iter().enumerate() {
@@ -75,7 +81,7 @@ impl Cover {
     }
 
     fn name(key: Key) -> String {
-        let kind = KINDS[usize::from(key >> 8) & 3];
+        let kind = KINDS.get(usize::from(key >> 8)).copied().unwrap_or("?");
         let route = Route::NAMES.get(usize::from(key >> 4) & 15).copied().unwrap_or("?");
         let states: Vec<_> =
             (0..4).filter(|bit| key >> bit & 1 == 1).map(|bit| STATES[bit]).collect();

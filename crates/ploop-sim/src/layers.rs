@@ -3,7 +3,9 @@
 use crate::life::{OpenError, open_options};
 use crate::scene::DESCRIPTOR;
 use ploop_format::{Descriptor, Guid, Sector};
-use ploop_image::layers::{InTurn, Which, Work, delete, grow, merge, merge_leftovers, switch};
+use ploop_image::layers::{
+    InTurn, Which, Work, delete, drop_covered, grow, merge, merge_leftovers, switch, turn,
+};
 use ploop_image::{Disk, ErrorKind, ImageError, info, snapshot};
 use ploop_io::sim::{SimDir, SimEntropy, SimWorld};
 use std::path::Path;
@@ -33,6 +35,9 @@ pub const OPS: &[LayerOp] = &[
     LayerOp { name: "merge-all", run: merge_all, levels: (3, 9), changes_lower: true },
     LayerOp { name: "delete", run: delete_one, levels: (2, 9), changes_lower: true },
     LayerOp { name: "leftovers", run: leftovers, levels: (2, 9), changes_lower: true },
+    LayerOp { name: "turn-top", run: turn_top, levels: (2, 9), changes_lower: true },
+    LayerOp { name: "turn-all", run: turn_all, levels: (3, 9), changes_lower: true },
+    LayerOp { name: "drop-covered", run: end_turn, levels: (2, 9), changes_lower: true },
     LayerOp { name: "grow", run: grow_some, levels: (1, 9), changes_lower: false },
 ];
 
@@ -70,6 +75,11 @@ impl<'a> Scene<'a> {
         let chain = self.descriptor()?.chain().map_err(|e| e.to_string())?;
         let upper = &chain[1..];
         Ok(upper[number as usize % upper.len()].guid)
+    }
+
+    fn turn(&self, which: Which, number: u64) -> Result<(), String> {
+        let (entropy, target) = (self.entropy(number), Path::new(DESCRIPTOR));
+        said(turn(&self.dir, &entropy, target, which, &open_options(false)))
     }
 
     fn merge(&self, which: Which, number: u64) -> Result<(), String> {
@@ -120,6 +130,20 @@ fn merge_top(scene: &Scene<'_>, number: u64) -> Result<(), String> {
 
 fn merge_one(scene: &Scene<'_>, number: u64) -> Result<(), String> {
     scene.merge(Which::One(scene.upper(number)?), number)
+}
+
+fn turn_top(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+    scene.turn(Which::Top, number)
+}
+
+fn turn_all(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+    scene.turn(Which::All, number)
+}
+
+/// Refused until everything is copied up; an offline merge may come first.
+fn end_turn(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+    let (entropy, target) = (scene.entropy(number), Path::new(DESCRIPTOR));
+    said(drop_covered(&scene.dir, &entropy, target, &open_options(false)))
 }
 
 fn merge_all(scene: &Scene<'_>, number: u64) -> Result<(), String> {

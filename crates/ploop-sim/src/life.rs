@@ -1,7 +1,9 @@
 //! One life of a device: opened by the real image code, driven step by step, closed or lost.
 
 use crate::front::SimFront;
-use ploop_engine::{CloseReport, Device, DeviceOptions, Errno, Keeper, OnEnospc, Queue, Request};
+use ploop_engine::{
+    CloseReport, Device, DeviceOptions, DeviceSpec, Errno, Keeper, OnEnospc, Queue, Request,
+};
 use ploop_image::{Disk, ImageError, LockWait, OpenOptions};
 use ploop_io::Io;
 use ploop_io::sim::{IoProbe, Rng, SimIo, SimWorld};
@@ -83,8 +85,10 @@ impl Life {
             enospc_retry_ms: 20,
             ..DeviceOptions::default()
         };
-        let device =
-            Device::new(disk.spec(), options).map_err(|e| OpenError::Engine(e.to_string()))?;
+        // Copy-up changes nothing that is read, whichever levels it takes from.
+        let floor = if how.seed.is_multiple_of(2) { 0 } else { disk.spec().floor };
+        let spec = DeviceSpec { floor, ..disk.spec() };
+        let device = Device::new(spec, options).map_err(|e| OpenError::Engine(e.to_string()))?;
         let mut rng = Rng::new(how.seed);
         let lanes = (0..how.queues)
             .map(|n| {

@@ -67,8 +67,8 @@ pub const NAMES: [&str; 11] = [
     "kill",
 ];
 
-/// How densely a swarm's runs are looked at: mostly thinly, for the next seed finds more than the next
-/// operation of this one.
+/// How densely a swarm's runs are looked at: mostly thinly, for the next seed finds more than the
+/// next operation of this one.
 const CRASH_EVERY: [u64; 12] = [1, 2, 7, 20, 20, 20, 20, 20, 20, 60, 60, 60];
 
 /// Words of a record: small, so that an open is quick.

@@ -105,7 +105,10 @@ impl Workload {
                 let flags = Flags { fua, no_unmap, fast_zero, ..Flags::default() };
                 Wish { flags, ..Wish::plain(Operation::WriteZeroes, first, count) }
             }
-            _ => Wish::plain(Operation::Extents, first, count),
+            97 => Wish::plain(Operation::Extents, first, count),
+            // A merge at work: all of a small device, so that it comes to its end.
+            _ if self.size <= 64 * self.cluster => Wish::plain(Operation::CopyUp, 0, self.size),
+            _ => Wish::plain(Operation::CopyUp, first, count),
         }
     }
 

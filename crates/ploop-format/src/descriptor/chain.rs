@@ -40,6 +40,28 @@ impl Descriptor {
         }
     }
 
+    /// The snapshots under the top of a chain that was turned ([`Descriptor::turn`]), the highest
+    /// first: the top takes in what they have, then they go. Empty when it was not.
+    ///
+    /// # Errors
+    /// The chain is broken.
+    pub fn turned(&self) -> Result<Vec<Guid>> {
+        let chain = self.chain()?;
+        let mut found = Vec::new();
+        for image in chain.iter().rev().skip(1) {
+            let shot = self.shot(image.guid).ok_or(DescriptorError::NoShot(image.guid))?;
+            match shot.temporary {
+                Temporary::Yes => found.push(image.guid),
+                Temporary::ZeroSwap => {
+                    found.push(image.guid);
+                    return Ok(found);
+                }
+                Temporary::No | Temporary::Zero => break,
+            }
+        }
+        Ok(Vec::new())
+    }
+
     /// The rules a descriptor keeps, checked when it is read and before it is written.
     ///
     /// # Errors

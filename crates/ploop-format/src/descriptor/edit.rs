@@ -146,6 +146,46 @@ impl Descriptor {
         Ok(old)
     }
 
+    /// Turns a chain: the lowest image goes to its end, each other one a place down, while the
+    /// names stay where they are. The state of a merge that goes on while the disk is in use.
+    ///
+    /// # Errors
+    /// An image of the chain is missing.
+    pub fn turn(&mut self, chain: &[Guid]) -> Result<()> {
+        let mut images = Vec::with_capacity(chain.len());
+        for guid in chain {
+            images.push(self.image(*guid).ok_or(DescriptorError::NoImage(*guid))?.clone());
+        }
+        let by = images.len().min(1);
+        images.rotate_left(by);
+        for (guid, from) in chain.iter().zip(images) {
+            for image in self.images.iter_mut().filter(|image| image.guid == *guid) {
+                *image = ImageRef { guid: *guid, ..from.clone() };
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a snapshot out whose only child has everything it has. Returns its image, for the
+    /// caller to unlink after the descriptor is durable.
+    ///
+    /// # Errors
+    /// There is no such snapshot, or it has not one child.
+    pub fn drop_covered(&mut self, guid: Guid) -> Result<ImageRef> {
+        let parent = self.shot(guid).ok_or(DescriptorError::NoShot(guid))?.parent;
+        let children = self.children(guid).count();
+        if children != 1 {
+            return Err(DescriptorError::HasChildren { guid, children });
+        }
+        let image = self.image(guid).ok_or(DescriptorError::NoImage(guid))?.clone();
+        self.images.retain(|image| image.guid != guid);
+        self.shots.retain(|shot| shot.guid != guid);
+        for shot in self.shots.iter_mut().filter(|shot| shot.parent == guid) {
+            shot.parent = parent;
+        }
+        Ok(image)
+    }
+
     /// Puts the new delta `file` on the snapshot `target` as the top. The old top is dropped, or
     /// kept under the name `keep`. Returns the image of a dropped top, for the caller to unlink
     /// after the descriptor is durable.

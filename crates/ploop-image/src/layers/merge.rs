@@ -55,15 +55,15 @@ pub struct Merged {
 }
 
 /// What will be merged into what.
-struct Plan {
+pub(super) struct Plan {
     /// From the lowest merged level up.
-    sources: Vec<Guid>,
-    target: Guid,
-    tip: Guid,
+    pub sources: Vec<Guid>,
+    pub target: Guid,
+    pub tip: Guid,
 }
 
 impl Plan {
-    fn make(document: &Document, which: Which) -> Result<Self> {
+    pub fn make(document: &Document, which: Which) -> Result<Self> {
         let parsed = &document.parsed;
         let no = |error| refused(&document.path, error);
         let tip = match which {
@@ -101,7 +101,7 @@ impl Plan {
 
     /// The descriptor while the target shows neither what it was nor what it will be. The inner
     /// snapshots lose their meaning with the target.
-    fn marked(&self, parsed: &Descriptor) -> Result<Descriptor, ploop_format::DescriptorError> {
+    pub fn marked(&self, parsed: &Descriptor) -> Result<Descriptor, ploop_format::DescriptorError> {
         let mut parsed = parsed.clone();
         let inner = self.sources.iter().filter(|guid| **guid != self.tip);
         for guid in inner.chain([&self.target]) {
@@ -110,8 +110,13 @@ impl Plan {
         Ok(parsed)
     }
 
+    /// The target and what goes into it, from below.
+    pub fn chain(&self) -> Vec<Guid> {
+        [self.target].into_iter().chain(self.sources.iter().copied()).collect()
+    }
+
     /// All are written or go, so nobody else may have one open.
-    fn reach(&self) -> Reach {
+    pub fn reach(&self) -> Reach {
         let write = self.sources.iter().chain([&self.target]).copied().collect();
         Reach { tip: self.tip, write }
     }
@@ -169,6 +174,25 @@ pub fn merge(
     Ok(Merged { image, levels: gone.len(), bytes, notes })
 }
 
+/// Makes the parent of a snapshot as large as the snapshot, while a device that shows them pauses:
+/// [`merge`] can then go on beside the device, for it moves nothing that is read.
+///
+/// # Errors
+/// As [`merge`].
+pub fn fit(dir: &dyn Dir, target: &Path, guid: Guid, options: &OpenOptions) -> Result<()> {
+    let planned = document(dir, target)?;
+    let plan = Plan::make(&planned, Which::One(guid))?;
+    let options = OpenOptions { read_only: false, ..options.clone() };
+    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&plan.reach()))?;
+    same(&planned, prepared.document.as_ref())?;
+    let (cluster, size) = (prepared.cluster, prepared.size);
+    let at = prepared.levels.len() - plan.sources.len() - 1;
+    for level in prepared.levels[at..].iter_mut().rev() {
+        grow::to_fit(level, cluster, size)?;
+    }
+    Ok(())
+}
+
 /// Merges what waits for it: snapshots marked `Temporary` with one child, from a merge that was
 /// interrupted or a snapshot that could not go at once. Leaves alone what somebody has open.
 ///
@@ -201,14 +225,14 @@ pub fn merge_leftovers(
 }
 
 /// Puts descriptors in force.
-struct Store<'a> {
-    dir: &'a dyn Dir,
-    entropy: &'a dyn Entropy,
-    document: &'a Document,
+pub(super) struct Store<'a> {
+    pub dir: &'a dyn Dir,
+    pub entropy: &'a dyn Entropy,
+    pub document: &'a Document,
 }
 
 impl Store<'_> {
-    fn put(&self, new: Result<Descriptor, ploop_format::DescriptorError>) -> Result<()> {
+    pub fn put(&self, new: Result<Descriptor, ploop_format::DescriptorError>) -> Result<()> {
         let path = &self.document.path;
         let text = new.and_then(|new| new.to_xml()).map_err(|e| refused(path, e))?;
         store::stage(self.dir, self.entropy, path, &text)?.commit(self.dir)

@@ -5,6 +5,7 @@
 //! | `switch.rs` | a new top on a snapshot; the old top dropped or kept |
 //! | `delete.rs` | a snapshot goes: with its file, into its child, or as soon as it can |
 //! | `merge.rs` | levels into the one below them, each cluster once |
+//! | `turn.rs` | a merge while the disk is in use: the lowest image becomes the top |
 //! | `target.rs` | the image that levels are merged into: its BAT, its free clusters |
 //! | `lookup.rs` | where a level has a cluster |
 //! | `copy.rs` | one cluster from a file to another, zeros left out |
@@ -23,21 +24,23 @@ mod merge;
 mod relocate;
 mod switch;
 mod target;
+mod turn;
 
 pub use copy::{Copier, InTurn, Move};
 pub use delete::{Deleted, delete};
 pub use grow::{Grown, grow};
-pub use merge::{Merged, Which, merge, merge_leftovers};
+pub use merge::{Merged, Which, fit, merge, merge_leftovers};
 pub use switch::{Switched, switch};
+pub use turn::{Dropped, Turned, drop_covered, turn};
 
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::locate::{self, Located};
 use crate::open::Note;
 use crate::open::plan::Document;
-use ploop_format::{DescriptorError, ImageRef};
+use ploop_format::{Descriptor, DescriptorError, Guid, ImageRef};
 use ploop_io::Dir;
 use ploop_io::planted::{Bug, synced};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How a long operation talks to whoever started it.
 pub struct Work<'a> {
@@ -57,6 +60,26 @@ impl Work<'_> {
                 Err(ImageError::new(ErrorKind::Cancelled, text))
             }
         }
+    }
+}
+
+/// What a disk's descriptor says.
+///
+/// # Errors
+/// It is a lone image (38), or the descriptor is damaged (39).
+pub fn describe(dir: &dyn Dir, target: &Path) -> Result<Descriptor> {
+    Ok(document(dir, target)?.parsed)
+}
+
+/// The image file of a snapshot.
+///
+/// # Errors
+/// There is no such snapshot (43), or as [`describe`].
+pub fn image_of(dir: &dyn Dir, target: &Path, guid: Guid) -> Result<PathBuf> {
+    let document = document(dir, target)?;
+    match document.parsed.image(guid) {
+        Some(image) => Ok(document.home().join(&image.file)),
+        None => Err(refused(&document.path, DescriptorError::NoShot(guid))),
     }
 }
 

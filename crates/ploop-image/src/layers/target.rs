@@ -120,6 +120,26 @@ impl<'a> Target<'a> {
         written
     }
 
+    /// As [`Target::apply`]; the space of what is not named any more is left to the next open.
+    pub fn apply_keeping(&mut self) -> Result<()> {
+        self.write(false)?;
+        sync(&*self.level.file, Bug::NoSyncMergeBat)?;
+        for place in std::mem::take(&mut self.freed) {
+            self.used.set(place.0 as usize, false);
+        }
+        Ok(())
+    }
+
+    /// Entries of the BAT.
+    pub fn entries(&self) -> u64 {
+        self.head.entries()
+    }
+
+    /// Whether the image has a cluster.
+    pub fn has(&mut self, cluster: GuestCluster) -> Result<bool> {
+        Ok(self.word(cluster)? != 0)
+    }
+
     /// Everything copied is durable.
     pub fn sync_data(&self) -> Result<()> {
         sync(&*self.level.file, Bug::NoSyncMergeData)

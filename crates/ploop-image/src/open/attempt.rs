@@ -60,7 +60,10 @@ fn attempt(
     options: &OpenOptions,
     reach: Option<&Reach>,
 ) -> Result<Attempt> {
-    let plan = Plan::make(dir, &*options.gate, target, reach)?;
+    let mut plan = Plan::make(dir, &*options.gate, target, reach)?;
+    for member in &mut plan.members {
+        member.write |= options.also_write.contains(&member.guid);
+    }
     let mut notes = Vec::new();
     // T5: nobody said what else belongs to a lone image, so it is only read.
     let whole = reach.is_some() || (plan.document.is_some() && plan.frozen.is_none());
@@ -72,23 +75,39 @@ fn attempt(
         notes.push(Note::LoneImage(plan.top().to_owned()));
     }
     let mut lck = None;
+    let mut beside = false;
     // An operation that only reads a part of the tree has the file already.
     let look = !(options.read_only && reach.is_some());
-    if let Some(document) = plan.document.as_ref().filter(|_| look) {
+    if let Some(file) = &options.held.lck {
+        lck = writable.then(|| file.clone());
+    } else if let Some(document) = plan.document.as_ref().filter(|_| look) {
         match lock::try_lck(dir, &document.path, writable)? {
             LckFile::Held(file) => lck = writable.then_some(file),
             LckFile::Absent if writable => notes.push(Note::NoLockFile(document.path.clone())),
             LckFile::Absent => {}
+            // A snapshot beside the disk in use: its server keeps the locks of the images too.
+            LckFile::Busy if plan.frozen.is_some() => beside = true,
             LckFile::Busy => {
                 return Ok(Attempt::Busy(lck_busy(&document.path, &plan, dir, options)));
             }
         }
     }
     let files = open_files(dir, &plan, writable, options)?;
+    if beside
+        && !lock::is_used(&*files[0].file).at(
+            ErrorKind::System,
+            "cannot look at the locks of",
+            &files[0].path,
+        )?
+    {
+        // A tool that knows the lock file only.
+        let path = plan.document.as_ref().map_or(plan.top(), |document| &document.path);
+        return Ok(Attempt::Busy(lck_busy(path, &plan, dir, options)));
+    }
     for (level, opened) in files.iter().enumerate() {
         let write = writable && plan.members[level].write;
         let mode = if write { Mode::Exclusive } else { Mode::Shared };
-        let got = lock::try_level(&*opened.file, mode, level == 0);
+        let got = options.held.try_level(&opened.path, &opened.file, mode, level == 0);
         if !got.at(ErrorKind::System, "cannot lock", &opened.path)? {
             let who = options.who.as_deref();
             let idents = [opened.ident, files[0].ident];
@@ -153,7 +172,10 @@ fn open_files(
         }
         let write = writable && member.write;
         let how = OpenHow { write, direct: options.direct, ..OpenHow::default() };
-        let opened = dir.open(path, how);
+        let opened = match options.held.file(path, write) {
+            Some(file) => Ok(file),
+            None => dir.open(path, how),
+        };
         let read_only = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
         let hint = opened.as_ref().is_err_and(read_only);
         let file = opened.at(ErrorKind::Open, "cannot open", path).map_err(|error| match hint {

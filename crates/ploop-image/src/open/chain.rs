@@ -25,6 +25,8 @@ pub(crate) struct Level {
     pub head: Option<Head>,
     /// Length of the file (F18).
     pub len: u64,
+    /// It is open for writing.
+    pub write: bool,
 }
 
 /// A disk that is open, locked and checked, but not marked.
@@ -188,6 +190,15 @@ impl Prepared {
         }
     }
 
+    /// Levels right under the top that it takes in ([`crate::layers::turn`]).
+    pub fn waiting(&self) -> usize {
+        let Some(parsed) = self.document.as_ref().map(|d| &d.parsed) else { return 0 };
+        if !self.writable {
+            return 0;
+        }
+        parsed.turned().map_or(0, |turned| turned.len()).min(self.levels.len() - 1)
+    }
+
     /// The top.
     pub fn top(&self) -> Result<&Level> {
         self.levels
@@ -220,7 +231,8 @@ fn scan_top(top: &Level, table: &Table, changes: &[(GuestCluster, u32)]) -> Resu
 
 fn read_levels(locked: &mut Locked, options: &OpenOptions) -> Result<Vec<Level>> {
     let mut levels = Vec::with_capacity(locked.files.len());
-    for opened in &locked.files {
+    for (n, opened) in locked.files.iter().enumerate() {
+        let write = locked.writable && locked.plan.members[n].write;
         let Opened { path, claim, file, .. } = opened;
         let len = file.len().at(ErrorKind::Stat, "cannot stat", path)?;
         let head = match claim {
@@ -231,7 +243,7 @@ fn read_levels(locked: &mut Locked, options: &OpenOptions) -> Result<Vec<Level>>
         if options.direct && !file.caps().direct {
             locked.notes.push(Note::Buffered(path.clone()));
         }
-        levels.push(Level { path: path.clone(), file: file.clone(), head, len });
+        levels.push(Level { path: path.clone(), file: file.clone(), head, len, write });
     }
     // Said once: the files of a disk share a file system nearly always.
     let mut said = false;

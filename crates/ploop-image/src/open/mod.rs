@@ -16,10 +16,11 @@ pub use plan::{MAX_LEVELS, ORIGINAL_LEVELS};
 
 use crate::error::Result;
 use crate::gate::{InsideDirectory, OpenGate};
+use crate::held::Held;
 use crate::lock::LockWait;
 pub(crate) use chain::{Level, Prepared};
 use ploop_engine::{DeviceSpec, LevelKind, LevelSpec};
-use ploop_format::Sector;
+use ploop_format::{Guid, Sector};
 use ploop_io::{Dir, File, Ident, Records};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,10 @@ pub struct OpenOptions {
     /// Where acknowledged changes outlive the process (F2); `None`: a kill loses what was not
     /// flushed, and what a killed server left is not looked for.
     pub records: Option<Arc<dyn Records>>,
+    /// Files that are open and locked already.
+    pub held: Held,
+    /// Images below the top that are opened for writing too, for a merge into them.
+    pub also_write: Vec<Guid>,
 }
 
 impl Default for OpenOptions {
@@ -58,6 +63,8 @@ impl Default for OpenOptions {
             wait: LockWait::SOME,
             who: None,
             records: None,
+            held: Held::default(),
+            also_write: Vec::new(),
         }
     }
 }
@@ -120,7 +127,24 @@ impl Disk {
             refused: p.refused.clone(),
             record: self.kept.as_ref().map(|kept| kept.record.clone()),
             preallocated: p.preallocated,
+            floor: p.levels.len() - 1 - p.waiting(),
         }
+    }
+
+    /// Levels under the top that it takes in, see [`crate::layers::turn`].
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.prepared.waiting()
+    }
+
+    /// The open files with their locks, for an operation beside the one that serves them.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        let held = Held::locked(self.prepared._lck.clone());
+        for level in &self.prepared.levels {
+            held.add(&level.path, &level.file, level.write);
+        }
+        held
     }
 
     /// Lines for the user.

@@ -28,6 +28,8 @@ pub(crate) enum Claim {
 /// One image file of the chain.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
+    /// Its name; [`Guid::NONE`] of a lone image.
+    pub guid: Guid,
     /// The canonical path, passed by the gate.
     pub path: PathBuf,
     /// What it is said to be.
@@ -113,7 +115,8 @@ impl Plan {
                 Self::of_document(dir, gate, document, asked.as_deref(), reach)
             }
             Located::Image(path) => {
-                let members = vec![Member { path, claim: Claim::Ploop, write: true }];
+                let members =
+                    vec![Member { guid: Guid::NONE, path, claim: Claim::Ploop, write: true }];
                 Ok(Self { document: None, members, frozen: None })
             }
         }
@@ -171,7 +174,7 @@ impl Plan {
                 Some(reach) => reach.write.contains(&image.guid),
                 None => level + 1 == chain.len(),
             };
-            members.push(Member { path, claim, write });
+            members.push(Member { guid: image.guid, path, claim, write });
         }
         Ok(Self { document: Some(document), members, frozen })
     }

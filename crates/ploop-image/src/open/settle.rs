@@ -48,7 +48,7 @@ pub(super) fn settle(dir: &dyn Dir, path: &Path, base: bool, options: &OpenOptio
     )?;
     if scan.bad == 0 && head.check_writable(path).is_ok() {
         let end = scan.end(head.cluster());
-        let level = Level { path: path.to_owned(), file, head: Some(head), len };
+        let level = Level { path: path.to_owned(), file, head: Some(head), len, write: true };
         finish(&level, (end <= len).then_some(end), scan.mapped != 0)?;
         lock::release(&*level.file);
     }

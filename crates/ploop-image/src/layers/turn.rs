@@ -1,0 +1,203 @@
+//! A merge while the disk is in use. What lies lowest becomes the top, so that nothing but the
+//! copy-up of the running device has to be trusted with the data:
+//!
+//! | step | who | a crash behind it leaves |
+//! |---|---|---|
+//! | the lowest image forgets what the levels above it have | [`turn`] | the old chain, marked |
+//! | the files change places in the descriptor: the lowest is top | [`turn`] | the same content |
+//! | what the others have is copied up, with guests at work | the device | the same content |
+//! | the others, not needed any more, leave the descriptor | [`drop_covered`] | the new chain |
+//!
+//! The first two and the last happen while requests wait. The marks are those of the original
+//! (`TemporaryZero`, `TemporaryZeroSwap`), and an offline merge ends what was begun.
+
+use super::lookup::{self, AHEAD, Lookup};
+use super::merge::{Plan, Store, Which};
+use super::target::Target;
+use super::{document, grow, refused, same, unlink};
+use crate::error::{ErrorKind, ImageError, Result};
+use crate::open::plan::Reach;
+use crate::open::{Level, Note, OpenOptions, Prepared};
+use crate::snapshot::repair;
+use ploop_format::descriptor::Temporary;
+use ploop_format::units::{HEADER_WORDS, PAGE_WORDS};
+use ploop_format::{BatPage, ClusterSize, Descriptor, GuestCluster};
+use ploop_io::planted::{Bug, on};
+use ploop_io::{Dir, Entropy};
+use std::path::{Path, PathBuf};
+
+/// A chain that was turned.
+#[derive(Clone, Debug)]
+pub struct Turned {
+    /// The image that takes everything in, the top now.
+    pub image: PathBuf,
+    /// Levels that are to go.
+    pub levels: usize,
+    /// Bytes that they hold; less is to be copied when they share clusters.
+    pub bytes: u64,
+}
+
+/// Turns the chain of a disk whose device pauses: the top is to be merged into its parent, or
+/// everything into the base.
+///
+/// # Errors
+/// As [`super::merge`], and a raw image at the lower end (38). The disk holds what it held.
+pub fn turn(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    target: &Path,
+    which: Which,
+    options: &OpenOptions,
+) -> Result<Turned> {
+    let planned = document(dir, target)?;
+    let plan = Plan::make(&planned, which)?;
+    if plan.tip != planned.parsed.top {
+        let text = format!("{} is not the top: merge it as it is", plan.tip);
+        return Err(ImageError::new(ErrorKind::Param, text));
+    }
+    let options = OpenOptions { read_only: false, ..options.clone() };
+    let reach = plan.reach();
+    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
+    same(&planned, prepared.document.as_ref())?;
+    repair(&mut prepared, &options)?;
+    let (cluster, size) = (prepared.cluster, prepared.size);
+    let at = prepared.levels.len() - plan.sources.len() - 1;
+    let image = prepared.levels[at].path.clone();
+    if prepared.levels[at].head.is_none() {
+        let text =
+            format!("{} is raw: levels go into it only while the disk is closed", image.display());
+        return Err(ImageError::new(ErrorKind::Param, text));
+    }
+    // From above, so that no level is ever larger than the one on it (F18).
+    for level in prepared.levels[at..].iter_mut().rev() {
+        grow::to_fit(level, cluster, size)?;
+    }
+    let (low, sources) = prepared.levels.split_at_mut(at + 1);
+    let mut clusters = 0;
+    for source in sources.iter() {
+        clusters += lookup::count(source, cluster)?;
+    }
+    let Some(level) = low.last_mut() else {
+        return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
+    };
+    let store = Store { dir, entropy, document: &planned };
+    store.put(marked(&plan, &planned.parsed, Temporary::Zero))?;
+    forget(level, sources, cluster)?;
+    let turned = marked(&plan, &planned.parsed, Temporary::ZeroSwap);
+    store.put(turned.and_then(|mut parsed| {
+        parsed.turn(&plan.chain())?;
+        Ok(parsed)
+    }))?;
+    Ok(Turned { image, levels: plan.sources.len(), bytes: clusters * cluster.bytes() })
+}
+
+/// The descriptor while the merge goes on.
+fn marked(
+    plan: &Plan,
+    parsed: &Descriptor,
+    state: Temporary,
+) -> std::result::Result<Descriptor, ploop_format::DescriptorError> {
+    let mut parsed = plan.marked(parsed)?;
+    parsed.set_temporary(plan.target, state)?;
+    Ok(parsed)
+}
+
+/// The entries of `level` that a level above it has too become holes: nobody sees them.
+fn forget(level: &mut Level, sources: &[Level], cluster: ClusterSize) -> Result<()> {
+    let Some(mut target) = Target::begin(level, cluster)? else { return Ok(()) };
+    let entries = target.entries();
+    let pages = GuestCluster(entries.saturating_sub(1)).slot().page.0 + 1;
+    for first in (0..pages).step_by(AHEAD as usize) {
+        let mut lookups = Vec::with_capacity(sources.len());
+        for source in sources {
+            let mut lookup = Lookup::new(source, cluster);
+            lookup.load(first)?;
+            lookups.push(lookup);
+        }
+        let begin = BatPage(first).cluster(0).unwrap_or_default();
+        let end = ((first + AHEAD) * PAGE_WORDS - HEADER_WORDS).min(entries);
+        for at in (begin.0..end).map(GuestCluster) {
+            let mut above = false;
+            for lookup in &lookups {
+                above = above || lookup.find(at)?.is_some();
+            }
+            if above && !on(Bug::TurnKeepsOld) && target.has(at)? {
+                target.set(at, None)?;
+            }
+        }
+    }
+    target.apply_keeping()?;
+    target.finish()
+}
+
+/// Levels that left a chain.
+#[derive(Clone, Debug)]
+pub struct Dropped {
+    /// How many.
+    pub levels: usize,
+    /// What there is to say.
+    pub notes: Vec<Note>,
+}
+
+/// Takes the levels under the top that wait to be merged out of the chain: the top has everything
+/// they have.
+///
+/// # Errors
+/// The top lacks something (38), another process has one of them (37), or a step failed: then the
+/// chain is as it was.
+pub fn drop_covered(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    target: &Path,
+    options: &OpenOptions,
+) -> Result<Dropped> {
+    let planned = document(dir, target)?;
+    let no = |error| refused(&planned.path, error);
+    let parsed = &planned.parsed;
+    let lower = parsed.turned().map_err(no)?;
+    let mut after = parsed.clone();
+    let mut gone = Vec::with_capacity(lower.len());
+    for guid in &lower {
+        gone.push(after.drop_covered(*guid).map_err(no)?);
+    }
+    let options = OpenOptions { read_only: false, ..options.clone() };
+    let reach =
+        Reach { tip: parsed.top, write: lower.iter().chain([&parsed.top]).copied().collect() };
+    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
+    same(&planned, prepared.document.as_ref())?;
+    repair(&mut prepared, &options)?;
+    let at = prepared.levels.len() - 1 - lower.len();
+    let (levels, top) = prepared.levels.split_at(prepared.levels.len() - 1);
+    for level in &levels[at..] {
+        covers(&top[0], level, prepared.cluster)?;
+    }
+    Store { dir, entropy, document: &planned }.put(Ok(after))?;
+    let mut notes = std::mem::take(&mut prepared.notes);
+    drop(prepared);
+    unlink(dir, &planned, &gone, &mut notes);
+    Ok(Dropped { levels: gone.len(), notes })
+}
+
+/// Every cluster of the lower level is in the top.
+fn covers(top: &Level, lower: &Level, cluster: ClusterSize) -> Result<()> {
+    let entries = lower.head.as_ref().map_or(0, |head| head.entries());
+    let pages = GuestCluster(entries.saturating_sub(1)).slot().page.0 + 1;
+    let (mut high, mut low) = (Lookup::new(top, cluster), Lookup::new(lower, cluster));
+    for first in (0..pages).step_by(AHEAD as usize) {
+        high.load(first)?;
+        low.load(first)?;
+        let begin = BatPage(first).cluster(0).unwrap_or_default();
+        let end = ((first + AHEAD) * PAGE_WORDS - HEADER_WORDS).min(entries);
+        for at in (begin.0..end).map(GuestCluster) {
+            if low.find(at)?.is_some() && high.find(at)?.is_none() && !on(Bug::DropUncovered) {
+                let text = format!(
+                    "cluster {at} of {} is not in {}: the merge is not at its end",
+                    lower.path.display(),
+                    top.path.display()
+                );
+                return Err(ImageError::new(ErrorKind::Param, text));
+            }
+        }
+    }
+    Ok(())
+}
