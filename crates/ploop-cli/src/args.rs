@@ -1,6 +1,6 @@
 //! What was said: the command line as clap reads it. What it means is in [`crate::plan`].
 
-use crate::layer_args::{Grow, SnapshotDelete, SnapshotMerge, SnapshotSwitch};
+use crate::layer_args::{Grow, Jobs, Resize, SnapshotDelete, SnapshotMerge, SnapshotSwitch};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -78,7 +78,7 @@ pub enum Verb {
     Stat(Stat),
     /// List the disks that are open on this host
     List(List),
-    /// Freeze the present state of a disk that is not open
+    /// Freeze the present state of a disk, or of several at one moment
     Snapshot(Snapshot),
     /// List the snapshots of a disk
     SnapshotList(SnapshotList),
@@ -88,6 +88,10 @@ pub enum Verb {
     SnapshotDelete(SnapshotDelete),
     /// Merge snapshots into what they lie on
     SnapshotMerge(SnapshotMerge),
+    /// Show, cancel and slow down what takes long on an open disk
+    Jobs(Jobs),
+    /// Make a disk and the file system on it larger, or the file system smaller
+    Resize(Resize),
     /// Make a disk larger
     Grow(Grow),
     /// Check the images of a disk; nothing is written
@@ -101,6 +105,12 @@ pub enum Verb {
     Bench(Bench),
     /// Write man pages or the completions of a shell
     Generate(Generate),
+    /// The process that thaws a file system.
+    #[command(name = crate::host::freeze::VERB, hide = true)]
+    FreezeWatch {
+        /// Where it is mounted
+        target: PathBuf,
+    },
     /// The process behind attach.
     #[command(name = ploop_daemon::background::VERB, hide = true)]
     ServeInBackground,
@@ -436,10 +446,11 @@ pub struct Snapshot {
     pub uuid: Option<String>,
     #[arg(short = 'b', hide = true)]
     pub cbt: Option<String>,
-    /// Accepted for the original's sake: it is always offline
+    /// Accepted for the original's sake: an open disk stays open
     #[arg(short = 'o', hide = true)]
     pub offline: bool,
-    #[arg(short = 'F', hide = true)]
+    /// Do not freeze the file system of a mounted disk
+    #[arg(short = 'F')]
     pub no_freeze: bool,
     #[arg(short = 'd', hide = true)]
     pub device: Option<String>,

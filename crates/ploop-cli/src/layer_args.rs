@@ -1,5 +1,6 @@
 //! What was said to the verbs that change layers.
 
+use crate::args::Serving;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 What was written since the last snapshot is given up, unless -D keeps it as a snapshot of its own.
-The disk must not be open.
+The disk must not be open: what a mounted file system holds would change under it.
 
 Examples:
   ploop snapshot-switch -u UUID /vz/disk
@@ -48,8 +49,9 @@ pub struct SnapshotDelete {
 /// `ploop snapshot-merge`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without -u and -A the top is merged into its parent. Until everything is copied the disk is what it
-was: Ctrl-C takes the merge back.
+Without -u and -A the top is merged into its parent. The disk may be in use: its server does the
+work then, and ploop jobs shows it. Ctrl-C ends the merge: of a closed disk it is taken back, of an
+open one the next merge goes on with it.
 
 Examples:
   ploop snapshot-merge /vz/disk                   the top into its parent
@@ -81,6 +83,57 @@ pub struct Pace {
     /// Drop the dirty bitmap (change tracking) rather than refuse
     #[arg(long)]
     pub drop_cbt: bool,
+}
+
+/// `ploop jobs`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A job that is cancelled leaves the disk whole: a merge that was begun goes on with the next one.
+
+Examples:
+  ploop jobs /vz/disk
+  ploop jobs --cancel 3 /vz/disk
+  ploop jobs --set-rate 3 --rate 50M /vz/disk      as fast as it goes without --rate")]
+pub struct Jobs {
+    /// End this job where it does no harm
+    #[arg(long, value_name = "JOB")]
+    pub cancel: Option<u64>,
+    /// Change the rate of this job
+    #[arg(long, value_name = "JOB")]
+    pub set_rate: Option<u64>,
+    /// Bytes per second, at most (K, M, G)
+    #[arg(long, value_name = "BYTES", requires = "set_rate")]
+    pub rate: Option<String>,
+    /// The disk, its device or its mount point
+    #[arg(value_name = "DISK|DEVICE")]
+    pub disk: PathBuf,
+}
+
+/// `ploop resize`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Grows the device, its last partition and the ext4 or xfs on it, mounted or not. A smaller size makes
+an ext4 that is not mounted smaller; the device keeps its size and the space is given back.
+
+Examples:
+  ploop resize -s 20G /vz/disk")]
+pub struct Resize {
+    /// The new size
+    #[arg(short)]
+    pub size: Option<String>,
+    #[arg(short, hide = true)]
+    pub balloon: bool,
+    /// Accepted for the original's sake: a mounted disk stays mounted
+    #[arg(short, hide = true)]
+    pub online: bool,
+    #[arg(short = 'p', hide = true)]
+    pub namespace: Option<String>,
+    /// How a disk that is not open is served
+    #[command(flatten)]
+    pub serving: Serving,
+    /// The disk
+    #[arg(value_name = "DISK")]
+    pub disk: PathBuf,
 }
 
 /// `ploop grow`

@@ -99,6 +99,8 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
         Verb::SnapshotSwitch(args) => verbs::layers::switch_to(&args, output),
         Verb::SnapshotDelete(args) => verbs::layers::remove(&args, output),
         Verb::SnapshotMerge(args) => verbs::layers::merge_levels(&args, output),
+        Verb::Jobs(args) => verbs::online::jobs(&args, output),
+        Verb::Resize(args) => verbs::resize::run(&args, output),
         Verb::Grow(args) => verbs::layers::larger(&args, output),
         Verb::SnapshotList(args) => verbs::snapshot_list::run(&args, output),
         Verb::Check(args) => return verbs::check::run(&args, output),
@@ -106,6 +108,7 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
         Verb::Map(args) => verbs::map::run(&args, output),
         Verb::Bench(args) => verbs::bench::run(&args, output),
         Verb::Generate(args) => verbs::generate::run(&args),
+        Verb::FreezeWatch { target } => host::freeze::watch(&target),
         Verb::ServeInBackground => return Ok(background::run()),
         Verb::External(words) => return Err(verbs::external::run(&words)),
     }

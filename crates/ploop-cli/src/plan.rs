@@ -72,6 +72,15 @@ pub fn size(text: &str) -> Result<u64> {
     })
 }
 
+/// Bytes per second.
+pub fn rate(text: &str) -> Result<u64> {
+    match ploop_format::parse_bytes(text) {
+        Ok(0) => Err(Failure::parameter("a rate of 0 never ends")),
+        Ok(rate) => Ok(rate),
+        Err(error) => Err(Failure::parameter(format!("rate `{text}`: {error}"))),
+    }
+}
+
 /// A UUID with or without braces.
 pub fn guid(text: &str) -> Result<Guid> {
     text.parse::<Guid>().map_err(|error| Failure::parameter(error.to_string()))

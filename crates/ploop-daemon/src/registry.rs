@@ -249,10 +249,11 @@ impl Drop for Claim {
 #[must_use]
 pub fn of_disk(entries: Vec<Entry>, disk: &Path) -> Option<Entry> {
     let path = fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned());
+    let is_descriptor = |entry: &Entry| !entry.images.contains(&entry.disk);
     let found = entries.into_iter().filter(|entry| {
         entry.disk == path
             || entry.images.contains(&path)
-            || (path.is_dir() && entry.disk.parent() == Some(&path))
+            || (path.is_dir() && is_descriptor(entry) && entry.disk.parent() == Some(&path))
     });
     // Several can share a base; a writer is the one people mean.
     found.min_by_key(|entry| (entry.disk != path, entry.read_only))

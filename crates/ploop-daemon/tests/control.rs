@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use ploop_daemon::control::types::{
-    Extent, InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, State, StopCall,
+    DeleteCall, DeleteReply, Extent, GrowCall, GrowReply, InfoReply, Job, JobCall, JobState,
+    JobsReply, MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall,
+    SnapshotCall, SnapshotReply, StatReply, State, StopCall, WatchReply,
 };
 use ploop_daemon::control::{Client, DESCRIPTION, Methods, Server};
 use ploop_daemon::{Code, Failure, Result};
@@ -58,6 +60,94 @@ impl Methods for Fake {
     fn set_mountpoint(&self, _call: MountpointCall) -> Result<()> {
         Ok(())
     }
+    fn snapshot(&self, call: SnapshotCall) -> Result<SnapshotReply> {
+        let uuid = call.uuid.unwrap_or_else(|| "new".into());
+        Ok(SnapshotReply { uuid, image: "/d/top".into(), pause_ns: 5 })
+    }
+    fn snapshot_delete(&self, call: DeleteCall) -> Result<DeleteReply> {
+        Ok(DeleteReply { deleted: "merging".into(), job: call.rate_bytes })
+    }
+    fn merge(&self, call: MergeCall) -> Result<JobCall> {
+        Ok(JobCall { job: call.rate_bytes.unwrap_or(1) })
+    }
+    fn grow(&self, call: GrowCall) -> Result<GrowReply> {
+        Ok(GrowReply { before_bytes: 1, size_bytes: call.size_bytes, pause_ns: 2 })
+    }
+    fn pause(&self, call: PauseCall) -> Result<()> {
+        assert_eq!(call.limit_ms, Some(7));
+        Ok(())
+    }
+    fn resume(&self) -> Result<()> {
+        Err(Failure::parameter("the device is not paused"))
+    }
+    fn undo_snapshot(&self) -> Result<()> {
+        Ok(())
+    }
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+    fn jobs(&self) -> Result<JobsReply> {
+        Ok(JobsReply { jobs: vec![job(3)] })
+    }
+    fn watch(&self, call: JobCall, seen: Option<&Job>) -> Result<WatchReply> {
+        if call.job != 3 {
+            return Err(Failure::parameter("there is no such job"));
+        }
+        Ok(WatchReply { job: job(seen.map_or(0, |seen| seen.done_bytes + 1)) })
+    }
+    fn cancel(&self, _call: JobCall) -> Result<()> {
+        Ok(())
+    }
+    fn set_rate(&self, call: RateCall) -> Result<()> {
+        assert_eq!(call.rate_bytes, None);
+        Ok(())
+    }
+}
+
+/// Done when three bytes are.
+fn job(done_bytes: u64) -> Job {
+    Job {
+        id: 3,
+        kind: "merge".into(),
+        state: if done_bytes < 3 { JobState::Running } else { JobState::Done },
+        done_bytes,
+        total_bytes: 3,
+        rate_bytes: None,
+        elapsed_ms: 1,
+        left_ms: None,
+        pause_ns: vec![4],
+        message: None,
+        code: None,
+    }
+}
+
+#[test]
+fn layers_and_jobs_are_reached_by_their_methods() {
+    let (_dir, path) = start();
+    let mut client = Client::connect(&path).unwrap();
+    assert_eq!(client.snapshot(None).unwrap().uuid, "new");
+    assert_eq!(client.snapshot_delete("a".into(), Some(9)).unwrap().job, Some(9));
+    assert_eq!(client.merge(&MergeCall::default()).unwrap(), 1);
+    assert_eq!(client.grow(77).unwrap().size_bytes, 77);
+    client.pause(std::time::Duration::from_millis(7)).unwrap();
+    assert_eq!(client.resume().unwrap_err().code, Code::Parameter);
+    client.undo_snapshot().unwrap();
+    client.flush().unwrap();
+    assert_eq!(client.jobs().unwrap(), [job(3)]);
+    client.cancel(3).unwrap();
+    client.set_rate(3, None).unwrap();
+    let mut seen = vec![];
+    let last = client.watch(3, |job| seen.push(job.done_bytes)).unwrap();
+    assert_eq!((seen, last.state), (vec![0, 1, 2, 3], JobState::Done));
+    assert_eq!(client.watch(4, |_| ()).unwrap_err().code, Code::Parameter);
+    // One reply when one is wanted.
+    let text = raw(&path, b"{\"method\":\"org.ploop.Disk.Watch\",\"parameters\":{\"job\":3}}\0");
+    assert!(text.contains("\"running\"") && !text.contains("continues"), "{text}");
+    let text = raw(
+        &path,
+        b"{\"method\":\"org.ploop.Disk.Watch\",\"parameters\":{\"job\":3},\"more\":true}\0",
+    );
+    assert_eq!(text.matches("\"continues\":true").count(), 3, "{text}");
 }
 
 fn start() -> (tempfile::TempDir, PathBuf) {

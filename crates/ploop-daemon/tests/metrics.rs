@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use ploop_daemon::control::types::{
-    InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, State, StopCall,
+    DeleteCall, DeleteReply, GrowCall, GrowReply, InfoReply, Job, JobCall, JobsReply, MapCall,
+    MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall, SnapshotCall,
+    SnapshotReply, StatReply, State, StopCall, WatchReply,
 };
 use ploop_daemon::control::{DESCRIPTION, Methods};
 use ploop_daemon::stats::http::Limits;
@@ -218,6 +220,42 @@ impl Methods for Fake {
     }
     fn set_mountpoint(&self, _call: MountpointCall) -> Result<()> {
         Ok(())
+    }
+    fn snapshot(&self, _call: SnapshotCall) -> Result<SnapshotReply> {
+        unreachable!()
+    }
+    fn snapshot_delete(&self, _call: DeleteCall) -> Result<DeleteReply> {
+        unreachable!()
+    }
+    fn merge(&self, _call: MergeCall) -> Result<JobCall> {
+        unreachable!()
+    }
+    fn grow(&self, _call: GrowCall) -> Result<GrowReply> {
+        unreachable!()
+    }
+    fn pause(&self, _call: PauseCall) -> Result<()> {
+        unreachable!()
+    }
+    fn resume(&self) -> Result<()> {
+        unreachable!()
+    }
+    fn undo_snapshot(&self) -> Result<()> {
+        unreachable!()
+    }
+    fn flush(&self) -> Result<()> {
+        unreachable!()
+    }
+    fn jobs(&self) -> Result<JobsReply> {
+        unreachable!()
+    }
+    fn watch(&self, _call: JobCall, _seen: Option<&Job>) -> Result<WatchReply> {
+        unreachable!()
+    }
+    fn cancel(&self, _call: JobCall) -> Result<()> {
+        unreachable!()
+    }
+    fn set_rate(&self, _call: RateCall) -> Result<()> {
+        unreachable!()
     }
 }
 

@@ -25,6 +25,7 @@
 mod channel;
 mod error;
 mod file;
+pub mod freeze;
 mod front;
 mod fusermount;
 #[doc(hidden)]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const BLKPG: libc::c_ulong = 0x1269;
 const BLKPG_ADD_PARTITION: libc::c_int = 1;
 const BLKPG_DEL_PARTITION: libc::c_int = 2;
+const BLKPG_RESIZE_PARTITION: libc::c_int = 3;
 
 /// `struct blkpg_partition`.
 #[repr(C)]
@@ -42,6 +43,14 @@ pub fn add(device: &Path, number: u32, start: u64, len: u64) -> Result<PathBuf> 
     }
     make_node(device, number, &path);
     Ok(path)
+}
+
+/// Gives partition `number` another length; it may be mounted.
+///
+/// # Errors
+/// The kernel refuses: it overlaps another one, or lies outside the device.
+pub fn resize(device: &Path, number: u32, start: u64, len: u64) -> Result<()> {
+    change(device, BLKPG_RESIZE_PARTITION, number, start, len)
 }
 
 /// Deletes partition `number`. One that is not there is fine.

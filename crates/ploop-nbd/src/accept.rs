@@ -14,7 +14,7 @@ use rustix::net::{SendFlags, send};
 use rustix::time::Timespec;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Handshakes at one time.
@@ -29,6 +29,15 @@ pub(crate) struct Port {
     pub(crate) listener: Listener,
     pub(crate) export: ExportInfo,
     pub(crate) offer: Offer,
+    /// Bytes of the device now.
+    pub(crate) size: Arc<AtomicU64>,
+}
+
+impl Port {
+    /// What a client is offered now.
+    fn offer(&self) -> Offer {
+        Offer { size: self.size.load(Ordering::Relaxed), ..self.offer.clone() }
+    }
 }
 
 /// A client that is not yet in the transmission phase.
@@ -150,7 +159,7 @@ impl Acceptor {
 
     /// Moves a handshake on as far as its socket allows.
     fn talk(&self, newcomer: &mut Newcomer) -> Option<Status> {
-        let offer = &self.ports[newcomer.port].offer;
+        let offer = &self.ports[newcomer.port].offer();
         let mut buf = [0; 4096];
         loop {
             if let Err(status) = send_rest(newcomer) {
@@ -179,7 +188,8 @@ impl Acceptor {
     /// Gives a client to the next queue.
     fn pass_on(&self, newcomer: Newcomer, terms: Terms, queue: &mut usize) {
         let Newcomer { fd, peer, port, live, .. } = newcomer;
-        let agreed = self.ports[port].export.agreed(terms);
+        let Port { export, size, .. } = &self.ports[port];
+        let agreed = export.agreed(terms, size.load(Ordering::Relaxed));
         tracing::info!(%peer, read_only = agreed.read_only, "nbd client");
         let inbox = &self.inboxes[*queue % self.inboxes.len()];
         *queue = queue.wrapping_add(1);

@@ -48,12 +48,12 @@ impl ExportInfo {
         }
     }
 
-    pub(crate) fn agreed(&self, terms: Terms) -> Agreed {
+    pub(crate) fn agreed(&self, terms: Terms, size: u64) -> Agreed {
         Agreed {
             structured: terms.structured,
             block_status: terms.block_status,
             read_only: self.read_only || self.limits.read_only,
-            size: self.limits.size,
+            size,
             block: self.limits.block,
         }
     }

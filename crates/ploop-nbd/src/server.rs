@@ -11,7 +11,7 @@ use ploop_engine::arena::Arena;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -69,6 +69,7 @@ pub struct NbdServer {
     inboxes: Vec<Arc<Inbox>>,
     live: Arc<AtomicUsize>,
     running: Option<(Arc<OwnedFd>, JoinHandle<()>)>,
+    size: Arc<AtomicU64>,
 }
 
 impl NbdServer {
@@ -76,7 +77,8 @@ impl NbdServer {
     #[must_use]
     pub fn new(options: NbdOptions) -> Self {
         let live = Arc::new(AtomicUsize::new(0));
-        Self { options, ports: Vec::new(), inboxes: Vec::new(), live, running: None }
+        let size = Arc::default();
+        Self { options, ports: Vec::new(), inboxes: Vec::new(), live, running: None, size }
     }
 
     /// Listens on one more address; returns it with the real port. Clients are kept waiting until
@@ -89,8 +91,15 @@ impl NbdServer {
         let listener = Listener::bind(addr, self.options.insecure)?;
         let addr = listener.addr().clone();
         let offer = export.offer();
-        self.ports.push(Port { listener, export, offer });
+        self.size.store(offer.size, Ordering::Relaxed);
+        self.ports.push(Port { listener, export, offer, size: Arc::clone(&self.size) });
         Ok(addr)
+    }
+
+    /// The device has grown: who connects from now on is told this size. Clients there are keep the
+    /// one they know.
+    pub fn set_size(&self, bytes: u64) {
+        self.size.store(bytes, Ordering::Relaxed);
     }
 
     /// The front end for one more queue; call it once per queue, before [`NbdServer::start`].

@@ -36,6 +36,8 @@ pub mod control {
     pub const START_USER_RECOVERY: u32 = number(READ_WRITE, 0x10, SIZE);
     /// The new server's queues have fetched.
     pub const END_USER_RECOVERY: u32 = number(READ_WRITE, 0x11, SIZE);
+    /// Changes the size of a disk that runs.
+    pub const UPDATE_SIZE: u32 = number(READ_WRITE, 0x15, SIZE);
     /// What the driver can do.
     pub const GET_FEATURES: u32 = number(READ, 0x13, SIZE);
 }
@@ -58,6 +60,8 @@ pub mod feature {
     pub const USER_RECOVERY_REISSUE: u64 = 1 << 4;
     /// Commands have ioctl-like numbers.
     pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
+    /// The size of a running device can change.
+    pub const UPDATE_SIZE: u64 = 1 << 10;
 }
 
 /// States of a device.
@@ -294,6 +298,7 @@ mod tests {
             (control::START_DEV, 0xc020_7506),
             (control::END_USER_RECOVERY, 0xc020_7511),
             (control::GET_FEATURES, 0x8020_7513),
+            (control::UPDATE_SIZE, 0xc020_7515),
             (io::FETCH, 0xc010_7520),
             (io::COMMIT_AND_FETCH, 0xc010_7521),
         ];

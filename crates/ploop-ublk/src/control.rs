@@ -40,7 +40,7 @@ impl Control {
     }
 
     /// What the driver can do.
-    fn features(&mut self) -> Result<u64, Error> {
+    pub fn features(&mut self) -> Result<u64, Error> {
         let mut word = [0; 8];
         match self.send("GET_FEATURES", control::GET_FEATURES, ANY, 0, &mut word) {
             Ok(()) => Ok(u64::from_ne_bytes(word)),
@@ -73,6 +73,11 @@ impl Control {
     pub fn start(&mut self, device: u32) -> Result<(), Error> {
         let pid = u64::from(std::process::id());
         self.send("START_DEV", control::START_DEV, device, pid, &mut [])
+    }
+
+    /// Changes the size of a disk that runs.
+    pub fn update_size(&mut self, device: u32, sectors: u64) -> Result<(), Error> {
+        self.send("UPDATE_SIZE", control::UPDATE_SIZE, device, sectors, &mut [])
     }
 
     /// Takes the disk away: what is cached above is written first, then every command ends.

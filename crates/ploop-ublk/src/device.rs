@@ -58,12 +58,13 @@ impl UblkDevice {
         let queues = u16::try_from(options.queues).unwrap_or(1).max(1);
         let recovery = feature::USER_RECOVERY | feature::USER_RECOVERY_REISSUE;
         let flags = if options.recoverable { recovery } else { 0 };
+        let offered = control.features()?;
         let wish = DevInfo {
             queues,
             depth: DEPTH,
             max_io: MAX_IO,
             dev_id: u32::MAX,
-            flags: flags | feature::CMD_IOCTL_ENCODE,
+            flags: flags | feature::CMD_IOCTL_ENCODE | (offered & feature::UPDATE_SIZE),
             server: options.identity,
             ..DevInfo::default()
         };
@@ -137,6 +138,14 @@ impl UblkDevice {
         };
         self.started.store(result.is_ok(), Ordering::SeqCst);
         result
+    }
+
+    /// The device has grown: its users see this size from now on.
+    ///
+    /// # Errors
+    /// The driver cannot change the size of a disk that runs (Linux 6.16 can), or refuses.
+    pub fn update_size(&mut self, bytes: u64) -> Result<(), Error> {
+        self.control.update_size(self.info.dev_id, bytes >> 9)
     }
 
     /// Takes the disk away; the queues must still run, for what is cached above is written now.

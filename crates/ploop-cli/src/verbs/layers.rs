@@ -1,10 +1,12 @@
-//! `ploop snapshot-switch`, `snapshot-delete`, `snapshot-merge` and `grow`: of a disk that is not
-//! open.
+//! `ploop snapshot-switch`, `snapshot-delete`, `snapshot-merge` and `grow`. Of a disk that is open
+//! its server does the work (`online.rs`): same words, same result.
 
+use super::online;
 use crate::host::server;
 use crate::show::progress::Progress;
 use crate::show::{Output, json};
 use crate::{layer_args as args, plan};
+use ploop_daemon::control::types::MergeCall;
 use ploop_daemon::runtime::copier::{Pace, Together};
 use ploop_daemon::runtime::holder::describe;
 use ploop_daemon::runtime::{ServeSpec, open};
@@ -55,7 +57,10 @@ pub fn remove(args: &args::SnapshotDelete, output: Output) -> Result<()> {
     }
     let guid = plan::guid(&args.uuid)?;
     let rate = rate(&args.pace)?;
-    let disk = closed(&args.disk)?;
+    let disk = plan::absolute(&args.disk)?;
+    if let Some(entry) = server::of_disk(&disk)? {
+        return online::remove(&entry, guid, rate, output);
+    }
     let options = options(&disk, args.pace.drop_cbt);
     let done = working(&disk, rate, "merging", |work| {
         delete(&RealDir, &RealEntropy, &disk, guid, &options, work)
@@ -93,7 +98,12 @@ pub fn merge_levels(args: &args::SnapshotMerge, output: Output) -> Result<()> {
         (None, false) => Which::Top,
     };
     let rate = rate(&args.pace)?;
-    let disk = closed(&args.disk)?;
+    let disk = plan::absolute(&args.disk)?;
+    if let Some(entry) = server::of_disk(&disk)? {
+        let uuid = args.uuid.clone();
+        let call = MergeCall { uuid, all: Some(args.all), rate_bytes: rate };
+        return online::merge(&entry, &call, output);
+    }
     let options = options(&disk, args.pace.drop_cbt);
     let done = working(&disk, rate, "merging", |work| {
         merge(&RealDir, &RealEntropy, &disk, which, &options, work)
@@ -118,7 +128,10 @@ pub fn larger(args: &args::Grow, output: Output) -> Result<()> {
     let foreign = args.format.as_deref().is_some_and(|format| format != "raw");
     plan::not_yet("grow", &[("-d", args.device.is_some()), ("-f", foreign)])?;
     let size = Sector(plan::size(&args.size)?);
-    let target = closed(&args.target)?;
+    let target = plan::absolute(&args.target)?;
+    if let Some(entry) = server::of_disk(&target)? {
+        return online::grow(&entry, size.bytes(), output);
+    }
     let done = grow(&RealDir, &target, size, &options(&target, args.drop_cbt))?;
     say(&done.notes);
     if output.json {
@@ -143,12 +156,7 @@ fn options(disk: &Path, drop_cbt: bool) -> OpenOptions {
 }
 
 fn rate(pace: &args::Pace) -> Result<Option<u64>> {
-    let Some(text) = &pace.rate else { return Ok(None) };
-    match ploop_format::parse_bytes(text) {
-        Ok(0) => Err(Failure::parameter("a rate of 0 never ends")),
-        Ok(rate) => Ok(Some(rate)),
-        Err(error) => Err(Failure::parameter(format!("rate `{text}`: {error}"))),
-    }
+    pace.rate.as_deref().map(plan::rate).transpose()
 }
 
 fn say(notes: &[Note]) {

@@ -74,7 +74,12 @@ fn from_files(disk: &Path) -> Result<Mapped> {
     let spec = ServeSpec::private(disk.to_owned(), true);
     let session = Session::start(open(&spec)?, &spec, |_, _| Ok(Vec::new()))?;
     let limits = session.device().limits();
-    let images = session.disk().images().map(|image| image.display().to_string()).collect();
+    let images = session
+        .disk()
+        .into_iter()
+        .flat_map(ploop_image::Disk::images)
+        .map(|image| image.display().to_string())
+        .collect();
     let read = || {
         let mut extents = Vec::new();
         let mut next = Some(0);

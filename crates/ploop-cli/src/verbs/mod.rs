@@ -12,6 +12,8 @@ pub mod layers;
 pub mod list;
 pub mod map;
 pub mod mount;
+pub mod online;
+pub mod resize;
 pub mod restore_descriptor;
 pub mod serve;
 pub mod snapshot;

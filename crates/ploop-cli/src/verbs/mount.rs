@@ -7,6 +7,7 @@ use crate::{args, plan};
 use ploop_daemon::failure::OrFail;
 use ploop_daemon::registry::Entry;
 use ploop_daemon::{Code, Failure, Result};
+use ploop_io::RealDir;
 use serde::Serialize;
 use std::ffi::OsString;
 use std::path::Path;
@@ -28,7 +29,6 @@ pub fn run(args: &args::Mount, output: Output) -> Result<()> {
             ("-f", args.format.is_some()),
             ("-b", args.blocksize.is_some()),
             ("-d", args.device.is_some()),
-            ("-u", args.uuid.is_some()),
             ("-c", args.component.is_some()),
             ("-q", args.quota),
             ("-a", args.all),
@@ -69,8 +69,28 @@ fn absolute_dir(dir: &Path) -> Result<std::path::PathBuf> {
     }
 }
 
+/// A server of a snapshot, beside the one of the disk if there is one.
+fn snapshot(disk: &Path, uuid: &str, args: &args::Mount, output: Output) -> Result<(Entry, bool)> {
+    let guid = plan::guid(uuid)?;
+    let disk = plan::absolute(disk)?;
+    let found = ploop_image::layers::image_of(&RealDir, &disk, guid)?;
+    let mut spec = plan::attach(&found, "auto", &args.serving)?;
+    spec.read_only = true;
+    let entry = server::start(&spec, output.verbosity)?.entry;
+    if !output.json {
+        adding(&entry);
+    }
+    Ok((entry, true))
+}
+
 /// The server of the disk: one that runs with nothing mounted from it, else a new one.
 fn attached(disk: &Path, args: &args::Mount, output: Output) -> Result<(Entry, bool)> {
+    if let Some(uuid) = &args.uuid {
+        if !args.read_only && !args.serving.ro {
+            return Err(Failure::parameter("a snapshot is only read: add -r"));
+        }
+        return snapshot(disk, uuid, args, output);
+    }
     if let Some(entry) = server::of_disk(disk)?.filter(|entry| entry.device.is_some()) {
         let device = entry.device.as_deref().unwrap_or_default();
         if let Some(mount) = mounts::of_entry(&entry)?.first() {

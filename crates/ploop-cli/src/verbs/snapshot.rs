@@ -1,11 +1,11 @@
-//! `ploop snapshot`: the present state of a disk that is not open, frozen.
+//! `ploop snapshot`: the present state of a disk, frozen.
 
+use super::online;
 use crate::host::server;
 use crate::show::{Output, json};
 use crate::{args, plan};
-use ploop_daemon::runtime::holder::describe;
 use ploop_daemon::runtime::{ServeSpec, open};
-use ploop_daemon::{Code, Failure, Result};
+use ploop_daemon::{Failure, Result};
 use ploop_io::{RealDir, RealEntropy};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -16,28 +16,32 @@ struct Shown {
     image: PathBuf,
 }
 
-/// One disk now; several at one point in time need open disks.
+/// Of an open disk its server takes it, of several disks all at one moment.
 pub fn run(args: &args::Snapshot, output: Output) -> Result<()> {
-    plan::not_yet(
-        "snapshot",
-        &[
-            ("-b", args.cbt.is_some()),
-            ("-d", args.device.is_some()),
-            ("several disks", args.disks.len() > 1),
-        ],
-    )?;
-    let [disk] = args.disks.as_slice() else {
+    plan::not_yet("snapshot", &[("-b", args.cbt.is_some()), ("-d", args.device.is_some())])?;
+    let guid = args.uuid.as_deref().map(plan::guid).transpose()?;
+    let disks = args.disks.iter().map(|disk| plan::absolute(disk)).collect::<Result<Vec<_>>>()?;
+    let freeze = !args.no_freeze;
+    if disks.len() > 1 {
+        let mut entries = Vec::with_capacity(disks.len());
+        for disk in &disks {
+            let entry = server::of_disk(disk)?.ok_or_else(|| {
+                let message = format!("{} is not open", disk.display());
+                Failure::parameter(message).hint("one moment of several disks is one of open disks")
+            })?;
+            entries.push(entry);
+        }
+        return online::group(&entries, guid, freeze, output);
+    }
+    let [disk] = disks.as_slice() else {
         return Err(Failure::parameter("which disk?"));
     };
-    let guid = args.uuid.as_deref().map(plan::guid).transpose()?;
-    let disk = plan::absolute(disk)?;
-    if let Some(entry) = server::of_disk(&disk)? {
-        let message = format!("{} is in use by {}", disk.display(), describe(&entry));
-        return Err(Failure::new(Code::InUse, message).hint("snapshots of open disks come later"));
+    if let Some(entry) = server::of_disk(disk)? {
+        return online::snapshot(&entry, guid, freeze, output);
     }
     let drop_cbt = args.drop_cbt;
     let how = open::options(&ServeSpec { drop_cbt, ..ServeSpec::private(disk.clone(), false) });
-    let taken = ploop_image::snapshot(&RealDir, &RealEntropy, &disk, guid, &how)?;
+    let taken = ploop_image::snapshot(&RealDir, &RealEntropy, disk, guid, &how)?;
     for note in &taken.notes {
         tracing::warn!("{note}");
     }

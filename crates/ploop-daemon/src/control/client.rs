@@ -1,7 +1,9 @@
 //! The client side, for the tool.
 
 use super::types::{
-    Extent, InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, State, StopCall,
+    DeleteCall, DeleteReply, Extent, GrowCall, GrowReply, InfoReply, Job, JobCall, JobsReply,
+    MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall, SnapshotCall,
+    SnapshotReply, StatReply, State, StopCall, WatchReply,
 };
 use super::wire::{Call, MAX_REPLY, Reply, Wire};
 use super::{INTERFACE, SERVICE};
@@ -95,19 +97,137 @@ impl Client {
         self.call::<Value>("SetMountpoint", &call, Some(QUICK)).map(drop)
     }
 
+    /// Freezes the present state.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn snapshot(&mut self, uuid: Option<String>) -> Result<SnapshotReply> {
+        self.call("Snapshot", &SnapshotCall { uuid }, None)
+    }
+
+    /// Deletes a snapshot, or begins to.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn snapshot_delete(&mut self, uuid: String, rate: Option<u64>) -> Result<DeleteReply> {
+        self.call("SnapshotDelete", &DeleteCall { uuid, rate_bytes: rate }, None)
+    }
+
+    /// Begins a merge; returns its job.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn merge(&mut self, call: &MergeCall) -> Result<u64> {
+        self.call::<JobCall>("Merge", call, None).map(|reply| reply.job)
+    }
+
+    /// Makes the device larger.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn grow(&mut self, size_bytes: u64) -> Result<GrowReply> {
+        self.call("Grow", &GrowCall { size_bytes }, None)
+    }
+
+    /// Holds the device paused.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn pause(&mut self, limit: Duration) -> Result<()> {
+        let limit_ms = u64::try_from(limit.as_millis()).ok();
+        self.call::<Value>("Pause", &PauseCall { limit_ms }, None).map(drop)
+    }
+
+    /// Ends a pause.
+    ///
+    /// # Errors
+    /// The server's: it was over already. Or of the connection.
+    pub fn resume(&mut self) -> Result<()> {
+        self.call::<Value>("Resume", &json!({}), Some(QUICK)).map(drop)
+    }
+
+    /// Gives up the top of a snapshot taken in this pause.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn undo_snapshot(&mut self) -> Result<()> {
+        self.call::<Value>("UndoSnapshot", &json!({}), None).map(drop)
+    }
+
+    /// Makes everything acknowledged so far durable.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn flush(&mut self) -> Result<()> {
+        self.call::<Value>("Flush", &json!({}), None).map(drop)
+    }
+
+    /// All jobs.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn jobs(&mut self) -> Result<Vec<Job>> {
+        self.call::<JobsReply>("Jobs", &json!({}), Some(QUICK)).map(|reply| reply.jobs)
+    }
+
+    /// Follows a job to its end; `each` hears how far it is.
+    ///
+    /// # Errors
+    /// The server's, or of the connection. A job that failed is none.
+    pub fn watch(&mut self, job: u64, mut each: impl FnMut(&Job)) -> Result<Job> {
+        self.send("Watch", &JobCall { job }, true)?;
+        loop {
+            let (reply, continues) = self.receive::<WatchReply>("Watch", None)?;
+            each(&reply.job);
+            if !continues {
+                return Ok(reply.job);
+            }
+        }
+    }
+
+    /// Asks a job to end.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn cancel(&mut self, job: u64) -> Result<()> {
+        self.call::<Value>("Cancel", &JobCall { job }, Some(QUICK)).map(drop)
+    }
+
+    /// Changes the rate of a job.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn set_rate(&mut self, job: u64, rate_bytes: Option<u64>) -> Result<()> {
+        self.call::<Value>("SetRate", &RateCall { job, rate_bytes }, Some(QUICK)).map(drop)
+    }
+
     fn call<T: DeserializeOwned>(
         &mut self,
         method: &str,
         parameters: &impl Serialize,
         timeout: Option<Duration>,
     ) -> Result<T> {
+        self.send(method, parameters, false)?;
+        self.receive(method, timeout).map(|(reply, _)| reply)
+    }
+
+    fn send(&mut self, method: &str, parameters: &impl Serialize, more: bool) -> Result<()> {
         let parameters = match serde_json::to_value(parameters) {
             Ok(Value::Object(map)) => map,
             _ => Map::new(),
         };
         let method = format!("{INTERFACE}.{method}");
-        let call = Call { method: method.clone(), parameters, oneway: false, more: false };
-        self.wire.send(&call).or_fail(Code::Protocol, format!("{method}: sending"))?;
+        let call = Call { method: method.clone(), parameters, oneway: false, more };
+        self.wire.send(&call).or_fail(Code::Protocol, format!("{method}: sending"))
+    }
+
+    /// A reply, and whether another follows.
+    fn receive<T: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        timeout: Option<Duration>,
+    ) -> Result<(T, bool)> {
+        let method = format!("{INTERFACE}.{method}");
         let message = self.wire.receive(timeout).or_fail(Code::Protocol, &method)?;
         let Some(message) = message else {
             return Err(Failure::new(Code::Protocol, format!("{method}: the server went away")));
@@ -116,6 +236,7 @@ impl Client {
             .or_fail(Code::Protocol, format!("{method}: bad reply"))?;
         match reply.error {
             None => serde_json::from_value(Value::Object(reply.parameters))
+                .map(|value| (value, reply.continues))
                 .or_fail(Code::Protocol, format!("{method}: bad reply")),
             Some(error) => Err(failure(&method, &error, &reply.parameters)),
         }

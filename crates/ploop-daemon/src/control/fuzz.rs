@@ -2,7 +2,9 @@
 
 use super::server::{Methods, serve_message};
 use super::types::{
-    InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, StopCall,
+    DeleteCall, DeleteReply, GrowCall, GrowReply, InfoReply, Job, JobCall, JobsReply, MapCall,
+    MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall, SnapshotCall,
+    SnapshotReply, StatReply, StopCall, WatchReply,
 };
 use super::wire::{MAX_CALL, Reply, Wire};
 use crate::failure::WireFailure;
@@ -44,6 +46,55 @@ impl Methods for Nothing {
     fn set_mountpoint(&self, _call: MountpointCall) -> Result<()> {
         Ok(())
     }
+
+    fn snapshot(&self, call: SnapshotCall) -> Result<SnapshotReply> {
+        let uuid = call.uuid.unwrap_or_default();
+        Ok(SnapshotReply { uuid, image: String::new(), pause_ns: 1 })
+    }
+
+    fn snapshot_delete(&self, call: DeleteCall) -> Result<DeleteReply> {
+        Ok(DeleteReply { deleted: call.uuid, job: call.rate_bytes })
+    }
+
+    fn merge(&self, call: MergeCall) -> Result<JobCall> {
+        Ok(JobCall { job: call.rate_bytes.unwrap_or(0) })
+    }
+
+    fn grow(&self, call: GrowCall) -> Result<GrowReply> {
+        Ok(GrowReply { before_bytes: 0, size_bytes: call.size_bytes, pause_ns: 0 })
+    }
+
+    fn pause(&self, _call: PauseCall) -> Result<()> {
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<()> {
+        Err(Failure::parameter("not paused"))
+    }
+
+    fn undo_snapshot(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn jobs(&self) -> Result<JobsReply> {
+        Ok(JobsReply { jobs: Vec::new() })
+    }
+
+    fn watch(&self, call: JobCall, _seen: Option<&Job>) -> Result<WatchReply> {
+        Err(Failure::parameter(format!("no job {}", call.job)))
+    }
+
+    fn cancel(&self, _call: JobCall) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_rate(&self, _call: RateCall) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A client that sends these bytes and hangs up.
@@ -68,7 +119,9 @@ pub fn fuzz_calls(data: &[u8]) {
         assert!(!bytes.contains(&0), "a reply holds its own end");
         let again: Option<Reply> = serde_json::from_slice(&bytes).ok();
         let same = again.is_some_and(|again| {
-            again.error == reply.error && again.parameters == reply.parameters
+            again.error == reply.error
+                && again.parameters == reply.parameters
+                && again.continues == reply.continues
         });
         assert!(same, "a reply reads otherwise than it was written");
     }
@@ -81,6 +134,8 @@ fn as_reply(message: &[u8]) {
     let _ = serde_json::from_value::<InfoReply>(value.clone());
     let _ = serde_json::from_value::<StatReply>(value.clone());
     let _ = serde_json::from_value::<MapReply>(value.clone());
+    let _ = serde_json::from_value::<WatchReply>(value.clone());
+    let _ = serde_json::from_value::<SnapshotReply>(value.clone());
     let _ = serde_json::from_value::<WireFailure>(value).map(Failure::from);
 }
 

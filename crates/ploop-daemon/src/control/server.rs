@@ -3,7 +3,9 @@
 //! Its threads are none of the data path: a method may wait (D8).
 
 use super::types::{
-    InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, StopCall,
+    DeleteCall, DeleteReply, GrowCall, GrowReply, InfoReply, Job, JobCall, JobState, JobsReply,
+    MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall, SnapshotCall,
+    SnapshotReply, StatReply, StopCall, WatchReply,
 };
 use super::wire::{Call, MAX_CALL, Reply, Wire};
 use super::{DESCRIPTION, INTERFACE, SERVICE, SERVICE_DESCRIPTION};
@@ -58,6 +60,66 @@ pub trait Methods: Send + Sync + 'static {
     /// # Errors
     /// Sent to the client.
     fn set_mountpoint(&self, call: MountpointCall) -> Result<()>;
+    /// `Snapshot`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn snapshot(&self, call: SnapshotCall) -> Result<SnapshotReply>;
+    /// `SnapshotDelete`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn snapshot_delete(&self, call: DeleteCall) -> Result<DeleteReply>;
+    /// `Merge`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn merge(&self, call: MergeCall) -> Result<JobCall>;
+    /// `Grow`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn grow(&self, call: GrowCall) -> Result<GrowReply>;
+    /// `Pause`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn pause(&self, call: PauseCall) -> Result<()>;
+    /// `Resume`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn resume(&self) -> Result<()>;
+    /// `UndoSnapshot`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn undo_snapshot(&self) -> Result<()>;
+    /// `Flush`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn flush(&self) -> Result<()>;
+    /// `Jobs`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn jobs(&self) -> Result<JobsReply>;
+    /// `Watch`: the job when it differs from `seen`, or after a while.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn watch(&self, call: JobCall, seen: Option<&Job>) -> Result<WatchReply>;
+    /// `Cancel`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn cancel(&self, call: JobCall) -> Result<()>;
+    /// `SetRate`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn set_rate(&self, call: RateCall) -> Result<()>;
 }
 
 /// A bound control socket. The socket file is removed by its owner (the registry's claim).
@@ -147,6 +209,12 @@ fn serve_client(stream: UnixStream, methods: &dyn Methods, calls: &AtomicUsize) 
     let mut wire = Wire::new(stream, MAX_CALL)?;
     while let Some(message) = wire.receive(Some(IDLE_TIMEOUT))? {
         calls.fetch_add(1, Ordering::SeqCst);
+        if let Some(call) = streams(&message) {
+            let watched = watch(call, methods, &mut wire);
+            calls.fetch_sub(1, Ordering::SeqCst);
+            watched?;
+            continue;
+        }
         let served = serve_message(&message, methods);
         let (oneway, reply) = served.inspect_err(|_| {
             calls.fetch_sub(1, Ordering::SeqCst);
@@ -156,6 +224,30 @@ fn serve_client(stream: UnixStream, methods: &dyn Methods, calls: &AtomicUsize) 
         sent?;
     }
     Ok(())
+}
+
+/// The call of a method that has several replies, when several are wanted.
+fn streams(message: &[u8]) -> Option<Call> {
+    let call: Call = serde_json::from_slice(message).ok()?;
+    let method = call.method.strip_prefix(INTERFACE)?;
+    (call.more && !call.oneway && method == ".Watch").then_some(call)
+}
+
+/// Replies whenever the job has changed, until it has ended.
+fn watch(call: Call, methods: &dyn Methods, wire: &mut Wire) -> io::Result<()> {
+    let mut seen: Option<Job> = None;
+    loop {
+        let told = parse::<JobCall>(call.parameters.clone())
+            .and_then(|call| Ok(methods.watch(call, seen.as_ref())?));
+        let job = told.as_ref().ok().map(|told| told.job.clone());
+        let continues = job.as_ref().is_some_and(|job| job.state == JobState::Running);
+        let reply = Reply { continues, ..reply(told.map(|told| object(&told))) };
+        wire.send(&reply)?;
+        if !continues {
+            return Ok(());
+        }
+        seen = job;
+    }
 }
 
 /// The answer to one message, and whether nobody waits for it.
@@ -180,11 +272,15 @@ impl From<Failure> for Refusal {
 }
 
 fn answer(call: Call, methods: &dyn Methods) -> Reply {
-    match dispatch(call, methods) {
-        Ok(parameters) => Reply { error: None, parameters },
+    reply(dispatch(call, methods))
+}
+
+fn reply(answer: Answer) -> Reply {
+    match answer {
+        Ok(parameters) => Reply { parameters, ..Reply::default() },
         Err(Refusal::Service { name, key, value }) => {
             let error = Some(format!("{SERVICE}.{name}"));
-            Reply { error, parameters: object(&json!({ key: value })) }
+            Reply { error, parameters: object(&json!({ key: value })), continues: false }
         }
         Err(Refusal::Failed(failure)) => Reply {
             error: Some(format!("{INTERFACE}.{}", failure.code.error_name())),
@@ -193,6 +289,7 @@ fn answer(call: Call, methods: &dyn Methods) -> Reply {
                 "message": failure.message,
                 "hint": failure.hint,
             })),
+            continues: false,
         },
     }
 }
@@ -217,12 +314,40 @@ fn dispatch(call: Call, methods: &dyn Methods) -> Answer {
             methods.set_mountpoint(parse(parameters)?)?;
             Map::new()
         }
-        (SERVICE | INTERFACE, _) => {
+        (INTERFACE, name) => match layers(name, parameters, methods) {
+            Some(answer) => answer?,
+            None => return Err(refuse("MethodNotFound", "method", call.method)),
+        },
+        (SERVICE, _) => {
             return Err(refuse("MethodNotFound", "method", call.method));
         }
         _ => return Err(refuse("InterfaceNotFound", "interface", interface.to_owned())),
     };
     Ok(reply)
+}
+
+/// The methods that change layers, and their jobs; `None`: there is no such method.
+fn layers(name: &str, parameters: Map<String, Value>, methods: &dyn Methods) -> Option<Answer> {
+    type Layer = fn(Map<String, Value>, &dyn Methods) -> Answer;
+    fn nothing(done: Result<()>) -> Answer {
+        Ok(done.map(|()| Map::new())?)
+    }
+    let method: Layer = match name {
+        "Snapshot" => |p, m| Ok(object(&m.snapshot(parse(p)?)?)),
+        "SnapshotDelete" => |p, m| Ok(object(&m.snapshot_delete(parse(p)?)?)),
+        "Merge" => |p, m| Ok(object(&m.merge(parse(p)?)?)),
+        "Grow" => |p, m| Ok(object(&m.grow(parse(p)?)?)),
+        "Jobs" => |_, m| Ok(object(&m.jobs()?)),
+        "Watch" => |p, m| Ok(object(&m.watch(parse(p)?, None)?)),
+        "Pause" => |p, m| nothing(m.pause(parse(p)?)),
+        "Resume" => |_, m| nothing(m.resume()),
+        "UndoSnapshot" => |_, m| nothing(m.undo_snapshot()),
+        "Flush" => |_, m| nothing(m.flush()),
+        "Cancel" => |p, m| nothing(m.cancel(parse(p)?)),
+        "SetRate" => |p, m| nothing(m.set_rate(parse(p)?)),
+        _ => return None,
+    };
+    Some(method(parameters, methods))
 }
 
 const fn refuse(name: &'static str, key: &'static str, value: String) -> Refusal {

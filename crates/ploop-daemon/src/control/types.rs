@@ -102,6 +102,156 @@ pub struct MapReply {
     pub next_bytes: Option<u64>,
 }
 
+/// Parameters of `Snapshot`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SnapshotCall {
+    /// Its name; a new one if none.
+    #[serde(default)]
+    pub uuid: Option<String>,
+}
+
+/// Reply of `Snapshot`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SnapshotReply {
+    /// Its name.
+    pub uuid: String,
+    /// The new top.
+    pub image: String,
+    /// How long requests waited.
+    pub pause_ns: u64,
+}
+
+/// Parameters of `SnapshotDelete`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeleteCall {
+    /// The snapshot.
+    pub uuid: String,
+    /// Bytes per second at most, if it takes a merge.
+    #[serde(default)]
+    pub rate_bytes: Option<u64>,
+}
+
+/// Reply of `SnapshotDelete`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeleteReply {
+    /// `removed`, `marked` or `merging`.
+    pub deleted: String,
+    /// The job that merges.
+    pub job: Option<u64>,
+}
+
+/// Parameters of `Merge`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MergeCall {
+    /// This snapshot into its parent; none: the top.
+    #[serde(default)]
+    pub uuid: Option<String>,
+    /// Everything into the base.
+    #[serde(default)]
+    pub all: Option<bool>,
+    /// Bytes per second at most.
+    #[serde(default)]
+    pub rate_bytes: Option<u64>,
+}
+
+/// A job by its number: parameters of `Cancel` and `Watch`, reply of `Merge`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct JobCall {
+    /// Its number.
+    pub job: u64,
+}
+
+/// Parameters of `SetRate`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct RateCall {
+    /// The job.
+    pub job: u64,
+    /// Bytes per second at most; none: as fast as it goes.
+    #[serde(default)]
+    pub rate_bytes: Option<u64>,
+}
+
+/// Parameters of `Grow`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct GrowCall {
+    /// The new size of the device.
+    pub size_bytes: u64,
+}
+
+/// Reply of `Grow`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct GrowReply {
+    /// Size before.
+    pub before_bytes: u64,
+    /// Size now, rounded up.
+    pub size_bytes: u64,
+    /// How long requests waited.
+    pub pause_ns: u64,
+}
+
+/// Parameters of `Pause`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct PauseCall {
+    /// It ends by itself after so many milliseconds: 60,000 if none.
+    #[serde(default)]
+    pub limit_ms: Option<u64>,
+}
+
+/// How a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// At work.
+    Running,
+    /// Ended well.
+    Done,
+    /// Ended as it was asked to; the disk is whole.
+    Cancelled,
+    /// Ended with an error; the disk is whole.
+    Failed,
+}
+
+/// A long operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its number.
+    pub id: u64,
+    /// What it does: `merge`.
+    pub kind: String,
+    /// How it stands.
+    pub state: JobState,
+    /// Bytes copied.
+    pub done_bytes: u64,
+    /// Bytes to copy, as far as is known.
+    pub total_bytes: u64,
+    /// Bytes per second at most.
+    pub rate_bytes: Option<u64>,
+    /// Since it began.
+    pub elapsed_ms: u64,
+    /// Until it ends, if it goes on like this.
+    pub left_ms: Option<u64>,
+    /// How long requests waited, each time they had to.
+    pub pause_ns: Vec<u64>,
+    /// What went wrong.
+    pub message: Option<String>,
+    /// Exit code of what went wrong.
+    pub code: Option<u64>,
+}
+
+/// Reply of `Jobs`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobsReply {
+    /// The oldest first.
+    pub jobs: Vec<Job>,
+}
+
+/// A reply of `Watch`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WatchReply {
+    /// The job now.
+    pub job: Job,
+}
+
 /// Parameters of `SetMountpoint`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct MountpointCall {

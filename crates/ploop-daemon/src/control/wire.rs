@@ -24,7 +24,7 @@ pub struct Call {
     /// No reply is wanted.
     #[serde(default, skip_serializing_if = "is_false")]
     pub oneway: bool,
-    /// Several replies are wanted; ours come as one.
+    /// Several replies are wanted, where a method has several.
     #[serde(default, skip_serializing_if = "is_false")]
     pub more: bool,
 }
@@ -38,6 +38,9 @@ pub struct Reply {
     /// Values by name.
     #[serde(default)]
     pub parameters: Map<String, Value>,
+    /// Another reply follows.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub continues: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]

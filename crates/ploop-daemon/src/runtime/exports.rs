@@ -122,12 +122,9 @@ impl Exports {
             return Err(Failure::new(Code::Mount, "no queue was prepared for FUSE files"));
         };
         let limits = session.device().limits();
-        // Weak: a file that is still open somewhere must not keep the image open, and locked.
-        let top = session.disk().top().map(Arc::downgrade);
-        let allocated = top.map(|top| {
-            let ask = move || top.upgrade().and_then(|top| top.allocated().ok()).unwrap_or(0);
-            Arc::new(ask) as Arc<dyn Fn() -> u64 + Send + Sync>
-        });
+        let top = session.top();
+        let allocated =
+            Some(Arc::new(move || top.allocated()) as Arc<dyn Fn() -> u64 + Send + Sync>);
         let options =
             FuseOptions { read_only: limits.read_only, allocated, ..FuseOptions::default() };
         FuseServer::mount(file, queues, limits, options).map_err(|error| {
@@ -196,6 +193,35 @@ impl Exports {
             }
             _ => None,
         }
+    }
+
+    /// The device has grown: tells whoever uses it.
+    ///
+    /// # Errors
+    /// The kernel cannot change the size of the block device: it has it when attached anew.
+    pub fn resized(&mut self, bytes: u64) -> Result<()> {
+        if let Some(nbd) = &self.nbd {
+            nbd.set_size(bytes);
+        }
+        for file in self.files.iter().chain(&self.loop_file) {
+            file.set_size(bytes);
+        }
+        let old = |error: String| {
+            let message = format!("the disk has grown, its block device has not: {error}");
+            Failure::new(Code::Device, message).hint("detach and attach it to see the new size")
+        };
+        if let Some(device) = &self.device {
+            // The kernel asks the file for its size.
+            if let Some(file) = &self.loop_file {
+                std::fs::metadata(file.path())
+                    .or_fail(Code::Device, format!("the size of {}", file.path().display()))?;
+            }
+            device.update_size().map_err(|error| old(error.to_string()))?;
+        }
+        if let Some(device) = &mut self.ublk {
+            device.update_size(bytes).map_err(|error| old(Failure::from(error).to_string()))?;
+        }
+        Ok(())
     }
 
     /// Takes them away while the queues still run: caches above write back through them. With

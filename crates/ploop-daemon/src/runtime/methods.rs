@@ -1,10 +1,14 @@
 //! What the control socket does with an open disk.
 
+use super::exports::Exports;
+use super::layers::Layers;
 use super::mapping::map;
 use super::session::Session;
 use crate::control::Methods;
 use crate::control::types::{
-    Image, InfoReply, MapCall, MapReply, MetricsReply, MountpointCall, StatReply, State, StopCall,
+    DeleteCall, DeleteReply, GrowCall, GrowReply, Image, InfoReply, Job, JobCall, JobsReply,
+    MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall, SnapshotCall,
+    SnapshotReply, StatReply, State, StopCall, WatchReply,
 };
 use crate::registry::Claim;
 use crate::stats::prometheus;
@@ -12,14 +16,26 @@ use crate::stats::read::read;
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::RemoteHandle;
 use ploop_engine::{Device, LevelKind};
+use ploop_format::units::SECTOR;
+use ploop_format::{Guid, Sector};
+use ploop_image::layers::Which;
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A pause of a client ends by itself after this long, unless it says else.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Between two replies about a job.
+const NEWS: Duration = Duration::from_millis(100);
+/// A watcher hears at least so often that the job is still there.
+const STILL_HERE: Duration = Duration::from_secs(10);
 
 /// What wakes the thread that serves.
 pub enum Event {
     /// The n-th stop signal.
     Signal(u32),
+    /// Work for the thread that has the session.
+    Do(Task),
     /// A client asked.
     Stop {
         /// Though the device is in use.
@@ -29,6 +45,9 @@ pub enum Event {
     },
 }
 
+/// Work on a session.
+pub type Task = Box<dyn FnOnce(&mut Session, &mut Exports) + Send>;
+
 /// An open disk as control clients see it.
 pub struct Control {
     fixed: Fixed,
@@ -37,6 +56,7 @@ pub struct Control {
     /// locked.
     live: Mutex<Option<Live>>,
     events: Mutex<Sender<Event>>,
+    layers: Mutex<Layers>,
 }
 
 struct Live {
@@ -57,15 +77,40 @@ impl Control {
     /// For a session that runs.
     #[must_use]
     pub fn new(session: &Session, fixed: Fixed, claim: Claim, events: Sender<Event>) -> Self {
+        let layers = Layers::new(session.target().to_owned(), events.clone());
         let remote = session.remotes()[0].clone();
         let live = Live { device: session.device().clone(), remote, claim };
         let opened = Instant::now();
-        Self { fixed, opened, live: Mutex::new(Some(live)), events: Mutex::new(events) }
+        Self {
+            fixed,
+            opened,
+            live: Mutex::new(Some(live)),
+            events: Mutex::new(events),
+            layers: Mutex::new(layers),
+        }
     }
 
     /// Lets go of the device; the registry's entry is the caller's now. Clients get errors.
     pub fn retire(&self) -> Option<Claim> {
         self.live().take().map(|live| live.claim)
+    }
+
+    /// The layers of the disk.
+    pub fn layers(&self) -> Layers {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The session serves another device now, with other images perhaps.
+    pub fn renew(&self, session: &Session) {
+        let mut guard = self.live();
+        let Some(live) = guard.as_mut() else { return };
+        live.device = session.device().clone();
+        let images = session.disk().map(ploop_image::Disk::paths).unwrap_or_default();
+        if live.claim.entry().images != images
+            && let Err(failure) = live.claim.update(|entry| entry.images = images)
+        {
+            tracing::warn!("{failure}");
+        }
     }
 
     fn live(&self) -> MutexGuard<'_, Option<Live>> {
@@ -156,4 +201,73 @@ impl Methods for Control {
         let live = guard.as_mut().ok_or_else(stopping)?;
         live.claim.update(|entry| entry.mountpoint = call.mountpoint.map(Into::into))
     }
+
+    fn snapshot(&self, call: SnapshotCall) -> Result<SnapshotReply> {
+        self.layers().snapshot(call.uuid.as_deref().map(guid).transpose()?)
+    }
+
+    fn snapshot_delete(&self, call: DeleteCall) -> Result<DeleteReply> {
+        self.layers().delete(guid(&call.uuid)?, call.rate_bytes)
+    }
+
+    fn merge(&self, call: MergeCall) -> Result<JobCall> {
+        let which = match (call.uuid, call.all.unwrap_or(false)) {
+            (Some(_), true) => return Err(Failure::parameter("one snapshot, or all?")),
+            (Some(uuid), false) => Which::One(guid(&uuid)?),
+            (None, true) => Which::All,
+            (None, false) => Which::Top,
+        };
+        self.layers().merge(which, call.rate_bytes).map(|job| JobCall { job })
+    }
+
+    fn grow(&self, call: GrowCall) -> Result<GrowReply> {
+        if !call.size_bytes.is_multiple_of(SECTOR) {
+            let message = format!("{} is no whole number of sectors", call.size_bytes);
+            return Err(Failure::parameter(message));
+        }
+        self.layers().grow(Sector(call.size_bytes / SECTOR))
+    }
+
+    fn pause(&self, call: PauseCall) -> Result<()> {
+        self.layers().hold(call.limit_ms.map_or(PAUSE, Duration::from_millis))
+    }
+
+    fn resume(&self) -> Result<()> {
+        self.layers().resume()
+    }
+
+    fn undo_snapshot(&self) -> Result<()> {
+        self.layers().undo_snapshot()
+    }
+
+    fn flush(&self) -> Result<()> {
+        let remote = self.live().as_ref().ok_or_else(stopping)?.remote.clone();
+        let done = remote.call(super::session::flush());
+        done.map(drop)
+            .map_err(|errno| Failure::new(Code::Write, format!("the flush failed: {errno}")))
+    }
+
+    fn jobs(&self) -> Result<JobsReply> {
+        Ok(JobsReply { jobs: self.layers().jobs.all() })
+    }
+
+    fn watch(&self, call: JobCall, seen: Option<&Job>) -> Result<WatchReply> {
+        if seen.is_some() {
+            // News come in bundles.
+            std::thread::sleep(NEWS);
+        }
+        self.layers().jobs.wait(call.job, seen, STILL_HERE).map(|job| WatchReply { job })
+    }
+
+    fn cancel(&self, call: JobCall) -> Result<()> {
+        self.layers().jobs.cancel(call.job)
+    }
+
+    fn set_rate(&self, call: RateCall) -> Result<()> {
+        self.layers().jobs.set_rate(call.job, call.rate_bytes)
+    }
+}
+
+fn guid(text: &str) -> Result<Guid> {
+    text.parse().map_err(|_| Failure::parameter(format!("`{text}` is no name of a snapshot")))
 }

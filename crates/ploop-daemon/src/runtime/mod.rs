@@ -12,6 +12,8 @@
 //! | [`copier`] | copies of layers: several at a time, at a rate |
 //! | [`cursor`] | the device as something to read, write and seek in |
 //! | [`mapping`] | where the disk is stored |
+//! | [`layers`], [`jobs`] | snapshot, merge, grow and pause of an open disk; what takes long |
+//! | [`raise`] | a merge's copy-up, beside guests |
 //! | [`methods`] | what the control socket does |
 //! | [`mod@serve`] | the life of a server: start, wait, stop |
 //!
@@ -22,6 +24,8 @@ pub mod copier;
 pub mod cursor;
 pub mod exports;
 pub mod holder;
+pub mod jobs;
+pub mod layers;
 pub mod mapping;
 pub mod memory;
 pub mod methods;
@@ -29,6 +33,7 @@ pub mod multi;
 pub mod nbd;
 pub mod open;
 pub mod partition;
+pub mod raise;
 pub mod serve;
 pub mod session;
 pub mod signals;
@@ -37,6 +42,7 @@ mod ublk;
 
 pub use multi::MultiFront;
 pub use open::open;
+pub use ploop_fuse::{freeze, partition as blkpg};
 pub use serve::serve;
 pub use session::Session;
 pub use spec::{Export, OnFull, RingChoice, ServeSpec};

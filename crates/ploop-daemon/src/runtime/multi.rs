@@ -1,6 +1,6 @@
 //! Several front ends on one queue: tags and watch keys are kept apart, turns are fair.
 
-use ploop_engine::{FrontEnd, Intake, Outcome, Request, Stride};
+use ploop_engine::{FrontEnd, Intake, Limits, Outcome, Request, Stride};
 use ploop_io::{Command, Interest};
 use std::collections::HashMap;
 
@@ -165,6 +165,12 @@ impl FrontEnd for MultiFront {
     fn flush_replies(&mut self) {
         for child in &mut self.children {
             child.flush_replies();
+        }
+    }
+
+    fn renewed(&mut self, limits: Limits) {
+        for child in &mut self.children {
+            child.renewed(limits);
         }
     }
 

@@ -57,6 +57,11 @@ impl Nbd {
         Ok(self.server.start()?)
     }
 
+    /// Clients that come from now on see this size.
+    pub fn set_size(&self, bytes: u64) {
+        self.server.set_size(bytes);
+    }
+
     /// Takes no more clients and removes the socket files.
     pub fn stop(&mut self) {
         self.server.stop();

@@ -5,7 +5,7 @@
 //! closed clean and its locks go (T19), then the registry's entry, then whoever asked hears of it.
 
 use super::exports::Exports;
-use super::methods::{Control, Event, Fixed, version};
+use super::methods::{Control, Event, Fixed, Task, version};
 use super::session::Session;
 use super::spec::ServeSpec;
 use super::ublk::Traits;
@@ -15,7 +15,7 @@ use crate::failure::OrFail;
 use crate::registry::{Entry, Registry};
 use crate::stats::{Scrape, scrape};
 use crate::{Code, Result};
-use ploop_image::Disk;
+use ploop_image::{Disk, Note};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel};
@@ -69,7 +69,7 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let ready = (claim.entry().clone(), log.clone(), claim.socket());
     let fixed = Fixed { version, engine: session.engine() };
     let control = Control::new(&session, fixed, claim, events);
-    let running = Running { session, exports, control: Arc::new(control) };
+    let mut running = Running { session, exports, control: Arc::new(control) };
     let server = match running.announce(ready, metrics.as_mut(), up) {
         Ok(server) => server,
         Err(failure) => {
@@ -77,7 +77,8 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
             return Err(failure);
         }
     };
-    let (force, waiting) = wait(&inbox, &running.exports);
+    let (force, waiting) = running.wait(&inbox);
+    running.end_jobs(&inbox);
     drop(metrics);
     let result = running.stop(force);
     for reply in waiting {
@@ -123,6 +124,25 @@ impl Running {
         Ok(server)
     }
 
+    /// Does what a client wants of the session.
+    fn work(&mut self, task: Task) {
+        task(&mut self.session, &mut self.exports);
+        self.control.renew(&self.session);
+    }
+
+    /// Jobs end where they do no harm; they may need the session for that.
+    fn end_jobs(&mut self, inbox: &Receiver<Event>) {
+        let layers = self.control.layers();
+        layers.jobs.cancel_all();
+        while layers.jobs.any() {
+            match inbox.recv_timeout(LOOK / 10) {
+                Ok(Event::Do(task)) => self.work(task),
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
     fn stop(mut self, force: bool) -> Result<()> {
         self.exports.remove(force);
         let claim = self.control.retire();
@@ -133,39 +153,48 @@ impl Running {
     }
 }
 
-/// Waits until the server is to stop; returns whether by force, and who wants to hear of it.
-fn wait(inbox: &Receiver<Event>, exports: &Exports) -> (bool, Vec<SyncSender<Result<()>>>) {
-    let mut signalled = false;
-    loop {
-        let event = if signalled {
-            inbox.recv_timeout(LOOK)
-        } else {
-            inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        };
-        match event {
-            Ok(Event::Signal(1)) => signalled = true,
-            // The second signal: whoever still has the device gets errors, the image is closed
-            // clean all the same.
-            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return (true, vec![]),
-            Ok(Event::Stop { force, reply }) => match exports.busy() {
-                Some(failure) if !force => {
-                    let _ = reply.send(Err(failure));
+impl Running {
+    /// Serves until the server is to stop; returns whether by force, and who wants to hear of it.
+    fn wait(&mut self, inbox: &Receiver<Event>) -> (bool, Vec<SyncSender<Result<()>>>) {
+        let mut signalled = false;
+        loop {
+            let exports = &self.exports;
+            let event = if signalled {
+                inbox.recv_timeout(LOOK)
+            } else {
+                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match event {
+                Ok(Event::Signal(1)) => signalled = true,
+                Ok(Event::Do(task)) => {
+                    self.work(task);
+                    continue;
                 }
-                _ => return (force, vec![reply]),
-            },
-            Err(RecvTimeoutError::Timeout) => {
-                if exports.busy().is_none() {
-                    return (false, vec![]);
+                // The second signal: whoever still has the device gets errors, the image is closed
+                // clean all the same.
+                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => {
+                    return (true, vec![]);
                 }
-                continue;
+                Ok(Event::Stop { force, reply }) => match exports.busy() {
+                    Some(failure) if !force => {
+                        let _ = reply.send(Err(failure));
+                    }
+                    _ => return (force, vec![reply]),
+                },
+                Err(RecvTimeoutError::Timeout) => {
+                    if exports.busy().is_none() {
+                        return (false, vec![]);
+                    }
+                    continue;
+                }
             }
-        }
-        if signalled {
-            match exports.busy() {
-                None => return (false, vec![]),
-                Some(failure) => tracing::warn!(
-                    "{failure}: stopping when it is free; a second signal stops at once"
-                ),
+            if signalled {
+                match exports.busy() {
+                    None => return (false, vec![]),
+                    Some(failure) => tracing::warn!(
+                        "{failure}: stopping when it is free; a second signal stops at once"
+                    ),
+                }
             }
         }
     }
@@ -173,7 +202,10 @@ fn wait(inbox: &Receiver<Event>, exports: &Exports) -> (bool, Vec<SyncSender<Res
 
 fn entry(spec: &ServeSpec, disk: &Disk) -> Entry {
     let images = disk.paths();
-    let path = disk.descriptor().map(Path::to_owned).or_else(|| images.last().cloned());
+    // A snapshot has a server of its own beside the one of the disk.
+    let frozen = disk.notes().iter().any(|note| matches!(note, Note::Frozen(_)));
+    let path = disk.descriptor().filter(|_| !frozen).map(Path::to_owned);
+    let path = path.or_else(|| images.last().cloned());
     let path = path.unwrap_or_else(|| spec.disk.clone());
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Entry {

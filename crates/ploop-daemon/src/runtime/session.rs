@@ -1,18 +1,22 @@
-//! The threads of one device: one per queue, one for the keeper; their start and their end.
+//! The threads of one device: one per queue, one for the keeper; their start and their end, and the
+//! pause in which another device takes the place of the one they serve.
 
 use super::multi::MultiFront;
 use super::spec::ServeSpec;
 use crate::failure::OrFail;
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::{RemoteFront, RemoteHandle, remote};
-use ploop_engine::{CloseReport, Device, FrontEnd, Limits};
-use ploop_image::Disk;
-use ploop_io::{Engine, EngineChoice, Io, RealClock, Waker};
+use ploop_engine::{CloseReport, Device, Ended, FrontEnd, Limits};
+use ploop_image::{Disk, OpenOptions};
+use ploop_io::{Engine, EngineChoice, Io, RawFile, RealClock, RealDir, Waker};
+use rustix::io::Errno;
 use std::io;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Heap that a thread touches before it serves.
 const HEAP: usize = 128 << 10;
@@ -23,18 +27,59 @@ pub type MakeFront = Box<dyn FnOnce(Waker) -> io::Result<Box<dyn FrontEnd>> + Se
 /// A running device and the disk below it.
 pub struct Session {
     device: Device,
-    disk: Disk,
+    /// `None`: it is lost, a pause has not ended well.
+    disk: Option<Disk>,
+    target: PathBuf,
+    options: OpenOptions,
+    choice: EngineChoice,
     remotes: Vec<RemoteHandle>,
     threads: Threads,
     engine: &'static str,
+    top: TopFile,
 }
+
+/// The file of the top, as long as it is served: who asks must not keep it open, and locked.
+#[derive(Clone, Default)]
+pub struct TopFile(Arc<Mutex<Option<Weak<dyn RawFile>>>>);
 
 /// What must end before the disk can be closed.
 struct Threads {
-    queues: Vec<JoinHandle<()>>,
-    keeper: JoinHandle<CloseReport>,
-    keeper_waker: Waker,
+    queues: Vec<QueueThread>,
+    /// Queues that have paused.
+    paused: Receiver<()>,
+    on_pause: Sender<()>,
+    keeper: Option<KeeperThread>,
+}
+
+struct QueueThread {
+    thread: JoinHandle<()>,
+    next: Sender<Next>,
+}
+
+struct KeeperThread {
+    thread: JoinHandle<CloseReport>,
+    waker: Waker,
     queues_ended: Arc<AtomicBool>,
+}
+
+/// What a paused queue does next.
+enum Next {
+    Serve(Device),
+    FailAll,
+}
+
+impl TopFile {
+    /// Bytes it takes on the host.
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        let top = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        top.and_then(|top| top.upgrade()).and_then(|top| top.allocated().ok()).unwrap_or(0)
+    }
+
+    fn set(&self, disk: &Disk) {
+        let top = disk.top().map(Arc::downgrade);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = top;
+    }
 }
 
 impl Session {
@@ -60,13 +105,27 @@ impl Session {
         };
         let choice = EngineChoice::from(spec.ring);
         let (handles, remotes): (Vec<_>, Vec<_>) = (0..spec.queues).map(|_| remote()).unzip();
-        let mut threads = match start_keeper(&device, for_keeper(choice)) {
-            Ok(threads) => threads,
+        let keeper = match start_keeper(&device, for_keeper(choice)) {
+            Ok(keeper) => keeper,
             Err(failure) => return give_up(disk, failure),
         };
+        let (on_pause, paused) = channel();
+        let mut threads = Threads { queues: Vec::new(), paused, on_pause, keeper: Some(keeper) };
         let started = start_queues(&mut threads, &device, choice, remotes, fronts);
+        let top = TopFile::default();
+        top.set(&disk);
         match started {
-            Ok(engine) => Ok(Self { device, disk, remotes: handles, threads, engine }),
+            Ok(engine) => Ok(Self {
+                device,
+                disk: Some(disk),
+                target: spec.disk.clone(),
+                options: super::open::options(spec),
+                choice,
+                remotes: handles,
+                threads,
+                engine,
+                top,
+            }),
             Err(failure) => {
                 let report = threads.end(&device);
                 // The first error is the one to tell.
@@ -82,16 +141,28 @@ impl Session {
         &self.device
     }
 
-    /// The disk.
+    /// The disk; `None` after a pause that did not end well.
     #[must_use]
-    pub fn disk(&self) -> &Disk {
-        &self.disk
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// The file that new data goes to.
+    #[must_use]
+    pub fn top(&self) -> TopFile {
+        self.top.clone()
     }
 
     /// A handle for each queue.
     #[must_use]
     pub fn remotes(&self) -> &[RemoteHandle] {
         &self.remotes
+    }
+
+    /// What is served.
+    #[must_use]
+    pub fn target(&self) -> &std::path::Path {
+        &self.target
     }
 
     /// The engine in use: `uring` or `threads`.
@@ -108,12 +179,116 @@ impl Session {
         let report = self.threads.end(&self.device);
         let abandoned: u64 =
             (0..self.device.queues()).map(|n| self.device.queue_stats(n).abandoned.get()).sum();
-        self.disk.close(report)?;
+        match self.disk {
+            Some(disk) => disk.close(report)?,
+            None => return Err(lost()),
+        }
         if abandoned > 0 {
             let message = format!("{abandoned} requests that waited for space failed with ENOSPC");
             return Err(Failure::new(Code::Write, message).kind("no_space"));
         }
         Ok(())
+    }
+}
+
+/// How a pause went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Paused {
+    /// From the moment nothing new was begun until everything went on.
+    pub time: Duration,
+}
+
+impl Session {
+    /// Lets requests wait, closes the images, has `operate` work on them as on a closed disk, and
+    /// goes on with what there is then. Nobody else gets at the files in between (F12).
+    ///
+    /// # Errors
+    /// Of the operation: the device goes on all the same. Or the images could not be closed or
+    /// opened: then every request fails from now on, as after a failed sync (F5).
+    pub fn exchange<T>(
+        &mut self,
+        also_write: Vec<ploop_format::Guid>,
+        operate: impl FnOnce(&OpenOptions) -> Result<T>,
+    ) -> Result<(T, Paused)> {
+        if self.disk.is_none() || self.device.is_failed() {
+            return Err(lost());
+        }
+        // P12: what can be durable before the pause is.
+        if let Err(errno) = self.remotes[0].call(flush())
+            && errno == Errno::IO
+        {
+            return Err(lost());
+        }
+        let begin = Instant::now();
+        self.device.pause();
+        for _ in 0..self.threads.queues.len() {
+            // It cannot end: a queue that panics ends the process (F27).
+            let _ = self.threads.paused.recv();
+        }
+        let (result, next) = match self.replace(also_write, operate) {
+            Ok((result, device)) => (result, Next::Serve(device)),
+            Err(failure) => {
+                tracing::error!("the device has lost its images, every request fails: {failure}");
+                (Err(failure), Next::FailAll)
+            }
+        };
+        for queue in &self.threads.queues {
+            let next = match &next {
+                Next::Serve(device) => Next::Serve(device.clone()),
+                Next::FailAll => Next::FailAll,
+            };
+            let _ = queue.next.send(next);
+        }
+        result.map(|done| (done, Paused { time: begin.elapsed() }))
+    }
+
+    /// The part of a pause in which nothing is served.
+    fn replace<T>(
+        &mut self,
+        also_write: Vec<ploop_format::Guid>,
+        operate: impl FnOnce(&OpenOptions) -> Result<T>,
+    ) -> Result<(Result<T>, Device)> {
+        let report = self.threads.end_keeper();
+        let disk = self.disk.take().ok_or_else(lost)?;
+        let held = disk.close_held(report)?;
+        let options = OpenOptions { held, ..self.options.clone() };
+        let result = operate(&options);
+        let options = OpenOptions { also_write, ..options };
+        let disk = Disk::open(Arc::new(RealDir), &self.target, &options)?;
+        let device = match self.device.successor(disk.spec()) {
+            Ok(device) => device,
+            Err(error) => return give_up(disk, Failure::new(Code::Device, error.to_string())),
+        };
+        match start_keeper(&device, for_keeper(self.choice)) {
+            Ok(keeper) => self.threads.keeper = Some(keeper),
+            Err(failure) => return give_up(disk, failure),
+        }
+        self.top.set(&disk);
+        self.device = device.clone();
+        self.disk = Some(disk);
+        Ok((result, device))
+    }
+}
+
+pub(super) fn lost() -> Failure {
+    Failure::new(Code::Write, "the device has failed: it gives errors until it is stopped")
+        .kind("not_clean")
+        .hint("what was flushed before the error is there; stop the server and open the disk again")
+}
+
+pub(super) const fn flush() -> ploop_engine::Request {
+    ploop_engine::Request {
+        tag: 0,
+        operation: ploop_engine::Operation::Flush,
+        flags: ploop_engine::Flags {
+            fua: false,
+            preflush: false,
+            no_unmap: false,
+            fast_zero: false,
+        },
+        offset: 0,
+        len: 0,
+        buffer: ploop_engine::Buffer::NONE,
     }
 }
 
@@ -126,20 +301,27 @@ fn give_up<T>(disk: Disk, failure: Failure) -> Result<T> {
 
 impl Threads {
     /// Ends the queues, then the keeper.
-    fn end(self, device: &Device) -> CloseReport {
+    fn end(mut self, device: &Device) -> CloseReport {
         device.stop();
-        for queue in self.queues {
+        for queue in std::mem::take(&mut self.queues) {
             // It cannot have panicked: that ends the process (F27).
-            let _ = queue.join();
+            let _ = queue.thread.join();
         }
-        self.queues_ended.store(true, Ordering::SeqCst);
-        self.keeper_waker.wake();
-        self.keeper.join().unwrap_or_else(|_| CloseReport {
+        self.end_keeper()
+    }
+
+    /// No queue begins anything any more: everything is written back.
+    fn end_keeper(&mut self) -> CloseReport {
+        let failure = |text: &str| CloseReport {
             clean: false,
-            failure: Some("the keeper's thread panicked".to_owned()),
+            failure: Some(text.to_owned()),
             end: 0,
             mapped: true,
-        })
+        };
+        let Some(keeper) = self.keeper.take() else { return failure("there is no keeper") };
+        keeper.queues_ended.store(true, Ordering::SeqCst);
+        keeper.waker.wake();
+        keeper.thread.join().unwrap_or_else(|_| failure("the keeper's thread panicked"))
     }
 }
 
@@ -148,7 +330,7 @@ fn for_keeper(choice: EngineChoice) -> EngineChoice {
     if choice == EngineChoice::Null { EngineChoice::NullThatReads } else { choice }
 }
 
-fn start_keeper(device: &Device, choice: EngineChoice) -> Result<Threads> {
+fn start_keeper(device: &Device, choice: EngineChoice) -> Result<KeeperThread> {
     let (ready, started) = channel();
     let queues_ended = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&queues_ended);
@@ -173,12 +355,12 @@ fn start_keeper(device: &Device, choice: EngineChoice) -> Result<Threads> {
             Err(error) => broken("the keeper", &error),
         }
     };
-    let keeper = std::thread::Builder::new().name("ploop-keeper".into()).spawn(run);
-    let keeper = keeper.or_fail(Code::System, "cannot start the keeper's thread")?;
+    let thread = std::thread::Builder::new().name("ploop-keeper".into()).spawn(run);
+    let thread = thread.or_fail(Code::System, "cannot start the keeper's thread")?;
     let gone = |_| io::Error::other("the keeper's thread ended early");
     let waker = started.recv().unwrap_or_else(|error| Err(gone(error)));
-    let keeper_waker = waker.or_fail(Code::System, "the keeper's ring")?;
-    Ok(Threads { queues: Vec::new(), keeper, keeper_waker, queues_ended })
+    let waker = waker.or_fail(Code::System, "the keeper's ring")?;
+    Ok(KeeperThread { thread, waker, queues_ended })
 }
 
 fn start_queues(
@@ -193,9 +375,12 @@ fn start_queues(
     for (n, remote) in remotes.into_iter().enumerate() {
         let makers = fronts.next().unwrap_or_default();
         let (device, ready) = (device.clone(), ready.clone());
-        let run = move || run_queue(&device, n, choice, remote, makers, &ready);
+        let (next, goes_on) = channel();
+        let gate = Gate { on_pause: threads.on_pause.clone(), goes_on };
+        let run = move || run_queue(&device, n, choice, remote, makers, &ready, &gate);
         let thread = std::thread::Builder::new().name(format!("ploop-q{n}")).spawn(run);
-        threads.queues.push(thread.or_fail(Code::System, "cannot start a queue's thread")?);
+        let thread = thread.or_fail(Code::System, "cannot start a queue's thread")?;
+        threads.queues.push(QueueThread { thread, next });
     }
     drop(ready);
     let mut engine = "none";
@@ -215,6 +400,12 @@ fn start_queues(
     Ok(engine)
 }
 
+/// Where a queue waits while its device is exchanged.
+struct Gate {
+    on_pause: Sender<()>,
+    goes_on: Receiver<Next>,
+}
+
 type Started = io::Result<(&'static str, Option<String>)>;
 
 fn run_queue(
@@ -224,6 +415,7 @@ fn run_queue(
     remote: RemoteFront,
     makers: Vec<MakeFront>,
     ready: &Sender<Started>,
+    gate: &Gate,
 ) {
     protect();
     let (engine, note) = match Engine::open(choice) {
@@ -242,8 +434,18 @@ fn run_queue(
         }
     }
     let _ = ready.send(Ok((name, note)));
-    if let Err(error) = queue.run(&mut MultiFront::new(children), &RealClock) {
-        broken("a queue", &error);
+    let mut front = MultiFront::new(children);
+    loop {
+        match queue.run(&mut front, &RealClock) {
+            Ok(Ended::Stopped) => return,
+            Ok(Ended::Paused) => {}
+            Err(error) => broken("a queue", &error),
+        }
+        let _ = gate.on_pause.send(());
+        match gate.goes_on.recv() {
+            Ok(Next::Serve(device)) => queue.renew(&device, &mut front),
+            Ok(Next::FailAll) | Err(_) => queue.fail_all(),
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use ploop_engine::{FrontEnd, Limits};
 use ploop_image::Disk;
 use ploop_io::Ident;
 use ploop_ublk::{Error, Options, UblkDevice, UblkFront};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What the device needs to know of the disk.
@@ -22,15 +24,25 @@ impl Traits {
     pub fn of(disk: &Disk) -> Self {
         // F2, I14: only with a record of changes is nothing lost that was answered.
         let recoverable = disk.read_only() || disk.spec().record.is_some();
-        Self { identity: identity(disk.ident(), disk.read_only()), recoverable }
+        Self { identity: identity(disk), recoverable }
     }
 }
 
-/// A word for the disk that the device carries to the next server. A device for writing is not for
-/// one that only reads.
-fn identity(ident: Ident, read_only: bool) -> u64 {
+/// A word for the disk that the device carries to the next server: of its directory and its name
+/// there, for images come and go. A device for writing is not for one that only reads.
+fn identity(disk: &Disk) -> u64 {
+    let name = disk.descriptor().and_then(|path| Some((path.parent()?, path.file_name()?)));
+    let home = name.and_then(|(home, name)| Some((std::fs::metadata(home).ok()?, name)));
+    let (ident, name) = match home {
+        Some((home, name)) => (Ident { dev: home.dev(), ino: home.ino() }, name.as_bytes()),
+        None => (disk.ident(), &b""[..]),
+    };
+    word(ident, name, disk.read_only())
+}
+
+fn word(ident: Ident, name: &[u8], read_only: bool) -> u64 {
     let bytes = ident.dev.to_le_bytes().into_iter().chain(ident.ino.to_le_bytes());
-    let bytes = bytes.chain([u8::from(read_only)]);
+    let bytes = bytes.chain([u8::from(read_only)]).chain(name.iter().copied());
     let start = 0xcbf2_9ce4_8422_2325_u64;
     let hash =
         bytes.fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
@@ -135,8 +147,8 @@ mod tests {
 
     #[test]
     fn disks_have_words_of_their_own_and_never_zero() {
-        let of = |dev, ino| identity(Ident { dev, ino }, false);
-        assert_ne!(of(1, 2), identity(Ident { dev: 1, ino: 2 }, true));
+        let of = |dev, ino| word(Ident { dev, ino }, b"a.xml", false);
+        assert_ne!(of(1, 2), word(Ident { dev: 1, ino: 2 }, b"a.xml", true));
         assert_ne!(of(1, 2), of(2, 1));
         assert_ne!(of(1, 2), of(1, 4));
         assert_ne!(of(0, 0), 0);

@@ -1,0 +1,373 @@
+//! Operations on the layers of an open disk. What changes the chain happens while requests wait
+//! ([`Session::exchange`]); what copies data runs beside them, as a job.
+
+use super::copier::Together;
+use super::exports::Exports;
+use super::jobs::{Jobs, Running, Turn};
+use super::methods::Event;
+use super::raise::Raise;
+use super::session::{Paused, Session};
+use crate::control::types::{DeleteReply, GrowReply, SnapshotReply};
+use crate::{Code, Failure, Result};
+use ploop_engine::Limits;
+use ploop_engine::remote::RemoteHandle;
+use ploop_format::{Descriptor, Guid, Sector};
+use ploop_image::layers::{Deleted, InTurn, Which, Work};
+use ploop_image::{Held, OpenOptions, layers};
+use ploop_io::{RealDir, RealEntropy};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Longest pause that a client may ask for.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// What is to be done while a client holds the device paused.
+type Inside = Box<dyn FnOnce(&OpenOptions) + Send>;
+
+/// The layers of an open disk, for control clients.
+#[derive(Clone)]
+pub struct Layers {
+    events: Sender<Event>,
+    target: PathBuf,
+    /// Jobs, and who may change the layers.
+    pub jobs: Jobs,
+    /// Set while a client holds the device paused.
+    paused: Arc<Mutex<Option<HeldPause>>>,
+}
+
+/// A pause that a client holds: what is sent here is done in it. Nothing else changes the layers.
+struct HeldPause {
+    sender: Sender<Inside>,
+    #[expect(dead_code, reason = "what counts is that it is there")]
+    turn: Turn,
+}
+
+/// What a job needs of the session.
+struct Facts {
+    remotes: Vec<RemoteHandle>,
+    limits: Limits,
+    levels: usize,
+    waiting: usize,
+    held: Held,
+    read_only: bool,
+}
+
+impl Layers {
+    /// Of the disk at `target`; `events` reach the thread that has the session.
+    #[must_use]
+    pub fn new(target: PathBuf, events: Sender<Event>) -> Self {
+        Self { events, target, jobs: Jobs::default(), paused: Arc::default() }
+    }
+
+    /// Has the thread that owns the session do something.
+    fn session<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Session, &mut Exports) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let stopping = || Failure::new(Code::NotMounted, "the server is stopping");
+        let (reply, result) = sync_channel(1);
+        let task = Box::new(move |session: &mut Session, exports: &mut Exports| {
+            let _ = reply.send(work(session, exports));
+        });
+        self.events.send(Event::Do(task)).map_err(|_| stopping())?;
+        result.recv().unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Does something to the files while requests wait: in a pause of its own, or in the one that a
+    /// client holds.
+    fn pause<T: Send + 'static>(
+        &self,
+        also_write: Vec<Guid>,
+        operate: impl FnOnce(&OpenOptions) -> Result<T> + Send + 'static,
+    ) -> Result<(T, Paused)> {
+        let held = self.paused().as_ref().map(|held| held.sender.clone());
+        let Some(held) = held else {
+            return self.session(move |session, _| session.exchange(also_write, operate));
+        };
+        let (reply, result) = sync_channel(1);
+        let begin = Instant::now();
+        let inside: Inside = Box::new(move |options| {
+            let _ = reply.send(operate(options));
+        });
+        let over = |_| Failure::new(Code::NotMounted, "the pause is over");
+        held.send(inside).map_err(|_| Failure::new(Code::NotMounted, "the pause is over"))?;
+        let done = result.recv().map_err(over)??;
+        Ok((done, Paused { time: begin.elapsed() }))
+    }
+
+    fn paused(&self) -> MutexGuard<'_, Option<HeldPause>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn facts(&self) -> Result<Facts> {
+        self.session(|session, _| {
+            let disk = session.disk().ok_or_else(super::session::lost)?;
+            Ok(Facts {
+                remotes: session.remotes().to_vec(),
+                limits: session.device().limits(),
+                levels: disk.images().count(),
+                waiting: disk.waiting(),
+                held: disk.held(),
+                read_only: disk.read_only(),
+            })
+        })
+    }
+
+    fn writable(&self) -> Result<Facts> {
+        let facts = self.facts()?;
+        match facts.read_only {
+            false => Ok(facts),
+            true => Err(Failure::new(Code::Parameter, "the disk is open read-only")),
+        }
+    }
+
+    fn descriptor(&self) -> Result<Descriptor> {
+        Ok(layers::describe(&RealDir, &self.target)?)
+    }
+
+    /// Freezes the top under a name, a new one if none.
+    ///
+    /// # Errors
+    /// As of a closed disk; the device goes on.
+    pub fn snapshot(&self, guid: Option<Guid>) -> Result<SnapshotReply> {
+        // In a pause that somebody holds the layers are ours already.
+        let turn = match self.paused().is_some() {
+            true => None,
+            false => Some(self.jobs.turn("a snapshot")?),
+        };
+        if turn.is_some() {
+            self.writable()?;
+        }
+        let target = self.target.clone();
+        let (taken, paused) = self.pause(Vec::new(), move |options| {
+            Ok(ploop_image::snapshot(&RealDir, &RealEntropy, &target, guid, options)?)
+        })?;
+        for note in &taken.notes {
+            tracing::warn!("{note}");
+        }
+        Ok(SnapshotReply {
+            uuid: taken.guid.to_string(),
+            image: taken.image.display().to_string(),
+            pause_ns: nanos(paused.time),
+        })
+    }
+
+    /// Makes the device larger. The caller tells whoever uses it.
+    ///
+    /// # Errors
+    /// As of a closed disk; the device goes on with its old size.
+    pub fn grow(&self, size: Sector) -> Result<GrowReply> {
+        let _turn = self.jobs.turn("a grow")?;
+        self.writable()?;
+        let target = self.target.clone();
+        let (grown, paused) = self.pause(Vec::new(), move |options| {
+            Ok(layers::grow(&RealDir, &target, size, options)?)
+        })?;
+        for note in &grown.notes {
+            tracing::warn!("{note}");
+        }
+        self.session(|session, exports| exports.resized(session.device().limits().size))?;
+        Ok(GrowReply {
+            before_bytes: grown.before.bytes(),
+            size_bytes: grown.size.bytes(),
+            pause_ns: nanos(paused.time),
+        })
+    }
+
+    /// Deletes a snapshot: at once when it can, else by a merge, whose job is told.
+    ///
+    /// # Errors
+    /// No such snapshot (43), it is the top (38: the content of the device would change), or as
+    /// [`Layers::merge`].
+    pub fn delete(&self, guid: Guid, rate: Option<u64>) -> Result<DeleteReply> {
+        let parsed = self.descriptor()?;
+        if guid == parsed.top {
+            let message = "what was written since the last snapshot is in use";
+            return Err(Failure::parameter(message).hint("detach or unmount the disk first"));
+        }
+        let mut children = parsed.children(guid);
+        if let (Some(child), None) = (children.next(), children.next()) {
+            let job = self.merge(Which::One(child.guid), rate)?;
+            return Ok(DeleteReply { deleted: "merging".to_owned(), job: Some(job) });
+        }
+        let _turn = self.jobs.turn("a snapshot-delete")?;
+        self.writable()?;
+        let target = self.target.clone();
+        let (done, _) = self.pause(Vec::new(), move |options| {
+            let work = &mut Work { progress: &mut |_, _| true, copier: &InTurn };
+            Ok(layers::delete(&RealDir, &RealEntropy, &target, guid, options, work)?)
+        })?;
+        let deleted = match done {
+            Deleted::Removed(_) => "removed",
+            Deleted::Merged(_) => "merged",
+            Deleted::Marked => "marked",
+        };
+        Ok(DeleteReply { deleted: deleted.to_owned(), job: None })
+    }
+
+    /// Begins a merge; returns the number of its job.
+    ///
+    /// # Errors
+    /// Something else runs (17), or the disk is read-only (38). What goes wrong later is the job's.
+    pub fn merge(&self, which: Which, rate: Option<u64>) -> Result<u64> {
+        let turn = self.jobs.turn("a merge")?;
+        self.writable()?;
+        let job = self.jobs.begin(turn, "merge", rate);
+        let id = job.id();
+        let layers = self.clone();
+        let run = move || {
+            let result = layers.merge_now(which, &job);
+            if let Err(failure) = &result {
+                tracing::warn!("job {id}: {failure}");
+            }
+            job.end(&result);
+        };
+        let thread = std::thread::Builder::new().name("ploop-job".into()).spawn(run);
+        thread.map_err(|e| Failure::io(Code::System, "cannot start a job's thread", &e))?;
+        Ok(id)
+    }
+
+    fn merge_now(&self, which: Which, job: &Running) -> Result<()> {
+        let parsed = self.descriptor()?;
+        let waiting = self.facts()?.waiting;
+        match which {
+            Which::One(guid) if guid != parsed.top => self.merge_below(guid, &parsed, job),
+            // What was begun before goes on.
+            _ if waiting > 0 => self.merge_down(None, job),
+            Which::All => self.merge_down(Some(Which::All), job),
+            Which::Top | Which::One(_) => self.merge_down(Some(Which::Top), job),
+        }
+    }
+
+    /// The top goes down: the image that takes it in becomes the top, see [`layers::turn`].
+    fn merge_down(&self, which: Option<Which>, job: &Running) -> Result<()> {
+        let mut total = 0;
+        if let Some(which) = which {
+            let target = self.target.clone();
+            let (turned, paused) = self.pause(Vec::new(), move |options| {
+                Ok(layers::turn(&RealDir, &RealEntropy, &target, which, options)?)
+            })?;
+            job.paused(paused.time);
+            total = turned.bytes;
+        }
+        let Facts { remotes, limits, levels, waiting, .. } = self.facts()?;
+        let top = u32::try_from(levels - 1).unwrap_or(u32::MAX);
+        let floor = u32::try_from(levels - 1 - waiting).unwrap_or(u32::MAX);
+        Raise { remotes: &remotes, limits, floor, top, total }.run(job)?;
+        let target = self.target.clone();
+        let (dropped, paused) = self.pause(Vec::new(), move |options| {
+            Ok(layers::drop_covered(&RealDir, &RealEntropy, &target, options)?)
+        })?;
+        job.paused(paused.time);
+        for note in dropped.notes {
+            tracing::warn!("{note}");
+        }
+        Ok(())
+    }
+
+    /// A snapshot goes into its parent, both frozen: by a copy beside the device, which then opens
+    /// the chain without it.
+    fn merge_below(&self, guid: Guid, parsed: &Descriptor, job: &Running) -> Result<()> {
+        let shot = parsed.shot(guid).ok_or_else(|| {
+            Failure::new(Code::NoSnapshot, format!("there is no snapshot {guid}"))
+        })?;
+        let on_chain = parsed.chain().is_ok_and(|c| c.iter().any(|image| image.guid == guid));
+        let work = |options: &OpenOptions| {
+            let copier = Together::default();
+            let work =
+                &mut Work { progress: &mut |done, total| job.go_on(done, total), copier: &copier };
+            let which = Which::One(guid);
+            let merged = layers::merge(&RealDir, &RealEntropy, &self.target, which, options, work)?;
+            for note in merged.notes {
+                tracing::warn!("{note}");
+            }
+            Ok(())
+        };
+        let options = |held| OpenOptions { held, ..OpenOptions::default() };
+        if !on_chain {
+            // Another branch of the tree; what it shares with ours is locked against writing.
+            return work(&options(self.facts()?.held.lock_only()));
+        }
+        let target = self.target.clone();
+        let (_, paused) = self.pause(vec![guid, shot.parent], move |options| {
+            Ok(layers::fit(&RealDir, &target, guid, options)?)
+        })?;
+        job.paused(paused.time);
+        let result = self.facts().and_then(|facts| work(&options(facts.held)));
+        let (_, paused) = self.pause(Vec::new(), |_| Ok(()))?;
+        job.paused(paused.time);
+        result
+    }
+
+    /// Holds the device paused, everything durable, until [`Layers::resume`] or the time is over.
+    /// Snapshots can be taken meanwhile.
+    ///
+    /// # Errors
+    /// It is paused already, or something else runs (17).
+    pub fn hold(&self, limit: Duration) -> Result<()> {
+        let turn = self.jobs.turn("a pause")?;
+        self.writable()?;
+        let (sender, inbox) = channel();
+        *self.paused() = Some(HeldPause { sender, turn });
+        let (ready, is_ready) = sync_channel(1);
+        let until = Instant::now() + limit.min(LONGEST_PAUSE);
+        let slot = Arc::clone(&self.paused);
+        let task = Box::new(move |session: &mut Session, _: &mut Exports| {
+            let told = ready.clone();
+            let result = session.exchange(Vec::new(), |options| {
+                let _ = told.send(Ok(()));
+                serve_pause(&inbox, until, options);
+                Ok(())
+            });
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            if let Err(failure) = result {
+                let _ = ready.try_send(Err(failure));
+            }
+        });
+        let stopping = || Failure::new(Code::NotMounted, "the server is stopping");
+        self.events.send(Event::Do(task)).map_err(|_| stopping())?;
+        is_ready.recv().unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Ends a pause.
+    ///
+    /// # Errors
+    /// It is over already (38): something else may have been written since.
+    pub fn resume(&self) -> Result<()> {
+        let paused = self.paused().take();
+        paused.map(drop).ok_or_else(|| Failure::parameter("the device is not paused"))
+    }
+
+    /// Gives up the new top of a snapshot that was taken in this pause.
+    ///
+    /// # Errors
+    /// Nobody holds the device paused (38), or as of a closed disk.
+    pub fn undo_snapshot(&self) -> Result<()> {
+        if self.paused().is_none() {
+            return Err(Failure::parameter("the device is not paused"));
+        }
+        let top = self.descriptor()?.top;
+        let target = self.target.clone();
+        self.pause(Vec::new(), move |options| {
+            let work = &mut Work { progress: &mut |_, _| true, copier: &InTurn };
+            Ok(layers::delete(&RealDir, &RealEntropy, &target, top, options, work)?)
+        })?;
+        Ok(())
+    }
+}
+
+/// Does what comes until the sender is gone or the time is over.
+fn serve_pause(inbox: &Receiver<Inside>, until: Instant, options: &OpenOptions) {
+    loop {
+        match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(work) => work(options),
+            Err(_) => return,
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
