@@ -256,8 +256,10 @@ impl<I: Io> Keeper<I> {
     /// held and come back.)
     fn give_up_waiters(&mut self) {
         let s = &self.space;
+        // Not what could not be cleaned just now: zeros need space too where nothing is punched.
+        let dirty = !s.dirty.is_empty() && self.now >= s.clean_retry_at;
         let coming = s.extend.is_some()
-            || !s.dirty.is_empty()
+            || dirty
             || s.cleaning > 0
             || !s.cleaned.is_empty()
             || !self.quarantine.is_empty();

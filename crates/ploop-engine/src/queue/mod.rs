@@ -197,7 +197,8 @@ impl<I: Io> Queue<I> {
     }
 
     fn deadline(&self) -> Option<u64> {
-        let parked = (!self.parked.is_empty()).then_some(self.parked_until);
+        let parked = !self.parked.is_empty() && !self.pausing;
+        let parked = parked.then_some(self.parked_until);
         match (parked, self.poll_at) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
