@@ -32,7 +32,7 @@ impl Disk {
     ///
     /// # Errors
     /// As [`Disk::close`].
-    pub fn close_held(self, report: CloseReport) -> Result<Held> {
+    pub(crate) fn close_held(self, report: CloseReport) -> Result<Held> {
         self.finish_top(report)?;
         if let Some(kept) = &self.kept {
             kept.forget();

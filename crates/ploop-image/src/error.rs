@@ -29,6 +29,8 @@ pub enum ErrorKind {
     Stat,
     /// `fsync` failed.
     Sync,
+    /// As `Sync`, of a name or of a file that nothing needs yet: the images are what they were.
+    SyncNew,
     /// `ftruncate` failed.
     Truncate,
     /// `fallocate` failed.
@@ -71,7 +73,7 @@ impl ErrorKind {
             Self::BadImage => 11,
             Self::System => 12,
             Self::Stat => 15,
-            Self::Sync => 16,
+            Self::Sync | Self::SyncNew => 16,
             Self::Conversion | Self::DescriptorExists => 17,
             Self::Truncate => 19,
             Self::Reserve => 20,
@@ -100,7 +102,7 @@ impl ErrorKind {
             Self::Conversion => "conversion_in_progress",
             Self::DescriptorExists => "descriptor_exists",
             Self::Stat => "stat",
-            Self::Sync => "sync",
+            Self::Sync | Self::SyncNew => "sync",
             Self::Truncate => "truncate",
             Self::Reserve => "reserve",
             Self::LockFile => "lock_file",

@@ -5,6 +5,7 @@
 //! | [`locate`] | what a path means: descriptor, directory, lone image |
 //! | [`gate`] | which files a descriptor may name |
 //! | [`open`] | [`Disk`]: locks, header and BAT checks, in-use mark, the engine's spec |
+//! | `exchange` | an operation on layers while a device pauses |
 //! | `close` | [`Disk::close`], [`Disk::abort`] |
 //! | [`create`](fn@create) | a new image and its descriptor |
 //! | [`snapshot`](fn@snapshot) | freezes the top of a disk that is not open |
@@ -18,6 +19,7 @@ pub mod check;
 mod close;
 mod create;
 mod error;
+mod exchange;
 mod extension;
 pub mod gate;
 mod head;
@@ -35,6 +37,7 @@ mod store;
 pub use check::{CheckOptions, CheckReport, check};
 pub use create::{CreateOptions, Created, Kind, Progress, create};
 pub use error::{ErrorKind, ImageError, Result};
+pub use exchange::Exchange;
 pub use gate::{AnyFile, InsideDirectory, OpenGate};
 pub use held::Held;
 pub use info::{Info, SnapshotEntry, StatFs, info, snapshots, statfs};

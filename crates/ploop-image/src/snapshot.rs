@@ -142,7 +142,7 @@ pub(crate) fn make_delta(dir: &dyn Dir, path: &Path, header: &Header) -> Result<
     let home = home_of(path);
     let made = write_empty(&*file, header).and_then(|()| {
         synced(Bug::NoSyncDeltaName, || dir.sync_dir(&home)).at(
-            ErrorKind::Sync,
+            ErrorKind::SyncNew,
             "cannot sync",
             &home,
         )
@@ -167,5 +167,5 @@ fn write_empty(file: &dyn ploop_io::RawFile, header: &Header) -> Result<()> {
         buffer[..bytes.len()].fill(0);
         at += len;
     }
-    synced(Bug::NoSyncDelta, || file.sync()).at(ErrorKind::Sync, "cannot sync", path)
+    synced(Bug::NoSyncDelta, || file.sync()).at(ErrorKind::SyncNew, "cannot sync", path)
 }

@@ -41,6 +41,13 @@ pub(crate) fn stage(
     stage_as(dir, target, &format!(".tmp.{}", new_guid(entropy)), text)
 }
 
+/// Writes the descriptor that is in force once more: after a failure nobody knows which one a crash
+/// would bring back (F12).
+pub(crate) fn again(dir: &dyn Dir, entropy: &dyn Entropy, document: &Document) -> Result<()> {
+    let text = String::from_utf8_lossy(&document.bytes);
+    stage(dir, entropy, &document.path, &text)?.commit(dir)
+}
+
 /// The size in a descriptor follows the top's header: a grow ended between the two (F20).
 pub(crate) fn put_size(dir: &dyn Dir, document: &Document, size: Sector) -> Result<()> {
     let mut parsed = document.parsed.clone();
@@ -67,7 +74,11 @@ fn stage_as(dir: &dyn Dir, target: &Path, name: &str, text: &str) -> Result<Stag
         .write_at(text.as_bytes(), 0)
         .at(ErrorKind::Write, "cannot write", &staged.tmp)
         .and_then(|()| {
-            synced(Bug::NoSyncText, || file.sync()).at(ErrorKind::Sync, "cannot sync", &staged.tmp)
+            synced(Bug::NoSyncText, || file.sync()).at(
+                ErrorKind::SyncNew,
+                "cannot sync",
+                &staged.tmp,
+            )
         });
     match written {
         Ok(()) => Ok(staged),
@@ -87,7 +98,11 @@ impl Staged {
             return Err(ImageError::new(ErrorKind::Rename, text).because(e));
         }
         let home = home_of(&self.target);
-        synced(Bug::NoSyncRename, || dir.sync_dir(&home)).at(ErrorKind::Sync, "cannot sync", &home)
+        synced(Bug::NoSyncRename, || dir.sync_dir(&home)).at(
+            ErrorKind::SyncNew,
+            "cannot sync",
+            &home,
+        )
     }
 
     /// Removes the staged text.

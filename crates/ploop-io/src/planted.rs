@@ -91,6 +91,7 @@ bugs! {
     Decision MarkNot "the in-use mark is not set (I12)",
     Decision RecordEarly "a change is taken off the record when its write begins (F2)",
     Decision RecordNot "a change is not put on record (F2)",
+    Layer ExchangeUnsure "a descriptor that may go is taken for the one that stays (F12)",
     Layer MergeDropsZeros "a merge leaves zeros out where a lower level has the cluster",
     Layer MergeLowest "a merge takes a cluster from the lowest level that has it",
     Layer GrowHeaderEarly "a grow writes the header before the clusters are out of the way (I8)",

@@ -1,12 +1,12 @@
 //! Operations on the layers of a closed disk, as a table: a row is an operation.
 
-use crate::life::{OpenError, open_options};
+use crate::life::open_options;
 use crate::scene::DESCRIPTOR;
 use ploop_format::{Descriptor, Guid, Sector};
 use ploop_image::layers::{
-    InTurn, Which, Work, delete, drop_covered, grow, merge, merge_leftovers, switch, turn,
+    InTurn, Which, Work, delete, describe, drop_covered, grow, merge, merge_leftovers, switch, turn,
 };
-use ploop_image::{Disk, ErrorKind, ImageError, info, snapshot};
+use ploop_image::{Disk, ErrorKind, ImageError, OpenOptions, info, snapshot};
 use ploop_io::sim::{SimDir, SimEntropy, SimWorld};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,11 +17,19 @@ pub struct LayerOp {
     /// Its name.
     pub name: &'static str,
     /// Does it, with a number for the choices and names it makes.
-    pub run: fn(&Scene<'_>, u64) -> Result<(), String>,
+    pub run: fn(&Scene<'_>, u64) -> Result<(), ImageError>,
     /// Levels the disk must have for it, at least and at most.
     pub levels: (usize, usize),
     /// Changes images below the top, as it should.
     pub changes_lower: bool,
+}
+
+impl LayerOp {
+    /// Whether it can be done while a device pauses: it leaves files alone that the device has.
+    #[must_use]
+    pub fn live(&self) -> bool {
+        self.name != "open-and-abort"
+    }
 }
 
 /// All of them.
@@ -52,121 +60,127 @@ macro_rules! quiet {
 pub struct Scene<'a> {
     world: &'a SimWorld,
     dir: SimDir,
+    options: OpenOptions,
 }
 
 impl<'a> Scene<'a> {
     /// The disk of a world.
     #[must_use]
     pub fn new(world: &'a SimWorld) -> Self {
-        Self { world, dir: world.dir() }
+        Self::with(world, open_options(false))
+    }
+
+    /// The same with files that a device has open.
+    #[must_use]
+    pub fn with(world: &'a SimWorld, options: OpenOptions) -> Self {
+        Self { world, dir: world.dir(), options }
     }
 
     fn entropy(&self, number: u64) -> SimEntropy {
         self.world.entropy(number)
     }
 
-    fn descriptor(&self) -> Result<Descriptor, String> {
-        let text = self.world.read_file(Path::new(DESCRIPTOR)).map_err(|e| e.to_string())?;
-        Descriptor::parse(&text).map_err(|e| e.to_string())
+    fn descriptor(&self) -> Result<Descriptor, ImageError> {
+        describe(&self.dir, Path::new(DESCRIPTOR))
     }
 
     /// A name of the chain that is not the base's.
-    fn upper(&self, number: u64) -> Result<Guid, String> {
-        let chain = self.descriptor()?.chain().map_err(|e| e.to_string())?;
-        let upper = &chain[1..];
-        Ok(upper[number as usize % upper.len()].guid)
+    fn upper(&self, number: u64) -> Result<Guid, ImageError> {
+        let parsed = self.descriptor()?;
+        let chain = parsed.chain().unwrap_or_default();
+        let upper = chain.get(1..).unwrap_or_default();
+        Ok(upper.get(number as usize % upper.len().max(1)).map_or(Guid::NONE, |image| image.guid))
     }
 
-    fn turn(&self, which: Which, number: u64) -> Result<(), String> {
+    fn turn(&self, which: Which, number: u64) -> Result<(), ImageError> {
         let (entropy, target) = (self.entropy(number), Path::new(DESCRIPTOR));
-        said(turn(&self.dir, &entropy, target, which, &open_options(false)))
+        said(turn(&self.dir, &entropy, target, which, &self.options))
     }
 
-    fn merge(&self, which: Which, number: u64) -> Result<(), String> {
+    fn merge(&self, which: Which, number: u64) -> Result<(), ImageError> {
         let (entropy, target) = (self.entropy(number), Path::new(DESCRIPTOR));
-        said(merge(&self.dir, &entropy, target, which, &open_options(false), &mut quiet!()))
+        said(merge(&self.dir, &entropy, target, which, &self.options, &mut quiet!()))
     }
 }
 
 /// A refusal is an answer: other snapshots may lie on what would change.
-fn said<T>(result: Result<T, ImageError>) -> Result<(), String> {
+fn said<T>(result: Result<T, ImageError>) -> Result<(), ImageError> {
     match result {
         Err(error) if error.kind() == ErrorKind::Param => Ok(()),
-        result => result.map(drop).map_err(|e| OpenError::Image(e).to_string()),
+        result => result.map(drop),
     }
 }
 
-fn take_snapshot(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn take_snapshot(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     let entropy = scene.entropy(number);
-    said(snapshot(&scene.dir, &entropy, Path::new(DESCRIPTOR), None, &open_options(false)))
+    said(snapshot(&scene.dir, &entropy, Path::new(DESCRIPTOR), None, &scene.options))
 }
 
-fn open_and_abort(scene: &Scene<'_>, _number: u64) -> Result<(), String> {
+fn open_and_abort(scene: &Scene<'_>, _number: u64) -> Result<(), ImageError> {
     let dir = Arc::new(scene.world.dir());
-    let disk = Disk::open(dir, Path::new(DESCRIPTOR), &open_options(false));
+    let disk = Disk::open(dir, Path::new(DESCRIPTOR), &scene.options);
     said(disk.and_then(Disk::abort))
 }
 
 /// A snapshot, and back to it: nothing was written in between.
-fn go_back(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn go_back(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     let (entropy, target) = (scene.entropy(number), Path::new(DESCRIPTOR));
-    let options = open_options(false);
-    let taken = snapshot(&scene.dir, &entropy, target, None, &options);
-    let taken = taken.map_err(|e| OpenError::Image(e).to_string())?;
+    let options = scene.options.clone();
+    let taken = snapshot(&scene.dir, &entropy, target, None, &options)?;
     said(switch(&scene.dir, &entropy, target, taken.guid, number.is_multiple_of(4), &options))
 }
 
 /// A snapshot, and the empty top on it dropped.
-fn drop_top(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn drop_top(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     take_snapshot(scene, number)?;
     let (entropy, target) = (scene.entropy(number + 1), Path::new(DESCRIPTOR));
-    let options = open_options(false);
+    let options = scene.options.clone();
     said(delete(&scene.dir, &entropy, target, Guid::TOP, &options, &mut quiet!()))
 }
 
-fn merge_top(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn merge_top(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     scene.merge(Which::Top, number)
 }
 
-fn merge_one(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn merge_one(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     scene.merge(Which::One(scene.upper(number)?), number)
 }
 
-fn turn_top(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn turn_top(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     scene.turn(Which::Top, number)
 }
 
-fn turn_all(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn turn_all(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     scene.turn(Which::All, number)
 }
 
 /// Refused until everything is copied up; an offline merge may come first.
-fn end_turn(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn end_turn(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     let (entropy, target) = (scene.entropy(number), Path::new(DESCRIPTOR));
-    said(drop_covered(&scene.dir, &entropy, target, &open_options(false)))
+    said(drop_covered(&scene.dir, &entropy, target, &scene.options))
 }
 
-fn merge_all(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn merge_all(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     scene.merge(Which::All, number)
 }
 
-fn delete_one(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn delete_one(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     let descriptor = scene.descriptor()?;
     let below = descriptor.shot(scene.upper(number)?).map_or(Guid::NONE, |shot| shot.parent);
     let (entropy, target) = (scene.entropy(number), Path::new(DESCRIPTOR));
-    said(delete(&scene.dir, &entropy, target, below, &open_options(false), &mut quiet!()))
+    said(delete(&scene.dir, &entropy, target, below, &scene.options, &mut quiet!()))
 }
 
-fn leftovers(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn leftovers(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     let (entropy, target) = (scene.entropy(number), Path::new(DESCRIPTOR));
-    said(merge_leftovers(&scene.dir, &entropy, target, &open_options(false), &mut quiet!()))
+    said(merge_leftovers(&scene.dir, &entropy, target, &scene.options, &mut quiet!()))
 }
 
 /// By some clusters, now and then past the first cluster of the BAT.
-fn grow_some(scene: &Scene<'_>, number: u64) -> Result<(), String> {
+fn grow_some(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     let target = Path::new(DESCRIPTOR);
-    let options = open_options(false);
-    let now = info(&scene.dir, target, &options).map_err(|e| OpenError::Image(e).to_string())?;
+    let options = scene.options.clone();
+    let now = info(&scene.dir, target, &options)?;
     let cluster = u64::from(now.blocksize);
     let clusters = match number % 3 {
         0 => (now.size / cluster).max(8176 + (number >> 8) % 16),

@@ -4,7 +4,7 @@ use crate::front::SimFront;
 use ploop_engine::{
     CloseReport, Device, DeviceOptions, DeviceSpec, Errno, Keeper, OnEnospc, Queue, Request,
 };
-use ploop_image::{Disk, ImageError, LockWait, OpenOptions};
+use ploop_image::{Disk, Exchange, ImageError, LockWait, OpenOptions};
 use ploop_io::Io;
 use ploop_io::sim::{IoProbe, Rng, SimIo, SimWorld};
 use std::path::Path;
@@ -31,6 +31,8 @@ struct Lane {
     /// It was given requests, or has more to do at once.
     busy: bool,
     finished: bool,
+    /// Nothing of it is under way while the device pauses.
+    paused: bool,
 }
 
 /// An open device with its queues and its keeper.
@@ -42,8 +44,12 @@ pub struct Life {
     keeper_busy: bool,
     stopping: bool,
     device: Device,
-    disk: Disk,
+    /// `None`: an exchange did not end well.
+    disk: Option<Disk>,
     world: SimWorld,
+    options: OpenOptions,
+    /// Copy-up takes from all levels.
+    from_all: bool,
 }
 
 /// How to open.
@@ -76,6 +82,7 @@ impl Life {
     pub fn open(world: &SimWorld, target: &Path, how: Opening) -> Result<Self, OpenError> {
         let options =
             OpenOptions { records: Some(Arc::new(world.records())), ..open_options(how.direct) };
+        let opened = options.clone();
         let disk = Disk::open(Arc::new(world.dir()), target, &options)?;
         let options = DeviceOptions {
             queues: how.queues,
@@ -85,10 +92,9 @@ impl Life {
             enospc_retry_ms: 20,
             ..DeviceOptions::default()
         };
-        // Copy-up changes nothing that is read, whichever levels it takes from.
-        let floor = if how.seed.is_multiple_of(2) { 0 } else { disk.spec().floor };
-        let spec = DeviceSpec { floor, ..disk.spec() };
-        let device = Device::new(spec, options).map_err(|e| OpenError::Engine(e.to_string()))?;
+        let from_all = how.seed.is_multiple_of(2);
+        let device = Device::new(spec(&disk, from_all), options)
+            .map_err(|e| OpenError::Engine(e.to_string()))?;
         let mut rng = Rng::new(how.seed);
         let lanes = (0..how.queues)
             .map(|n| {
@@ -101,6 +107,7 @@ impl Life {
                     deadline: None,
                     busy: true,
                     finished: false,
+                    paused: false,
                 }
             })
             .collect();
@@ -116,8 +123,10 @@ impl Life {
             keeper_busy: true,
             stopping: false,
             device,
-            disk,
+            disk: Some(disk),
             world: world.clone(),
+            options: opened,
+            from_all,
         })
     }
 
@@ -125,12 +134,6 @@ impl Life {
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
-    }
-
-    /// The open image files, base first.
-    #[must_use]
-    pub fn disk(&self) -> &Disk {
-        &self.disk
     }
 
     /// Queues.
@@ -165,6 +168,7 @@ impl Life {
         lane.busy = turn.busy;
         lane.deadline = turn.deadline;
         lane.finished = turn.finished;
+        lane.paused = turn.paused;
         if lane.queue.io_mut().submit().is_err() { Turn::Dead } else { Turn::Step }
     }
 
@@ -184,7 +188,9 @@ impl Life {
             .lanes
             .iter()
             .enumerate()
-            .filter(|(_, l)| !l.finished && (l.busy || l.probe.runnable() || due(l.deadline)))
+            .filter(|(_, l)| {
+                !l.finished && !l.paused && (l.busy || l.probe.runnable() || due(l.deadline))
+            })
             .map(|(n, _)| n)
             .collect();
         if self.keeper_busy || self.keeper_probe.runnable() || due(self.keeper_deadline) {
@@ -214,7 +220,8 @@ impl Life {
     }
 
     fn pass_time(&mut self, event: Option<u64>) -> Turn {
-        let lanes = self.lanes.iter().filter(|l| !l.finished).filter_map(|l| l.deadline);
+        let lanes =
+            self.lanes.iter().filter(|l| !l.finished && !l.paused).filter_map(|l| l.deadline);
         let deadline = lanes.chain(self.keeper_deadline).min();
         match (event, deadline) {
             (Some(event), Some(deadline)) if deadline < event => self.world.advance_to(deadline),
@@ -236,6 +243,53 @@ impl Life {
         for lane in &mut self.lanes {
             lane.busy = true;
         }
+    }
+
+    /// Asks the queues to pause.
+    pub fn pause(&mut self) {
+        self.device.pause();
+        for lane in &mut self.lanes {
+            lane.busy = true;
+        }
+    }
+
+    /// All queues have paused.
+    #[must_use]
+    pub fn paused(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.paused)
+    }
+
+    /// After all queues have paused and the keeper is done: closes the images, has `operate` change
+    /// them, and goes on with what is there then. Returns what `operate` did.
+    ///
+    /// # Errors
+    /// The images could not be closed or opened: this life is over.
+    pub fn exchange<T>(
+        &mut self,
+        target: &Path,
+        seed: u64,
+        operate: impl FnOnce(&OpenOptions) -> Result<T, ImageError>,
+    ) -> Result<Result<T, ImageError>, OpenError> {
+        let lost = || OpenError::Engine("the disk is lost".into());
+        let disk = self.disk.take().ok_or_else(lost)?;
+        let entropy = self.world.entropy(seed);
+        let (options, entropy) = (&self.options, &entropy);
+        let how = Exchange { target, entropy, options, also_write: Vec::new() };
+        let dir = Arc::new(self.world.dir());
+        let (done, disk) = disk.exchange(self.keeper.report(), dir, how, operate)?;
+        let device = self.device.successor(spec(&disk, self.from_all));
+        let device = device.map_err(|e| OpenError::Engine(e.to_string()))?;
+        let io = self.world.io(seed);
+        self.keeper_probe = io.probe();
+        self.keeper = device.keeper(io).ok_or_else(lost)?;
+        (self.keeper_deadline, self.keeper_busy) = (None, true);
+        for lane in &mut self.lanes {
+            lane.queue.renew(&device, &mut lane.front);
+            (lane.busy, lane.paused) = (true, false);
+        }
+        self.device = device;
+        self.disk = Some(disk);
+        Ok(done)
     }
 
     /// All queues have returned.
@@ -264,9 +318,15 @@ impl Life {
         let report = self.keeper.report();
         let Self { lanes, keeper, disk, device, .. } = self;
         drop((lanes, keeper, device));
-        let closed = disk.close(report.clone());
+        let closed = disk.map_or(Ok(()), |disk| disk.close(report.clone()));
         (report, closed)
     }
+}
+
+/// What is served. Copy-up changes nothing that is read, whichever levels it takes from.
+fn spec(disk: &Disk, from_all: bool) -> DeviceSpec {
+    let spec = disk.spec();
+    DeviceSpec { floor: if from_all { 0 } else { spec.floor }, ..spec }
 }
 
 /// Why a device did not open.

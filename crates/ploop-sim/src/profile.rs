@@ -46,6 +46,8 @@ pub struct Profile {
     pub layers: bool,
     /// How many of them, between two rounds.
     pub operations: usize,
+    /// One of so many turns has one in the middle of traffic.
+    pub live: u64,
     /// A round may end with a kill.
     pub kill: bool,
     /// How operations are ordered.
@@ -116,6 +118,7 @@ const FIELDS: &[Field] = &[
     field!(churn: bool),
     field!(layers: bool),
     field!(operations: usize),
+    field!(live: u64),
     field!(kill: bool),
     field!(reorder: bool world),
     field!(straggler: u64 world),
@@ -161,6 +164,7 @@ impl Profile {
             exhaustive: 1,
             layers: false,
             operations: 1,
+            live: 200,
             churn: false,
             fua: 2,
             kill: false,
@@ -207,23 +211,20 @@ impl Profile {
                 name: name.into(),
                 layers: true,
                 operations: 4,
+                live: 20,
                 requests: 12,
                 crash_every: 1000,
                 clusters: 8 + seed % 9,
                 space: None,
-                rates: Rates::default(),
+                // Hardly any of the disk's operations fail, but some of the calls.
+                rates: Rates { short: u32::from(seed.is_multiple_of(2)), ..rates },
                 ..Self::swarm(seed)
             },
             "chain" => Self { levels: 3, ..plain },
             "faults" => {
                 let some = 65536 / 40;
-                let rates = Rates {
-                    read_error: some,
-                    write_error: some,
-                    zero_error: some,
-                    short: some,
-                    ..rates
-                };
+                let rates = Rates { read_error: some, write_error: some, ..rates };
+                let rates = Rates { zero_error: some, short: some, ..rates };
                 Self { levels: 2, rates, ..plain }
             }
             "syncfail" => {
@@ -320,6 +321,7 @@ impl Profile {
             exhaustive: rng.between(1, 2) as usize,
             layers: rng.chance(1, 2),
             operations: 1,
+            live: 200,
             churn,
             fua: *rng.pick(&[2, 2, 8]).unwrap_or(&2),
             kill: rng.chance(1, 2),

@@ -3,7 +3,7 @@
 use crate::explore::{self, Points};
 use crate::failure::{Failure, Report};
 use crate::layers::{self, LayerOp, Scene};
-use crate::life::{Life, Opening, Turn};
+use crate::life::{Life, OpenError, Opening, Turn};
 use crate::model::Model;
 use crate::profile::{Profile, cluster};
 use crate::recover::{self, Mark, Orphans, Subject};
@@ -219,6 +219,7 @@ impl<'a> Sim<'a> {
         }
         self.watch();
         let done = (op.run)(&Scene::new(&self.world), number);
+        let done = done.map_err(|e| OpenError::Image(e).to_string());
         self.world.set_hook(None);
         self.look_at_watched(op.name, Mark::May, false)?;
         if failing && done.is_err() {
@@ -396,8 +397,8 @@ impl<'a> Sim<'a> {
         traffic.told = told;
         let ended = self.serve(&mut life, &mut traffic);
         self.count(&traffic);
-        ended?;
-        let sync_failed = life.device().is_failed();
+        let lost = !ended?;
+        let sync_failed = life.device().is_failed() || lost;
         let ending = match self.rng.below(6) {
             // Nothing heals a failed sync but a new host.
             _ if sync_failed => Ending::Crash,
@@ -407,7 +408,14 @@ impl<'a> Sim<'a> {
         };
         self.story.say(|| format!("the round ends with {ending:?}"));
         match ending {
-            Ending::Crash => self.crash(life),
+            Ending::Crash => {
+                self.crash(life)?;
+                if lost {
+                    self.unsettled = true;
+                    self.look_at_levels()?;
+                }
+                Ok(())
+            }
             Ending::Kill => self.kill(life, &traffic),
             Ending::Close => self.close(life, traffic),
         }
@@ -463,14 +471,19 @@ impl<'a> Sim<'a> {
     }
 
     /// The requests of a round, with crash points on the way.
-    fn serve(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step {
+    /// `false` when the device was lost in an exchange.
+    fn serve(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step<bool> {
         let mut left = self.profile.requests;
         let most = self.rng.between(1, (self.profile.depth * self.profile.queues) as u64 + 2);
         let drain = self.rng.chance(1, 2);
         let mut last = self.world.operations();
         for _ in 0..recover::MANY_TURNS {
             if left == 0 && (!drain || traffic.is_empty()) {
-                return Ok(());
+                return Ok(true);
+            }
+            let live = self.profile.layers && self.rng.chance(1, self.profile.live);
+            if live && !life.device().is_failed() && !self.exchange(life, traffic)? {
+                return Ok(false);
             }
             if left > 0 && (traffic.len() as u64) < most && self.rng.chance(1, 2) {
                 let lane = self.rng.below(life.queues() as u64) as usize;
@@ -494,6 +507,70 @@ impl<'a> Sim<'a> {
             last = operations;
         }
         Err(format!("I16: {} requests never end", traffic.len()))
+    }
+
+    /// A layer operation while requests wait. `false`: the device was lost, as it may be when a
+    /// call fails; nothing but a crash ends this life.
+    fn exchange(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step<bool> {
+        let fits = |op: &&LayerOp| op.live() && (op.levels.0..=op.levels.1).contains(&self.levels);
+        let fitting: Vec<&LayerOp> = layers::OPS.iter().filter(fits).collect();
+        let Some(op) = self.rng.pick(&fitting).copied() else { return Ok(true) };
+        self.story.say(|| format!("layer operation {} while requests wait", op.name));
+        life.pause();
+        let mut closing = false;
+        for turns in 0.. {
+            let turn = life.turn(&mut self.rng);
+            self.settle(life, traffic)?;
+            self.space(life, traffic)?;
+            if !closing && life.paused() {
+                closing = true;
+                life.begin_close();
+            } else if closing && life.closed() {
+                break;
+            } else if turn == Turn::Idle || turns > recover::MANY_TURNS {
+                let wishes: Vec<_> = traffic.wishes().take(4).collect();
+                return Err(format!("I16: a pause hangs (keeper {closing}), left {wishes:?}"));
+            }
+        }
+        self.world.set_rates(Rates::default());
+        self.world.set_capacity(None);
+        let was_failed = life.device().is_failed();
+        let (failing, number) = (self.fails(4), self.rng.next_u64());
+        let calls = *self.rng.pick(&[12, 30, 80]).unwrap_or(&30);
+        let which = self.rng.below(calls);
+        if failing {
+            self.fail_one(which);
+        }
+        self.watch();
+        let (world, target) = (self.world.clone(), self.target.clone());
+        let done = life.exchange(&target, number, |options| {
+            (op.run)(&Scene::with(&world, options.clone()), number)
+        });
+        self.world.set_hook(None);
+        self.look_at_watched(op.name, Mark::May, false)?;
+        self.world.set_rates(self.profile.rates);
+        self.littered |= failing;
+        match done {
+            Ok(Ok(())) if was_failed => return Err("I10: a failed device went on".into()),
+            Ok(Ok(())) => {}
+            Ok(Err(_)) if failing => self.unsettled = true,
+            Ok(Err(error)) => {
+                let error = OpenError::Image(error);
+                return Err(format!("{} while requests wait: {error}", op.name));
+            }
+            Err(error) if failing || was_failed => {
+                self.story.say(|| format!("the device is lost: {error}"));
+                return Ok(false);
+            }
+            Err(error) => return Err(format!("{} while requests wait: {error}", op.name)),
+        }
+        let before = std::mem::take(&mut self.lower);
+        self.look_at_levels()?;
+        let same = |(path, hash): (&PathBuf, &u64)| self.lower.get(path) == Some(hash);
+        if !op.changes_lower && !failing && !before.iter().all(same) {
+            return Err(format!("I6: {} changed a lower image", op.name));
+        }
+        Ok(true)
     }
 
     fn settle(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step {
@@ -597,6 +674,10 @@ impl<'a> Sim<'a> {
 
     /// The process dies; a new one opens as soon as the locks let it (F7).
     fn kill(&mut self, life: Life, traffic: &Traffic) -> Step {
+        if self.world.unheard() {
+            // Nothing but a new host tells what is there.
+            return self.crash(life);
+        }
         self.world.kill();
         self.report.kills += 1;
         let in_flight = traffic.len();

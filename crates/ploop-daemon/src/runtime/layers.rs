@@ -13,7 +13,7 @@ use ploop_engine::Limits;
 use ploop_engine::remote::RemoteHandle;
 use ploop_format::{Descriptor, Guid, Sector};
 use ploop_image::layers::{Deleted, InTurn, Which, Work};
-use ploop_image::{Held, OpenOptions, layers};
+use ploop_image::{Held, OpenOptions, Result as ImageResult, layers};
 use ploop_io::{RealDir, RealEntropy};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -80,7 +80,7 @@ impl Layers {
     fn pause<T: Send + 'static>(
         &self,
         also_write: Vec<Guid>,
-        operate: impl FnOnce(&OpenOptions) -> Result<T> + Send + 'static,
+        operate: impl FnOnce(&OpenOptions) -> ImageResult<T> + Send + 'static,
     ) -> Result<(T, Paused)> {
         let held = self.paused().as_ref().map(|held| held.sender.clone());
         let Some(held) = held else {
@@ -142,7 +142,7 @@ impl Layers {
         }
         let target = self.target.clone();
         let (taken, paused) = self.pause(Vec::new(), move |options| {
-            Ok(ploop_image::snapshot(&RealDir, &RealEntropy, &target, guid, options)?)
+            ploop_image::snapshot(&RealDir, &RealEntropy, &target, guid, options)
         })?;
         for note in &taken.notes {
             tracing::warn!("{note}");
@@ -162,9 +162,8 @@ impl Layers {
         let _turn = self.jobs.turn("a grow")?;
         self.writable()?;
         let target = self.target.clone();
-        let (grown, paused) = self.pause(Vec::new(), move |options| {
-            Ok(layers::grow(&RealDir, &target, size, options)?)
-        })?;
+        let (grown, paused) =
+            self.pause(Vec::new(), move |options| layers::grow(&RealDir, &target, size, options))?;
         for note in &grown.notes {
             tracing::warn!("{note}");
         }
@@ -197,7 +196,7 @@ impl Layers {
         let target = self.target.clone();
         let (done, _) = self.pause(Vec::new(), move |options| {
             let work = &mut Work { progress: &mut |_, _| true, copier: &InTurn };
-            Ok(layers::delete(&RealDir, &RealEntropy, &target, guid, options, work)?)
+            layers::delete(&RealDir, &RealEntropy, &target, guid, options, work)
         })?;
         let deleted = match done {
             Deleted::Removed(_) => "removed",
@@ -247,7 +246,7 @@ impl Layers {
         if let Some(which) = which {
             let target = self.target.clone();
             let (turned, paused) = self.pause(Vec::new(), move |options| {
-                Ok(layers::turn(&RealDir, &RealEntropy, &target, which, options)?)
+                layers::turn(&RealDir, &RealEntropy, &target, which, options)
             })?;
             job.paused(paused.time);
             total = turned.bytes;
@@ -258,7 +257,7 @@ impl Layers {
         Raise { remotes: &remotes, limits, floor, top, total }.run(job)?;
         let target = self.target.clone();
         let (dropped, paused) = self.pause(Vec::new(), move |options| {
-            Ok(layers::drop_covered(&RealDir, &RealEntropy, &target, options)?)
+            layers::drop_covered(&RealDir, &RealEntropy, &target, options)
         })?;
         job.paused(paused.time);
         for note in dropped.notes {
@@ -292,7 +291,7 @@ impl Layers {
         }
         let target = self.target.clone();
         let (_, paused) = self.pause(vec![guid, shot.parent], move |options| {
-            Ok(layers::fit(&RealDir, &target, guid, options)?)
+            layers::fit(&RealDir, &target, guid, options)
         })?;
         job.paused(paused.time);
         let result = self.facts().and_then(|facts| work(&options(facts.held)));
@@ -352,7 +351,7 @@ impl Layers {
         let target = self.target.clone();
         self.pause(Vec::new(), move |options| {
             let work = &mut Work { progress: &mut |_, _| true, copier: &InTurn };
-            Ok(layers::delete(&RealDir, &RealEntropy, &target, top, options, work)?)
+            layers::delete(&RealDir, &RealEntropy, &target, top, options, work)
         })?;
         Ok(())
     }

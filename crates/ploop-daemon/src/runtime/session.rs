@@ -7,8 +7,8 @@ use crate::failure::OrFail;
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::{RemoteFront, RemoteHandle, remote};
 use ploop_engine::{CloseReport, Device, Ended, FrontEnd, Limits};
-use ploop_image::{Disk, OpenOptions};
-use ploop_io::{Engine, EngineChoice, Io, RawFile, RealClock, RealDir, Waker};
+use ploop_image::{Disk, Exchange, OpenOptions, Result as ImageResult};
+use ploop_io::{Engine, EngineChoice, Io, RawFile, RealClock, RealDir, RealEntropy, Waker};
 use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
@@ -208,7 +208,7 @@ impl Session {
     pub fn exchange<T>(
         &mut self,
         also_write: Vec<ploop_format::Guid>,
-        operate: impl FnOnce(&OpenOptions) -> Result<T>,
+        operate: impl FnOnce(&OpenOptions) -> ImageResult<T>,
     ) -> Result<(T, Paused)> {
         if self.disk.is_none() || self.device.is_failed() {
             return Err(lost());
@@ -246,15 +246,17 @@ impl Session {
     fn replace<T>(
         &mut self,
         also_write: Vec<ploop_format::Guid>,
-        operate: impl FnOnce(&OpenOptions) -> Result<T>,
+        operate: impl FnOnce(&OpenOptions) -> ImageResult<T>,
     ) -> Result<(Result<T>, Device)> {
         let report = self.threads.end_keeper();
         let disk = self.disk.take().ok_or_else(lost)?;
-        let held = disk.close_held(report)?;
-        let options = OpenOptions { held, ..self.options.clone() };
-        let result = operate(&options);
-        let options = OpenOptions { also_write, ..options };
-        let disk = Disk::open(Arc::new(RealDir), &self.target, &options)?;
+        let how = Exchange {
+            target: &self.target,
+            entropy: &RealEntropy,
+            options: &self.options,
+            also_write,
+        };
+        let (result, disk) = disk.exchange(report, Arc::new(RealDir), how, operate)?;
         let device = match self.device.successor(disk.spec()) {
             Ok(device) => device,
             Err(error) => return give_up(disk, Failure::new(Code::Device, error.to_string())),
@@ -266,7 +268,7 @@ impl Session {
         self.top.set(&disk);
         self.device = device.clone();
         self.disk = Some(disk);
-        Ok((result, device))
+        Ok((result.map_err(Failure::from), device))
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Turned {
 /// everything into the base.
 ///
 /// # Errors
-/// As [`super::merge`], and a raw image at the lower end (38). The disk holds what it held.
+/// As [`super::merge()`], and a raw image at the lower end (38). The disk holds what it held.
 pub fn turn(
     dir: &dyn Dir,
     entropy: &dyn Entropy,

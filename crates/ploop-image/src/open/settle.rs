@@ -33,8 +33,11 @@ pub(super) fn marked(locked: &Locked) -> Result<Vec<(usize, PathBuf)>> {
 /// is not good: then it is only read, as it is (T5).
 pub(super) fn settle(dir: &dyn Dir, path: &Path, base: bool, options: &OpenOptions) -> Result<()> {
     let how = OpenHow { write: true, direct: options.direct, ..OpenHow::default() };
-    let Ok(file) = dir.open(path, how) else { return Ok(()) };
-    if !lock::try_level(&*file, Mode::Exclusive, base).at(ErrorKind::System, "cannot lock", path)? {
+    let held = &options.held;
+    let opened = held.file(path, true).map_or_else(|| dir.open(path, how), Ok);
+    let Ok(file) = opened else { return Ok(()) };
+    let locked = held.try_level(path, &file, Mode::Exclusive, base);
+    if !locked.at(ErrorKind::System, "cannot lock", path)? {
         return Ok(());
     }
     synced(Bug::NoSyncOpen, || file.sync()).at(ErrorKind::Sync, "cannot sync", path)?;
@@ -50,7 +53,9 @@ pub(super) fn settle(dir: &dyn Dir, path: &Path, base: bool, options: &OpenOptio
         let end = scan.end(head.cluster());
         let level = Level { path: path.to_owned(), file, head: Some(head), len, write: true };
         finish(&level, (end <= len).then_some(end), scan.mapped != 0)?;
-        lock::release(&*level.file);
+        if held.file(path, true).is_none() {
+            lock::release(&*level.file);
+        }
     }
     Ok(())
 }

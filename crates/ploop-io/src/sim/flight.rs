@@ -320,6 +320,8 @@ impl World {
         }
         if let Some(ring) = self.rings.get_mut(&flight.ring) {
             ring.ready.push(Completion { token: flight.token, result });
+            let syncs = [OpKind::Datasync, OpKind::Sync, OpKind::WriteDsync].contains(&flight.kind);
+            ring.unheard |= syncs && result < 0;
         }
     }
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 pub(super) struct Ring {
     pub(super) rng: Rng,
     pub(super) ready: Vec<Completion>,
+    /// One of them is a sync that failed.
+    pub(super) unheard: bool,
     /// When the last operation takes effect, for rings that keep the order.
     pub(super) last: u64,
     woken: Arc<AtomicBool>,
@@ -25,6 +27,7 @@ impl Ring {
         Self {
             rng: Rng::new(seed),
             ready: Vec::new(),
+            unheard: false,
             last: 0,
             woken: Arc::new(AtomicBool::new(false)),
             watches: BTreeMap::new(),
@@ -135,6 +138,7 @@ impl Io for SimIo {
         }
         if let Some(ring) = world.rings.get_mut(&self.ring) {
             out.append(&mut ring.ready);
+            ring.unheard = false;
         }
     }
 

@@ -326,6 +326,13 @@ impl SimWorld {
         self.lock().kill();
     }
 
+    /// A sync has failed, and its process has not heard of it yet. When it dies now nobody ever
+    /// will: what the page cache holds is not what is on the disk, and no call tells (F5).
+    #[must_use]
+    pub fn unheard(&self) -> bool {
+        self.lock().rings.values().any(|ring| ring.unheard)
+    }
+
     /// Operations of former processes that have not landed yet.
     #[must_use]
     pub fn old_life(&self) -> usize {
