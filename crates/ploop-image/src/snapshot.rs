@@ -8,7 +8,7 @@ use crate::close::finish;
 use crate::create::{home_of, open_new};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::open::plan::MAX_LEVELS;
-use crate::open::{Note, OpenOptions, Prepared, recover, stamp};
+use crate::open::{Disk, Note, OpenOptions, Prepared, recover, stamp};
 use crate::store;
 use ploop_format::{DescriptorError, Guid, Header, Version};
 use ploop_io::planted::{Bug, on, synced};
@@ -24,6 +24,42 @@ pub struct Snapshot {
     pub image: PathBuf,
     /// What there is to say.
     pub notes: Vec<Note>,
+}
+
+/// A delta made beforehand, durable, that nothing names yet.
+#[derive(Clone, Debug)]
+pub struct NewDelta {
+    file: String,
+    path: PathBuf,
+}
+
+impl NewDelta {
+    /// Takes it away again, unless a descriptor names it by now.
+    pub fn discard(&self, dir: &dyn Dir, target: &Path) {
+        let named = crate::layers::describe(dir, target)
+            .is_ok_and(|parsed| parsed.images.iter().any(|image| image.file == self.file));
+        if !named {
+            // One that stays is listed by check and never opened.
+            let _ = dir.unlink(&self.path);
+        }
+    }
+}
+
+impl Disk {
+    /// Makes the delta of a snapshot while the disk is served: then requests need not wait for it
+    /// (P12).
+    ///
+    /// # Errors
+    /// It is a lone image (38), or the file cannot be made.
+    pub fn prepare_snapshot(&self, dir: &dyn Dir, entropy: &dyn Entropy) -> Result<NewDelta> {
+        let Some(document) = &self.prepared.document else {
+            return Err(ImageError::new(ErrorKind::Param, "a snapshot needs a descriptor"));
+        };
+        let file = document.parsed.delta_file(store::new_guid(entropy));
+        let path = document.home().join(&file);
+        make_delta(dir, &path, &new_header(&self.prepared)?)?;
+        Ok(NewDelta { file, path })
+    }
 }
 
 /// Where the header keeps the size of the device.
@@ -43,6 +79,36 @@ pub fn snapshot(
     target: &Path,
     guid: Option<Guid>,
     options: &OpenOptions,
+) -> Result<Snapshot> {
+    snapshot_on(dir, entropy, target, guid, options, None)
+}
+
+/// As [`snapshot`], with a delta that was made beforehand; it is taken away when this fails.
+///
+/// # Errors
+/// As [`snapshot`].
+pub fn snapshot_on(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    target: &Path,
+    guid: Option<Guid>,
+    options: &OpenOptions,
+    ready: Option<&NewDelta>,
+) -> Result<Snapshot> {
+    let taken = take(dir, entropy, target, guid, options, ready);
+    if let (Err(_), Some(ready)) = (&taken, ready) {
+        ready.discard(dir, target);
+    }
+    taken
+}
+
+fn take(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    target: &Path,
+    guid: Option<Guid>,
+    options: &OpenOptions,
+    ready: Option<&NewDelta>,
 ) -> Result<Snapshot> {
     let options = OpenOptions { read_only: false, ..options.clone() };
     let mut prepared = Prepared::open(dir, target, &options)?;
@@ -66,23 +132,26 @@ pub fn snapshot(
     }
     let guid = guid.unwrap_or_else(|| store::new_guid(entropy));
     let mut parsed = document.parsed.clone();
-    let file = parsed.delta_file(store::new_guid(entropy));
+    let file = match ready {
+        Some(ready) => ready.file.clone(),
+        None => parsed.delta_file(store::new_guid(entropy)),
+    };
     let text = parsed.add_snapshot(guid, &file).and_then(|()| parsed.to_xml());
     let text = text.map_err(|e| refused(&document.path, e))?;
     let image = document.home().join(&file);
     repair(&mut prepared, &options)?;
     let header = new_header(&prepared)?;
-    if !on(Bug::RenameBeforeDelta) {
+    if !on(Bug::RenameBeforeDelta) && ready.is_none() {
         make_delta(dir, &image, &header)?;
     }
     let staged = store::stage(dir, entropy, &document.path, &text);
     let committed = staged.and_then(|staged| staged.commit(dir));
-    if on(Bug::RenameBeforeDelta) {
+    if on(Bug::RenameBeforeDelta) && ready.is_none() {
         make_delta(dir, &image, &header)?;
     }
     if let Err(error) = committed {
         // Only when the old descriptor is still in force does nothing name the new file.
-        if document.unchanged(dir) {
+        if document.unchanged(dir) && ready.is_none() {
             let _ = dir.unlink(&image);
         }
         return Err(error);

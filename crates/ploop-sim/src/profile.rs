@@ -205,7 +205,10 @@ impl Profile {
                 };
                 Self { name: name.into(), rates, kill: true, ..Self::swarm(seed) }
             }
-            "layers" => Self { name: name.into(), layers: true, rounds: 6, ..Self::swarm(seed) },
+            "layers" => {
+                let swarm = Self::swarm(seed);
+                Self { name: name.into(), layers: true, live: 200, rounds: 6, ..swarm }
+            }
             // Little traffic, and what follows it looked at closely.
             "operations" => Self {
                 name: name.into(),
@@ -319,9 +322,9 @@ impl Profile {
             crash_every: *rng.pick(&CRASH_EVERY).unwrap_or(&20),
             plans: rng.between(1, 4) as usize,
             exhaustive: rng.between(1, 2) as usize,
-            layers: rng.chance(1, 2),
+            layers: rng.chance(1, 4),
             operations: 1,
-            live: 200,
+            live: 400,
             churn,
             fua: *rng.pick(&[2, 2, 8]).unwrap_or(&2),
             kill: rng.chance(1, 2),

@@ -13,7 +13,7 @@ use ploop_engine::Limits;
 use ploop_engine::remote::RemoteHandle;
 use ploop_format::{Descriptor, Guid, Sector};
 use ploop_image::layers::{Deleted, InTurn, Which, Work};
-use ploop_image::{Held, OpenOptions, Result as ImageResult, layers};
+use ploop_image::{Held, OpenOptions, Result as ImageResult, layers, snapshot_on};
 use ploop_io::{RealDir, RealEntropy};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -140,10 +140,23 @@ impl Layers {
         if turn.is_some() {
             self.writable()?;
         }
+        // P12: what can be made before requests wait is.
+        let ready = match &turn {
+            None => None,
+            Some(_) => Some(self.session(|session, _| {
+                let disk = session.disk().ok_or_else(super::session::lost)?;
+                Ok(disk.prepare_snapshot(&RealDir, &RealEntropy)?)
+            })?),
+        };
         let target = self.target.clone();
-        let (taken, paused) = self.pause(Vec::new(), move |options| {
-            ploop_image::snapshot(&RealDir, &RealEntropy, &target, guid, options)
-        })?;
+        let delta = ready.clone();
+        let taken = self.pause(Vec::new(), move |options| {
+            snapshot_on(&RealDir, &RealEntropy, &target, guid, options, delta.as_ref())
+        });
+        if let (Err(_), Some(ready)) = (&taken, ready) {
+            ready.discard(&RealDir, &self.target);
+        }
+        let (taken, paused) = taken?;
         for note in &taken.notes {
             tracing::warn!("{note}");
         }
