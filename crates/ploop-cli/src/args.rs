@@ -435,8 +435,8 @@ pub struct List {
 /// `ploop snapshot`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints nothing; with --json the new snapshot. The disk may be in use: its requests wait a moment, and
-a mounted file system is frozen for it. Several disks are frozen at one moment, or none is.
+Prints nothing; with --json the new snapshot. The disk may be in use: its requests wait, and a
+mounted file system is frozen for it. Several disks are frozen at one moment, or none is.
 
 Examples:
   ploop snapshot /vz/disk

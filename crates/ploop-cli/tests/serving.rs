@@ -56,7 +56,8 @@ fn a_second_writer_is_told_who_has_it() {
     assert_eq!(said.code, 37, "{said:?}");
     let message = said.error()["message"].as_str().unwrap().to_owned();
     assert!(message.contains(&format!("pid {}", server.pid())), "{message}");
-    for verb in [&["snapshot", &image][..], &["check", "-f", &image]] {
+    let top = "{5fbaabe3-6958-40ff-92a7-860e329aab41}";
+    for verb in [&["snapshot-switch", "-u", top, &image][..], &["check", "-f", &image]] {
         let said = world.run(verb);
         assert_eq!(said.code, 37, "{said:?}");
     }

@@ -229,15 +229,17 @@ impl Machine {
 
     fn look_back(&mut self, which: usize) {
         let (image, wanted) = self.snapshots[which].clone();
-        if self.life.is_some() && !self.is_raw(&image) {
-            // T6: whoever writes the disk has all of it.
+        // I6: beside the disk in use, and when it is closed.
+        let found = self.read_frozen(&image);
+        assert!(found == wanted, "the disk at {} is another", image.display());
+        if self.life.is_some() {
             let opening = self.opening();
-            let shared = Life::open(&self.world, &image, opening);
-            assert!(shared.is_err_and(|error| recover::in_use(&error)), "T6");
+            let second = Life::open(&self.world, descriptor(), opening);
+            assert!(second.is_err_and(|error| recover::in_use(&error)), "T6: one writer");
         }
         self.close();
         let found = self.read_frozen(&image);
-        assert!(found == wanted, "the disk at {} is another", image.display());
+        assert!(found == wanted, "the disk at {} is another now", image.display());
     }
 
     fn step(&mut self, step: &Step) {
