@@ -1,6 +1,8 @@
 //! What was said: the command line as clap reads it. What it means is in [`crate::plan`].
 
-use crate::layer_args::{Grow, Jobs, Resize, SnapshotDelete, SnapshotMerge, SnapshotSwitch};
+use crate::layer_args::{
+    Grow, Jobs, Resize, SnapshotDelete, SnapshotMerge, SnapshotSwitch, TemporarySnapshot,
+};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -90,6 +92,8 @@ pub enum Verb {
     SnapshotMerge(SnapshotMerge),
     /// Show, cancel and slow down what takes long on an open disk
     Jobs(Jobs),
+    /// Mount the present state read-only beside the disk, until it is unmounted
+    Tsnapshot(TemporarySnapshot),
     /// Make a disk and the file system on it larger, or the file system smaller
     Resize(Resize),
     /// Make a disk larger
@@ -296,7 +300,8 @@ pub struct Mount {
     pub blocksize: Option<String>,
     #[arg(short = 'd', hide = true)]
     pub device: Option<String>,
-    #[arg(short = 'u', hide = true)]
+    /// This snapshot, read-only, beside the disk if that is open
+    #[arg(short = 'u', value_name = "UUID")]
     pub uuid: Option<String>,
     #[arg(short = 'c', hide = true)]
     pub component: Option<String>,

@@ -1,6 +1,6 @@
 //! What was said to the verbs that change layers.
 
-use crate::args::Serving;
+use crate::args::{Mount, Serving};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -107,6 +107,60 @@ pub struct Jobs {
     /// The disk, its device or its mount point
     #[arg(value_name = "DISK|DEVICE")]
     pub disk: PathBuf,
+}
+
+/// `ploop tsnapshot`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+For backups: what is mounted stays as it is while the disk is used, and ploop umount merges the
+snapshot away again.
+
+Examples:
+  ploop tsnapshot -m /mnt/backup /vz/disk
+  ploop umount -m /mnt/backup")]
+pub struct TemporarySnapshot {
+    /// Name of the snapshot [default: a random one]
+    #[arg(short = 'u', value_name = "UUID")]
+    pub uuid: Option<String>,
+    #[arg(short, hide = true)]
+    pub component: Option<String>,
+    #[arg(short = 'd', hide = true)]
+    pub device: Option<String>,
+    /// Where to mount it; only attached without
+    #[arg(short, value_name = "DIR")]
+    pub mountpoint: Option<PathBuf>,
+    /// Mount options
+    #[arg(short = 'o', value_name = "OPTS")]
+    pub options: Option<String>,
+    /// How it is served
+    #[command(flatten)]
+    pub serving: Serving,
+    /// The disk
+    #[arg(value_name = "DISK")]
+    pub disk: PathBuf,
+}
+
+impl TemporarySnapshot {
+    /// The mount of the snapshot.
+    pub fn mount(self, disk: PathBuf, uuid: String) -> Mount {
+        Mount {
+            read_only: true,
+            fsck: false,
+            mountpoint: self.mountpoint,
+            fstype: None,
+            options: self.options,
+            no_probe: false,
+            format: None,
+            blocksize: None,
+            device: None,
+            uuid: Some(uuid),
+            component: None,
+            quota: false,
+            all: false,
+            disks: vec![disk],
+            serving: self.serving,
+        }
+    }
 }
 
 /// `ploop resize`

@@ -100,6 +100,7 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
         Verb::SnapshotDelete(args) => verbs::layers::remove(&args, output),
         Verb::SnapshotMerge(args) => verbs::layers::merge_levels(&args, output),
         Verb::Jobs(args) => verbs::online::jobs(&args, output),
+        Verb::Tsnapshot(args) => verbs::tsnapshot::run(args, output),
         Verb::Resize(args) => verbs::resize::run(&args, output),
         Verb::Grow(args) => verbs::layers::larger(&args, output),
         Verb::SnapshotList(args) => verbs::snapshot_list::run(&args, output),

@@ -125,7 +125,7 @@ fn job(done_bytes: u64) -> Job {
 fn layers_and_jobs_are_reached_by_their_methods() {
     let (_dir, path) = start();
     let mut client = Client::connect(&path).unwrap();
-    assert_eq!(client.snapshot(None).unwrap().uuid, "new");
+    assert_eq!(client.snapshot(None, false).unwrap().uuid, "new");
     assert_eq!(client.snapshot_delete("a".into(), Some(9)).unwrap().job, Some(9));
     assert_eq!(client.merge(&MergeCall::default()).unwrap(), 1);
     assert_eq!(client.grow(77).unwrap().size_bytes, 77);

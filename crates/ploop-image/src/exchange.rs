@@ -47,6 +47,8 @@ impl Disk {
             done => done,
         };
         if done.is_err() && !on(Bug::ExchangeUnsure) {
+            // What it has written is what the open will see, so a crash must not change that.
+            options.held.sync()?;
             affirm(&*dir, how.entropy, how.target)?;
         }
         let disk =

@@ -1,8 +1,10 @@
 //! Files that a disk has open and locked, handed on: to an operation on its layers while a server
 //! has the disk, and to the open behind it. Nobody gets in between.
 
+use crate::error::{ErrorKind, IoContext, Result};
 use crate::lock::{self, Mode};
 use ploop_io::File;
+use ploop_io::planted::{Bug, synced};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,6 +45,18 @@ impl Held {
     pub(crate) fn add(&self, path: &Path, file: &File, write: bool) {
         let mode = Some(if write { Mode::Exclusive } else { Mode::Shared });
         self.files().push(Entry { path: path.to_owned(), file: file.clone(), write, mode });
+    }
+
+    /// Syncs every file that may have been written.
+    pub(crate) fn sync(&self) -> Result<()> {
+        for entry in self.files().iter().filter(|entry| entry.write) {
+            synced(Bug::NoSyncExchange, || entry.file.sync()).at(
+                ErrorKind::Sync,
+                "cannot sync",
+                &entry.path,
+            )?;
+        }
+        Ok(())
     }
 
     /// The lock of the original tools alone, for an operation on another branch of the tree.

@@ -10,6 +10,7 @@ use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::open::plan::MAX_LEVELS;
 use crate::open::{Disk, Note, OpenOptions, Prepared, recover, stamp};
 use crate::store;
+use ploop_format::descriptor::Temporary;
 use ploop_format::{DescriptorError, Guid, Header, Version};
 use ploop_io::planted::{Bug, on, synced};
 use ploop_io::{Dir, Entropy};
@@ -24,6 +25,17 @@ pub struct Snapshot {
     pub image: PathBuf,
     /// What there is to say.
     pub notes: Vec<Note>,
+}
+
+/// What snapshot is wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    /// Its name; a new one if none.
+    pub guid: Option<Guid>,
+    /// It is to be merged away as soon as nobody has it open.
+    pub temporary: bool,
+    /// A delta made beforehand; it is taken away when the snapshot fails.
+    pub ready: Option<NewDelta>,
 }
 
 /// A delta made beforehand, durable, that nothing names yet.
@@ -80,23 +92,22 @@ pub fn snapshot(
     guid: Option<Guid>,
     options: &OpenOptions,
 ) -> Result<Snapshot> {
-    snapshot_on(dir, entropy, target, guid, options, None)
+    snapshot_as(dir, entropy, target, &Wish { guid, ..Wish::default() }, options)
 }
 
-/// As [`snapshot`], with a delta that was made beforehand; it is taken away when this fails.
+/// As [`snapshot()`], as it is wanted.
 ///
 /// # Errors
-/// As [`snapshot`].
-pub fn snapshot_on(
+/// As [`snapshot()`].
+pub fn snapshot_as(
     dir: &dyn Dir,
     entropy: &dyn Entropy,
     target: &Path,
-    guid: Option<Guid>,
+    wish: &Wish,
     options: &OpenOptions,
-    ready: Option<&NewDelta>,
 ) -> Result<Snapshot> {
-    let taken = take(dir, entropy, target, guid, options, ready);
-    if let (Err(_), Some(ready)) = (&taken, ready) {
+    let taken = take(dir, entropy, target, wish, options);
+    if let (Err(_), Some(ready)) = (&taken, &wish.ready) {
         ready.discard(dir, target);
     }
     taken
@@ -106,10 +117,10 @@ fn take(
     dir: &dyn Dir,
     entropy: &dyn Entropy,
     target: &Path,
-    guid: Option<Guid>,
+    wish: &Wish,
     options: &OpenOptions,
-    ready: Option<&NewDelta>,
 ) -> Result<Snapshot> {
+    let ready = wish.ready.as_ref();
     let options = OpenOptions { read_only: false, ..options.clone() };
     let mut prepared = Prepared::open(dir, target, &options)?;
     let Some(document) = prepared.document.take() else {
@@ -130,13 +141,17 @@ fn take(
     if levels + 1 >= crate::open::ORIGINAL_LEVELS {
         prepared.notes.push(Note::LongChain(levels + 1));
     }
-    let guid = guid.unwrap_or_else(|| store::new_guid(entropy));
+    let guid = wish.guid.unwrap_or_else(|| store::new_guid(entropy));
     let mut parsed = document.parsed.clone();
     let file = match ready {
         Some(ready) => ready.file.clone(),
         None => parsed.delta_file(store::new_guid(entropy)),
     };
-    let text = parsed.add_snapshot(guid, &file).and_then(|()| parsed.to_xml());
+    let mut added = parsed.add_snapshot(guid, &file);
+    if wish.temporary {
+        added = added.and_then(|()| parsed.set_temporary(guid, Temporary::Yes));
+    }
+    let text = added.and_then(|()| parsed.to_xml());
     let text = text.map_err(|e| refused(&document.path, e))?;
     let image = document.home().join(&file);
     repair(&mut prepared, &options)?;

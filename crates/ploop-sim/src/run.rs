@@ -276,6 +276,10 @@ impl<'a> Sim<'a> {
         let opened = Life::open(&self.world, &self.target, opening);
         self.world.set_hook(None);
         self.look_at_watched("open", Mark::May, false)?;
+        if self.unsettled {
+            // What it has settled of a lower image stays settled.
+            self.look_at_levels()?;
+        }
         match opened {
             // It needed fewer calls, or none that counts: this life ends where it began.
             Ok(life) => {
@@ -553,7 +557,10 @@ impl<'a> Sim<'a> {
         match done {
             Ok(Ok(())) if was_failed => return Err("I10: a failed device went on".into()),
             Ok(Ok(())) => {}
-            Ok(Err(_)) if failing => self.unsettled = true,
+            Ok(Err(error)) if failing => {
+                self.story.say(|| format!("it failed as it was made to: {error}"));
+                self.unsettled = true;
+            }
             Ok(Err(error)) => {
                 let error = OpenError::Image(error);
                 return Err(format!("{} while requests wait: {error}", op.name));

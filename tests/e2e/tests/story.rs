@@ -118,6 +118,10 @@ impl Story {
         self.ploop(&["umount", "-m", &self.side]);
     }
 
+    fn images(&self) -> usize {
+        self.world.ploop_ok(&["snapshot-list", "-H", "a"]).out.lines().count()
+    }
+
     fn all_show(&self) {
         for (uuid, sum) in &self.frozen {
             self.shows(uuid, sum);
@@ -159,6 +163,14 @@ fn the_life_of_a_disk_in_use() {
         story.snapshot();
     }
     story.all_show();
+    // A moment for a backup, gone when it is unmounted.
+    let sum = story.write();
+    let before = story.images();
+    story.ploop(&["tsnapshot", "-m", &story.side, "a"]);
+    story.write();
+    assert_eq!(story.world.tree_sum(&format!("{}/data", story.side)), sum);
+    story.ploop(&["umount", "-m", &story.side]);
+    assert_eq!(story.images(), before);
     // One into its parent, the top into its parent, one deleted, the disk larger.
     let (gone, _) = story.frozen.remove(3);
     let above = story.frozen[3].0.clone();
@@ -193,7 +205,7 @@ fn the_life_of_a_disk_in_use() {
     story.all_show();
     story.ploop(&["snapshot-merge", "-A", "a"]);
     let sum = story.write();
-    assert_eq!(story.world.ploop_ok(&["snapshot-list", "-H", "a"]).out.lines().count(), 1);
+    assert_eq!(story.images(), 1);
     story.rest();
     assert_eq!(story.world.tree_sum(&format!("{}/data", story.mnt)), sum);
     story.ploop(&["umount", "-m", &story.mnt]);

@@ -11,7 +11,7 @@ use ploop_daemon::runtime::copier::{Pace, Together};
 use ploop_daemon::runtime::holder::describe;
 use ploop_daemon::runtime::{ServeSpec, open};
 use ploop_daemon::{Code, Failure, Result};
-use ploop_format::Sector;
+use ploop_format::{Guid, Sector};
 use ploop_image::layers::{
     Deleted, Merged, Which, Work, delete, grow, merge, merge_leftovers, switch,
 };
@@ -61,11 +61,25 @@ pub fn remove(args: &args::SnapshotDelete, output: Output) -> Result<()> {
     if let Some(entry) = server::of_disk(&disk)? {
         return online::remove(&entry, guid, rate, output);
     }
-    let options = options(&disk, args.pace.drop_cbt);
-    let done = working(&disk, rate, "merging", |work| {
-        delete(&RealDir, &RealEntropy, &disk, guid, &options, work)
+    let (deleted, copied_bytes) = remove_closed(&disk, guid, rate, args.pace.drop_cbt)?;
+    if output.json {
+        json::print(&Shown { deleted, copied_bytes });
+    }
+    Ok(())
+}
+
+/// Deletes a snapshot of a closed disk; what became of it, and bytes copied.
+pub fn remove_closed(
+    disk: &Path,
+    guid: Guid,
+    rate: Option<u64>,
+    drop_cbt: bool,
+) -> Result<(&'static str, u64)> {
+    let options = options(disk, drop_cbt);
+    let done = working(disk, rate, "merging", |work| {
+        delete(&RealDir, &RealEntropy, disk, guid, &options, work)
     })?;
-    let (deleted, copied_bytes) = match done {
+    let told = match done {
         Deleted::Removed(notes) => {
             say(&notes);
             ("removed", 0)
@@ -76,11 +90,8 @@ pub fn remove(args: &args::SnapshotDelete, output: Output) -> Result<()> {
         }
         Deleted::Marked => ("marked", 0),
     };
-    leftovers(&disk, &options, rate)?;
-    if output.json {
-        json::print(&Shown { deleted, copied_bytes });
-    }
-    Ok(())
+    leftovers(disk, &options, rate)?;
+    Ok(told)
 }
 
 /// `ploop snapshot-merge`

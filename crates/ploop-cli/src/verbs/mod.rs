@@ -19,4 +19,5 @@ pub mod serve;
 pub mod snapshot;
 pub mod snapshot_list;
 pub mod stat;
+pub mod tsnapshot;
 pub mod umount;

@@ -39,13 +39,22 @@ impl From<SnapshotReply> for Taken {
 pub fn snapshot(entry: &Entry, guid: Option<Guid>, freeze: bool, output: Output) -> Result<()> {
     let mut client = server::connect(entry)?;
     let frozen = if freeze { Frozen::of_entry(entry)? } else { None };
-    let taken = client.snapshot(guid.map(|guid| guid.to_string()));
+    let taken = client.snapshot(guid.map(|guid| guid.to_string()), false);
     drop(frozen);
     let taken = Taken::from(taken?);
     if output.json {
         json::print(&taken);
     }
     Ok(())
+}
+
+/// A snapshot that is to be deleted when it is not used any more; returns its name.
+pub fn temporary(entry: &Entry, guid: Option<Guid>) -> Result<Guid> {
+    let mut client = server::connect(entry)?;
+    let frozen = Frozen::of_entry(entry)?;
+    let taken = client.snapshot(guid.map(|guid| guid.to_string()), true);
+    drop(frozen);
+    plan::guid(&taken?.uuid)
 }
 
 /// The same moment of several open disks: all or none.
@@ -81,7 +90,7 @@ fn paused(clients: &mut [Client], guid: Option<Guid>) -> Result<Vec<Taken>> {
     let mut taken: Vec<Taken> = Vec::new();
     if result.is_ok() {
         for client in &mut *clients {
-            match client.snapshot(guid.map(|guid| guid.to_string())) {
+            match client.snapshot(guid.map(|guid| guid.to_string()), false) {
                 Ok(reply) => taken.push(reply.into()),
                 Err(failure) => {
                     result = Err(failure);

@@ -27,7 +27,11 @@ pub fn run(args: &args::Umount, _output: Output) -> Result<()> {
     for mount in mounts.iter().rev() {
         unmount(mount)?;
     }
-    if lives { server::stop(&entry, false) } else { server::clear(&entry, false) }
+    if !lives {
+        return server::clear(&entry, false);
+    }
+    server::stop(&entry, false)?;
+    super::tsnapshot::after_umount(&entry)
 }
 
 fn unmount(mount: &Mount) -> Result<()> {

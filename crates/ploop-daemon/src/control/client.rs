@@ -101,8 +101,9 @@ impl Client {
     ///
     /// # Errors
     /// The server's, or of the connection.
-    pub fn snapshot(&mut self, uuid: Option<String>) -> Result<SnapshotReply> {
-        self.call("Snapshot", &SnapshotCall { uuid }, None)
+    pub fn snapshot(&mut self, uuid: Option<String>, temporary: bool) -> Result<SnapshotReply> {
+        let call = SnapshotCall { uuid, temporary: Some(temporary) };
+        self.call("Snapshot", &call, None)
     }
 
     /// Deletes a snapshot, or begins to.

@@ -108,6 +108,9 @@ pub struct SnapshotCall {
     /// Its name; a new one if none.
     #[serde(default)]
     pub uuid: Option<String>,
+    /// It goes when nobody has it open any more.
+    #[serde(default)]
+    pub temporary: Option<bool>,
 }
 
 /// Reply of `Snapshot`.

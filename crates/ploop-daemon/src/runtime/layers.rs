@@ -13,7 +13,7 @@ use ploop_engine::Limits;
 use ploop_engine::remote::RemoteHandle;
 use ploop_format::{Descriptor, Guid, Sector};
 use ploop_image::layers::{Deleted, InTurn, Which, Work};
-use ploop_image::{Held, OpenOptions, Result as ImageResult, layers, snapshot_on};
+use ploop_image::{Held, OpenOptions, Result as ImageResult, Wish, layers, snapshot_as};
 use ploop_io::{RealDir, RealEntropy};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -127,11 +127,12 @@ impl Layers {
         Ok(layers::describe(&RealDir, &self.target)?)
     }
 
-    /// Freezes the top under a name, a new one if none.
+    /// Freezes the top under a name, a new one if none; a temporary snapshot goes when nobody has it
+    /// open any more.
     ///
     /// # Errors
     /// As of a closed disk; the device goes on.
-    pub fn snapshot(&self, guid: Option<Guid>) -> Result<SnapshotReply> {
+    pub fn snapshot(&self, guid: Option<Guid>, temporary: bool) -> Result<SnapshotReply> {
         // In a pause that somebody holds the layers are ours already.
         let turn = match self.paused().is_some() {
             true => None,
@@ -149,9 +150,9 @@ impl Layers {
             })?),
         };
         let target = self.target.clone();
-        let delta = ready.clone();
+        let wish = Wish { guid, temporary, ready: ready.clone() };
         let taken = self.pause(Vec::new(), move |options| {
-            snapshot_on(&RealDir, &RealEntropy, &target, guid, options, delta.as_ref())
+            snapshot_as(&RealDir, &RealEntropy, &target, &wish, options)
         });
         if let (Err(_), Some(ready)) = (&taken, ready) {
             ready.discard(&RealDir, &self.target);

@@ -203,7 +203,8 @@ impl Methods for Control {
     }
 
     fn snapshot(&self, call: SnapshotCall) -> Result<SnapshotReply> {
-        self.layers().snapshot(call.uuid.as_deref().map(guid).transpose()?)
+        let guid = call.uuid.as_deref().map(guid).transpose()?;
+        self.layers().snapshot(guid, call.temporary.unwrap_or(false))
     }
 
     fn snapshot_delete(&self, call: DeleteCall) -> Result<DeleteReply> {
