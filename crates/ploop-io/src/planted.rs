@@ -119,7 +119,7 @@ bugs! {
     Equal NoSyncUndo "no directory sync after a failed create: a left-over file is no disk",
     Equal NoSyncMergeBegin "the target is not synced before its BAT is read: nobody else writes it",
     Drop NoSyncMergeMark "the target's in-use mark is not synced (I12)",
-    Drop NoSyncExchange "what a failed operation has written is not synced before the disk opens (I13)",
+    Drop NoSyncExchange "what a failed operation wrote is not synced before the disk opens (I13)",
     Drop NoSyncMergeData "copies are not synced before the entries that name them (I1)",
     Drop NoSyncMergeBat "the target's BAT is not synced before its mark goes",
     Drop NoSyncRelocated "relocated clusters are not synced before their entries (F20)",

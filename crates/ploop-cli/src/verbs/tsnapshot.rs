@@ -1,5 +1,5 @@
-//! `ploop tsnapshot`: the present state, mounted read-only beside the disk; `ploop umount` merges it
-//! away again.
+//! `ploop tsnapshot`: the present state, mounted read-only beside the disk; `ploop umount` merges
+//! it away again.
 
 use super::{layers, mount, online};
 use crate::host::server;

@@ -127,8 +127,8 @@ impl Layers {
         Ok(layers::describe(&RealDir, &self.target)?)
     }
 
-    /// Freezes the top under a name, a new one if none; a temporary snapshot goes when nobody has it
-    /// open any more.
+    /// Freezes the top under a name, a new one if none; a temporary snapshot goes when nobody has
+    /// it open any more.
     ///
     /// # Errors
     /// As of a closed disk; the device goes on.
