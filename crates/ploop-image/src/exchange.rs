@@ -1,7 +1,7 @@
 //! A disk whose images change between two devices, with requests waiting: closed as by a clean
 //! close, changed by an operation on layers, opened again; the files stay open and locked.
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{ErrorKind, ImageError, Result};
 use crate::locate::{self, Located};
 use crate::open::plan::Document;
 use crate::open::{Disk, OpenOptions};
@@ -40,6 +40,7 @@ impl Disk {
         how: Exchange<'_>,
         operate: impl FnOnce(&OpenOptions) -> Result<T>,
     ) -> Result<(Result<T>, Self)> {
+        let read_only = self.read_only();
         let held = self.close_held(report)?;
         let options = OpenOptions { held, ..how.options.clone() };
         let done = match operate(&options) {
@@ -53,6 +54,10 @@ impl Disk {
         }
         let disk =
             Self::open(dir, how.target, &OpenOptions { also_write: how.also_write, ..options })?;
+        if disk.read_only() != read_only {
+            let text = format!("{} is another disk now", how.target.display());
+            return Err(ImageError::new(ErrorKind::Descriptor, text));
+        }
         Ok((done, disk))
     }
 }

@@ -261,6 +261,26 @@ fn a_pause_is_held_and_ends_by_itself() {
 }
 
 #[test]
+fn a_disk_served_by_the_path_of_its_top_goes_on_with_the_new_one() {
+    let world = World::new("online-path").unwrap();
+    let image = world.disk("a").unwrap();
+    world.ploop_ok(&["init", "-s", "64M", "-t", "none", &image]);
+    let socket = world.text("s");
+    let server = world.serve(&[&image, "--nbd", &format!("unix:{socket}")], 1);
+    let mut client = Client::connect(socket.as_ref()).unwrap();
+    client.write(0, &[1; 4096]).unwrap();
+    world.ploop_ok(&["snapshot", &image]);
+    client.write(4096, &[2; 4096]).unwrap();
+    world.ploop_ok(&["snapshot", "a"]);
+    client.write(0, &[3; 4096]).unwrap();
+    client.flush().unwrap();
+    assert_eq!(client.read(0, 8192).unwrap(), [[3; 4096], [2; 4096]].concat());
+    client.disconnect().unwrap();
+    assert_eq!(server.end("-TERM"), 0);
+    wants_clean(&world, "a");
+}
+
+#[test]
 fn two_disks_are_frozen_at_one_moment_or_not_at_all() {
     let world = World::new("online-group").unwrap();
     let mut servers = Vec::new();

@@ -15,7 +15,7 @@ use crate::failure::OrFail;
 use crate::registry::{Entry, Registry};
 use crate::stats::{Scrape, scrape};
 use crate::{Code, Result};
-use ploop_image::{Disk, Note};
+use ploop_image::Disk;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel};
@@ -203,10 +203,7 @@ impl Running {
 fn entry(spec: &ServeSpec, disk: &Disk) -> Entry {
     let images = disk.paths();
     // A snapshot has a server of its own beside the one of the disk.
-    let frozen = disk.notes().iter().any(|note| matches!(note, Note::Frozen(_)));
-    let path = disk.descriptor().filter(|_| !frozen).map(Path::to_owned);
-    let path = path.or_else(|| images.last().cloned());
-    let path = path.unwrap_or_else(|| spec.disk.clone());
+    let path = disk.target().map_or_else(|| spec.disk.clone(), Path::to_owned);
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Entry {
         id: String::new(),

@@ -11,7 +11,7 @@ use ploop_image::{Disk, Exchange, OpenOptions, Result as ImageResult};
 use ploop_io::{Engine, EngineChoice, Io, RawFile, RealClock, RealDir, RealEntropy, Waker};
 use rustix::io::Errno;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -114,11 +114,13 @@ impl Session {
         let started = start_queues(&mut threads, &device, choice, remotes, fronts);
         let top = TopFile::default();
         top.set(&disk);
+        // By its descriptor: the top's path will not be that of the top for ever.
+        let target = disk.target().map_or_else(|| spec.disk.clone(), Path::to_owned);
         match started {
             Ok(engine) => Ok(Self {
                 device,
                 disk: Some(disk),
-                target: spec.disk.clone(),
+                target,
                 options: super::open::options(spec),
                 choice,
                 remotes: handles,
@@ -161,7 +163,7 @@ impl Session {
 
     /// What is served.
     #[must_use]
-    pub fn target(&self) -> &std::path::Path {
+    pub fn target(&self) -> &Path {
         &self.target
     }
 

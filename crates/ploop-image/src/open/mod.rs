@@ -153,6 +153,15 @@ impl Disk {
         &self.prepared.notes
     }
 
+    /// What the disk is found by also after its images have changed: the descriptor; a snapshot or a
+    /// lone image by its own path.
+    #[must_use]
+    pub fn target(&self) -> Option<&Path> {
+        let frozen = self.notes().iter().any(|note| matches!(note, Note::Frozen(_)));
+        let top = self.prepared.levels.last().map(|level| level.path.as_path());
+        self.descriptor().filter(|_| !frozen).or(top)
+    }
+
     /// The descriptor; none for a lone image.
     #[must_use]
     pub fn descriptor(&self) -> Option<&Path> {
