@@ -153,8 +153,8 @@ impl Disk {
         &self.prepared.notes
     }
 
-    /// What the disk is found by also after its images have changed: the descriptor; a snapshot or a
-    /// lone image by its own path.
+    /// What the disk is found by also after its images have changed: the descriptor; a snapshot or
+    /// a lone image by its own path.
     #[must_use]
     pub fn target(&self) -> Option<&Path> {
         let frozen = self.notes().iter().any(|note| matches!(note, Note::Frozen(_)));
