@@ -221,6 +221,8 @@ impl Session {
         {
             return Err(lost());
         }
+        // D7: memory that is to be freed by writing to this very device is not waited for.
+        protect();
         let begin = Instant::now();
         self.device.pause();
         for _ in 0..self.threads.queues.len() {
