@@ -272,7 +272,7 @@ fn into_ploop(
 }
 
 /// The first error, with what could not be taken back.
-fn stopped(undone: Result<()>, error: ImageError) -> ImageError {
+pub(super) fn stopped(undone: Result<()>, error: ImageError) -> ImageError {
     match undone {
         Ok(()) => error,
         Err(undo) => {
@@ -283,7 +283,7 @@ fn stopped(undone: Result<()>, error: ImageError) -> ImageError {
 }
 
 /// The descriptor as it was, when it is not in force.
-fn unmark(store: &Store<'_>) -> Result<()> {
+pub(super) fn unmark(store: &Store<'_>) -> Result<()> {
     match store.document.unchanged(store.dir) {
         true => Ok(()),
         false => store.put(Ok(store.document.parsed.clone())),

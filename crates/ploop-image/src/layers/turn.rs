@@ -3,7 +3,7 @@
 //!
 //! | step | who | a crash behind it leaves |
 //! |---|---|---|
-//! | the lowest image forgets what the levels above it have | [`turn`] | the old chain, marked |
+//! | the lowest image forgets what the others have | [`turn`] | the old chain, marked |
 //! | the files change places in the descriptor: the lowest is top | [`turn`] | the same content |
 //! | what the others have is copied up, with guests at work | the device | the same content |
 //! | the others, not needed any more, leave the descriptor | [`drop_covered`] | the new chain |
@@ -12,7 +12,7 @@
 //! (`TemporaryZero`, `TemporaryZeroSwap`), and an offline merge ends what was begun.
 
 use super::lookup::{self, AHEAD, Lookup};
-use super::merge::{Plan, Store, Which};
+use super::merge::{Plan, Store, Which, stopped, unmark};
 use super::target::Target;
 use super::{document, grow, refused, same, unlink};
 use crate::error::{ErrorKind, ImageError, Result};
@@ -81,13 +81,29 @@ pub fn turn(
         return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
     };
     let store = Store { dir, entropy, document: &planned };
-    store.put(marked(&plan, &planned.parsed, Temporary::Zero))?;
-    forget(level, sources, cluster)?;
-    let turned = marked(&plan, &planned.parsed, Temporary::ZeroSwap);
-    store.put(turned.and_then(|mut parsed| {
-        parsed.turn(&plan.chain())?;
-        Ok(parsed)
-    }))?;
+    let Some(mut target) = Target::begin(level, cluster)? else {
+        return Err(ImageError::new(ErrorKind::BadImage, "a raw image cannot be the top"));
+    };
+    let forgot = forget(&mut target, sources, cluster)
+        .and_then(|()| store.put(marked(&plan, &planned.parsed, Temporary::Zero)));
+    if let Err(error) = forgot {
+        return Err(stopped(target.cancel().and_then(|()| unmark(&store)), error));
+    }
+    let turned = target.apply_keeping().and_then(|()| {
+        let turned = marked(&plan, &planned.parsed, Temporary::ZeroSwap);
+        store.put(turned.and_then(|mut parsed| {
+            parsed.turn(&plan.chain())?;
+            Ok(parsed)
+        }))
+    });
+    if let Err(error) = turned {
+        // Nothing was cut or given back yet: every snapshot can be what it was. But old entries may
+        // come back only under the old order, or they would hide what is newer.
+        let order = store.put(marked(&plan, &planned.parsed, Temporary::Zero));
+        let undone = order.and_then(|()| target.undo()).and_then(|()| unmark(&store));
+        return Err(stopped(undone, error));
+    }
+    target.finish()?;
     Ok(Turned { image, levels: plan.sources.len(), bytes: clusters * cluster.bytes() })
 }
 
@@ -102,9 +118,8 @@ fn marked(
     Ok(parsed)
 }
 
-/// The entries of `level` that a level above it has too become holes: nobody sees them.
-fn forget(level: &mut Level, sources: &[Level], cluster: ClusterSize) -> Result<()> {
-    let Some(mut target) = Target::begin(level, cluster)? else { return Ok(()) };
+/// The entries of the lowest image that a level above it has too become holes: nobody sees them.
+fn forget(target: &mut Target<'_>, sources: &[Level], cluster: ClusterSize) -> Result<()> {
     let entries = target.entries();
     let pages = GuestCluster(entries.saturating_sub(1)).slot().page.0 + 1;
     for first in (0..pages).step_by(AHEAD as usize) {
@@ -126,8 +141,7 @@ fn forget(level: &mut Level, sources: &[Level], cluster: ClusterSize) -> Result<
             }
         }
     }
-    target.apply_keeping()?;
-    target.finish()
+    Ok(())
 }
 
 /// Levels that left a chain.
