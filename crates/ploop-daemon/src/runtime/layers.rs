@@ -51,6 +51,7 @@ struct Facts {
     levels: usize,
     waiting: usize,
     held: Held,
+    options: OpenOptions,
     read_only: bool,
 }
 
@@ -110,6 +111,7 @@ impl Layers {
                 levels: disk.images().count(),
                 waiting: disk.waiting(),
                 held: disk.held(),
+                options: session.options().clone(),
                 read_only: disk.read_only(),
             })
         })
@@ -298,17 +300,18 @@ impl Layers {
             }
             Ok(())
         };
-        let options = |held| OpenOptions { held, ..OpenOptions::default() };
+        let with = |options, held| OpenOptions { held, ..options };
         if !on_chain {
             // Another branch of the tree; what it shares with ours is locked against writing.
-            return work(&options(self.facts()?.held.lock_only()));
+            let facts = self.facts()?;
+            return work(&with(facts.options, facts.held.lock_only()));
         }
         let target = self.target.clone();
         let (_, paused) = self.pause(vec![guid, shot.parent], move |options| {
             layers::fit(&RealDir, &target, guid, options)
         })?;
         job.paused(paused.time);
-        let result = self.facts().and_then(|facts| work(&options(facts.held)));
+        let result = self.facts().and_then(|facts| work(&with(facts.options, facts.held)));
         let (_, paused) = self.pause(Vec::new(), |_| Ok(()))?;
         job.paused(paused.time);
         result

@@ -56,7 +56,7 @@ pub struct Control {
     /// locked.
     live: Mutex<Option<Live>>,
     events: Mutex<Sender<Event>>,
-    layers: Mutex<Layers>,
+    layers: Layers,
 }
 
 struct Live {
@@ -81,13 +81,7 @@ impl Control {
         let remote = session.remotes()[0].clone();
         let live = Live { device: session.device().clone(), remote, claim };
         let opened = Instant::now();
-        Self {
-            fixed,
-            opened,
-            live: Mutex::new(Some(live)),
-            events: Mutex::new(events),
-            layers: Mutex::new(layers),
-        }
+        Self { fixed, opened, live: Mutex::new(Some(live)), events: Mutex::new(events), layers }
     }
 
     /// Lets go of the device; the registry's entry is the caller's now. Clients get errors.
@@ -96,8 +90,8 @@ impl Control {
     }
 
     /// The layers of the disk.
-    pub fn layers(&self) -> Layers {
-        self.layers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn layers(&self) -> &Layers {
+        &self.layers
     }
 
     /// The session serves another device now, with other images perhaps.

@@ -132,7 +132,7 @@ impl Running {
 
     /// Jobs end where they do no harm; they may need the session for that.
     fn end_jobs(&mut self, inbox: &Receiver<Event>) {
-        let layers = self.control.layers();
+        let layers = self.control.layers().clone();
         layers.jobs.cancel_all();
         while layers.jobs.any() {
             match inbox.recv_timeout(LOOK / 10) {

@@ -161,6 +161,12 @@ impl Session {
         &self.remotes
     }
 
+    /// How its images are opened.
+    #[must_use]
+    pub fn options(&self) -> &OpenOptions {
+        &self.options
+    }
+
     /// What is served.
     #[must_use]
     pub fn target(&self) -> &Path {

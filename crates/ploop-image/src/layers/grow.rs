@@ -186,8 +186,18 @@ fn finish_with(
     sync(&*top.file, Bug::NoSyncGrown)
 }
 
-/// A ploop image at least as large as the device, before levels are merged into it.
-pub(super) fn to_fit(level: &mut Level, cluster: ClusterSize, size: Sector) -> Result<()> {
+/// Makes the levels from `at` up as large as the device, before they are merged. From above, so
+/// that no level is ever larger than the one on it (F18).
+pub(super) fn all_to_fit(prepared: &mut Prepared, at: usize) -> Result<()> {
+    let (cluster, size) = (prepared.cluster, prepared.size);
+    for level in prepared.levels[at..].iter_mut().rev() {
+        to_fit(level, cluster, size)?;
+    }
+    Ok(())
+}
+
+/// A ploop image at least as large as the device.
+fn to_fit(level: &mut Level, cluster: ClusterSize, size: Sector) -> Result<()> {
     let Some(head) = level.head.clone() else { return Ok(()) };
     if head.size() >= size {
         return Ok(());

@@ -1,8 +1,8 @@
 //! Where a level has a cluster: its BAT, read ahead in pieces.
 
+use super::target::good;
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::open::Level;
-use crate::scan::scan;
 use ploop_format::units::{PAGE, SECTOR};
 use ploop_format::{ClusterSize, GuestCluster};
 
@@ -83,22 +83,5 @@ impl<'a> Lookup<'a> {
 /// Mapped clusters of a level whose every entry is good.
 pub(super) fn count(level: &Level, cluster: ClusterSize) -> Result<u64> {
     let Some(head) = &level.head else { return Ok(cluster.count(level.len)) };
-    let table = head.table(level.len);
-    let mut first = None;
-    let scan = scan(&*level.file, &table, &[], &mut |bad| {
-        first.get_or_insert(bad);
-    })
-    .at(ErrorKind::Read, "cannot read the BAT of", &level.path)?;
-    match first {
-        None => Ok(scan.mapped),
-        Some(bad) => {
-            let text = format!(
-                "{} has {} bad BAT entries: {}",
-                level.path.display(),
-                scan.bad,
-                bad.describe(&table)
-            );
-            Err(ImageError::new(ErrorKind::BadImage, text).hint("ploop check -f -c shows all"))
-        }
-    }
+    good(level, head).map(|scan| scan.mapped)
 }

@@ -145,10 +145,7 @@ pub fn merge(
     repair(&mut prepared, &options)?;
     let (cluster, size) = (prepared.cluster, prepared.size);
     let at = prepared.levels.len() - plan.sources.len() - 1;
-    // From above, so that no level is ever larger than the one on it (F18).
-    for level in prepared.levels[at..].iter_mut().rev() {
-        grow::to_fit(level, cluster, size)?;
-    }
+    grow::all_to_fit(&mut prepared, at)?;
     let (low, sources) = prepared.levels.split_at_mut(at + 1);
     let Some((level, below)) = low.split_last_mut() else {
         return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
@@ -185,12 +182,8 @@ pub fn fit(dir: &dyn Dir, target: &Path, guid: Guid, options: &OpenOptions) -> R
     let options = OpenOptions { read_only: false, ..options.clone() };
     let mut prepared = Prepared::open_reach(dir, target, &options, Some(&plan.reach()))?;
     same(&planned, prepared.document.as_ref())?;
-    let (cluster, size) = (prepared.cluster, prepared.size);
     let at = prepared.levels.len() - plan.sources.len() - 1;
-    for level in prepared.levels[at..].iter_mut().rev() {
-        grow::to_fit(level, cluster, size)?;
-    }
-    Ok(())
+    grow::all_to_fit(&mut prepared, at)
 }
 
 /// Merges what waits for it: snapshots marked `Temporary` with one child, from a merge that was

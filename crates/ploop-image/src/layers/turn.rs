@@ -60,7 +60,7 @@ pub fn turn(
     let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
     same(&planned, prepared.document.as_ref())?;
     repair(&mut prepared, &options)?;
-    let (cluster, size) = (prepared.cluster, prepared.size);
+    let cluster = prepared.cluster;
     let at = prepared.levels.len() - plan.sources.len() - 1;
     let image = prepared.levels[at].path.clone();
     if prepared.levels[at].head.is_none() {
@@ -68,10 +68,7 @@ pub fn turn(
             format!("{} is raw: levels go into it only while the disk is closed", image.display());
         return Err(ImageError::new(ErrorKind::Param, text));
     }
-    // From above, so that no level is ever larger than the one on it (F18).
-    for level in prepared.levels[at..].iter_mut().rev() {
-        grow::to_fit(level, cluster, size)?;
-    }
+    grow::all_to_fit(&mut prepared, at)?;
     let (low, sources) = prepared.levels.split_at_mut(at + 1);
     let mut clusters = 0;
     for source in sources.iter() {
