@@ -191,7 +191,9 @@ pub fn drop_covered(
 
 /// Every cluster of the lower level is in the top.
 fn covers(top: &Level, lower: &Level, cluster: ClusterSize) -> Result<()> {
-    let entries = lower.head.as_ref().map_or(0, |head| head.entries());
+    // A raw image has every cluster up to its end.
+    let raw = cluster.count(lower.len);
+    let entries = lower.head.as_ref().map_or(raw, |head| head.entries());
     let pages = GuestCluster(entries.saturating_sub(1)).slot().page.0 + 1;
     let (mut high, mut low) = (Lookup::new(top, cluster), Lookup::new(lower, cluster));
     for first in (0..pages).step_by(AHEAD as usize) {
