@@ -178,6 +178,12 @@ impl Space {
         self.dirty.insert(cluster.0);
     }
 
+    /// There are clusters at the end of the file that could go back to the host (P10).
+    fn has_tail(&self) -> bool {
+        let ahead = !self.frontier.is_empty() && self.frontier.end == self.clusters;
+        ahead && self.extend.is_none()
+    }
+
     /// Nothing was taken for a while.
     fn is_idle(&self, now: u64) -> bool {
         now.saturating_sub(self.taken_at) >= GIVE_BACK_NS
@@ -362,8 +368,7 @@ impl<I: Io> Keeper<I> {
     /// P10: gives back what is kept ahead when nobody has taken any of it for a while.
     fn start_cut(&mut self) {
         let s = &mut self.space;
-        let ahead = !s.frontier.is_empty() && s.frontier.end == s.clusters;
-        if !ahead || self.closing || s.extend.is_some() || !s.is_idle(self.now) {
+        if !s.has_tail() || self.closing || !s.is_idle(self.now) {
             return;
         }
         let range = std::mem::take(&mut s.frontier);
@@ -535,8 +540,9 @@ impl<I: Io> Keeper<I> {
         let cleaned = cleaned.filter(|_| !running);
         let starved = self.space.is_starved() && self.space.ask_again_at != u64::MAX;
         let ask = starved.then_some(self.space.ask_again_at);
-        let ahead = !self.space.frontier.is_empty() && self.space.extend.is_none();
-        let idle = ahead.then_some(self.space.taken_at + GIVE_BACK_NS);
+        // What a close cuts off anyway must not keep waking the keeper meanwhile.
+        let tail = self.space.has_tail() && !self.closing;
+        let idle = tail.then_some(self.space.taken_at + GIVE_BACK_NS);
         [clean, cleaned, ask, idle].into_iter().flatten().min()
     }
 }
