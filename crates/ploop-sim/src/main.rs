@@ -246,7 +246,7 @@ fn hunt(task: &str, options: &Options) -> ExitCode {
         None if task == "planted" => {
             of_group(|group| matches!(group, Group::Decision | Group::Layer))
         }
-        None => of_group(|group| matches!(group, Group::Drop | Group::Swap)),
+        None => of_group(|group| matches!(group, Group::Drop | Group::LayerDrop | Group::Swap)),
     };
     let budget = options.time.unwrap_or(Duration::from_secs(60));
     let start = Instant::now();

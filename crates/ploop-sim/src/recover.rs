@@ -88,27 +88,29 @@ pub fn nothing(world: &SimWorld, target: &Path) -> Result<(), String> {
     nothing_but(world, target, Orphans::No)
 }
 
-/// T19, I7: a closed top ends where its last cluster ends; a mark that went before the cut did
-/// leaves a tail for ever.
+/// T19, I7, I12: an image without the mark ends where its last cluster ends. A mark that went too
+/// early leaves a tail for ever, and so does one that comes too late.
 fn no_tail(world: &SimWorld, report: &CheckReport) -> Result<(), String> {
-    let Some(top) = report.images.last().filter(|top| top.version != 0 && !top.in_use) else {
-        return Ok(());
-    };
-    let bytes = world.read_file(Path::new(&top.image)).map_err(|e| e.to_string())?;
-    let header = Header::parse(&bytes).map_err(|e| e.to_string())?;
-    let size = top.cluster_bytes;
-    let unit = if top.version == 1 { 512 } else { size };
-    let table = bytes.get(64..64 + top.clusters as usize * 4).unwrap_or_default();
-    let last = table
-        .chunks_exact(4)
-        .map(|word| u64::from(u32::from_le_bytes([word[0], word[1], word[2], word[3]])))
-        .max()
-        .unwrap_or(0);
-    let end = if last == 0 { 0 } else { last * unit + size }.max(header.data_start());
-    match bytes.len() as u64 {
-        len if len == end => Ok(()),
-        len => Err(format!("I7: a closed top ends at {len}, its last cluster at {end}")),
+    for image in report.images.iter().filter(|image| image.version != 0 && !image.in_use) {
+        let bytes = world.read_file(Path::new(&image.image)).map_err(|e| e.to_string())?;
+        let header = Header::parse(&bytes).map_err(|e| e.to_string())?;
+        let size = image.cluster_bytes;
+        let unit = if image.version == 1 { 512 } else { size };
+        let table = bytes.get(64..64 + image.clusters as usize * 4).unwrap_or_default();
+        let last = table
+            .chunks_exact(4)
+            .map(|word| u64::from(u32::from_le_bytes([word[0], word[1], word[2], word[3]])))
+            .max()
+            .unwrap_or(0);
+        let end = if last == 0 { 0 } else { last * unit + size }.max(header.data_start());
+        let len = bytes.len() as u64;
+        if len != end {
+            let name = &image.image;
+            let text = format!("{name} is not in use and ends at {len}, its last cluster at {end}");
+            return Err(format!("I7: {text}"));
+        }
     }
+    Ok(())
 }
 
 /// What may lie beside a disk.

@@ -299,14 +299,20 @@ impl<'a> Sim<'a> {
         }
     }
 
-    /// One of the blocking calls that follow fails.
+    /// One of the blocking calls that follow fails; one time in four a sync of the directory (F12).
     fn fail_one(&mut self, which: u64) {
         let errno = if self.rng.chance(1, 3) { 28 } else { 5 };
+        let of_directory = which % 4 == 3;
+        let which = if of_directory { which / 4 % 4 } else { which };
         let mut seen = 0;
         self.world.set_hook(Some(Box::new(move |attempt| {
+            let sync = attempt.kind == OpKind::Sync;
+            if of_directory && !(sync && attempt.path == Path::new(scene::HOME)) {
+                return Verdict::Normal;
+            }
             let now = seen;
             seen += 1;
-            let fits = errno == 5 || !matches!(attempt.kind, OpKind::Read | OpKind::Sync);
+            let fits = errno == 5 || of_directory || !(sync || attempt.kind == OpKind::Read);
             if now == which && fits { Verdict::FailTorn(errno) } else { Verdict::Normal }
         })));
     }

@@ -140,7 +140,7 @@ fn grow_raw(prepared: &mut Prepared, size: Sector) -> Result<Sector> {
     if top.len < bytes {
         top.file.set_len(bytes).at(ErrorKind::Truncate, "cannot set the length of", &top.path)?;
         top.len = bytes;
-        sync(&*top.file, Bug::NoSyncGrown)?;
+        sync(&*top.file, Bug::NoSyncRawGrown)?;
     }
     Ok(Sector(bytes >> 9))
 }
@@ -183,7 +183,7 @@ fn finish_with(
     let at = kept.put(&*top.file, new, end)?;
     sync(&*top.file, Bug::NoSyncTable)?;
     head::rewrite(&*top.file, path, |header| header.close(empty, Some(at)))?;
-    sync(&*top.file, Bug::NoSyncGrown)
+    sync(&*top.file, Bug::NoSyncMark)
 }
 
 /// Makes the levels from `at` up as large as the device, before they are merged. From above, so

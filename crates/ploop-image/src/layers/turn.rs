@@ -96,6 +96,9 @@ pub fn turn(
     if let Err(error) = turned {
         // Nothing was cut or given back yet: every snapshot can be what it was. But old entries may
         // come back only under the old order, or they would hide what is newer.
+        if on(Bug::TurnUndoFirst) {
+            target.undo()?;
+        }
         let order = store.put(marked(&plan, &planned.parsed, Temporary::Zero));
         let undone = order.and_then(|()| target.undo()).and_then(|()| unmark(&store));
         return Err(stopped(undone, error));
