@@ -11,6 +11,7 @@ mod initramfs;
 mod modules;
 mod plan;
 mod report;
+mod served;
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use anyhow::{Result, bail, ensure};
 use crate::sh;
 use fetch::Store;
 use plan::Kernel;
+use served::Served;
 
 const USAGE: &str = "vm takes nothing, --all, --fetch or --kernel SERIES";
 
@@ -92,12 +94,17 @@ pub fn run(args: &[String]) -> Result<()> {
         let start = Instant::now();
         let root = initramfs::build(&store, dir, &ploop)?;
         took(&format!("root of {} MiB", root.len() >> 20), start.elapsed());
-        let booted = boot::boot(&store, dir, &root, &kernel.series)?;
+        let mut served = Served::start(&ploop, &store.path("served"))?;
+        let booted = boot::boot(&store, dir, &root, &kernel.series, &mut served)?;
         took(&format!("kernel {}, boot and suite", kernel.series), booted.took);
         let console = String::from_utf8_lossy(&fs::read(&booted.log)?).into_owned();
         if let Err(error) = report::show(&kernel.series, &console) {
             let late = if booted.late { " (ended by the time limit)" } else { "" };
             failures.push(format!("{error:#}{late}; see {}", booted.log.display()));
+        }
+        match served.end() {
+            Ok(told) => sh::say(&format!("{:<8} vhost-user: {told}", kernel.series)),
+            Err(error) => failures.push(format!("kernel {}: {error:#}", kernel.series)),
         }
     }
     ensure!(failures.is_empty(), "{}", failures.join("\n"));

@@ -215,6 +215,7 @@ Examples:
   ploop serve /vz/disk --nbd unix:/run/disk.sock
   ploop serve /vz/disk --nbd tcp:127.0.0.1:10809 --export-name disk --ro
   ploop serve /vz/disk --fuse /tmp/disk.raw
+  ploop serve /vz/disk --vhost-user /run/disk.vhost
   ploop serve /vz/disk --nbd unix:/run/disk.sock --metrics tcp:127.0.0.1:9100")]
 pub struct Serve {
     /// The disk
@@ -226,6 +227,9 @@ pub struct Serve {
     /// Export as one file, mounted over FILE
     #[arg(long, value_name = "FILE")]
     pub fuse: Vec<PathBuf>,
+    /// Export to a virtual machine: vhost-user-blk on the unix socket PATH
+    #[arg(long, value_name = "PATH")]
+    pub vhost_user: Vec<PathBuf>,
     /// Name of the NBD export
     #[arg(long, value_name = "NAME", default_value = "")]
     pub export_name: String,
@@ -245,7 +249,8 @@ pub struct Attach {
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
-    /// How the device is made: ublk, loop (FUSE + loop device), or auto: the first that works
+    /// How the device is made: ublk, nbd (the kernel's client), loop (FUSE + loop device), or
+    /// auto: the first that works
     #[arg(long, value_name = "TRANSPORT", default_value = "auto")]
     pub via: String,
     #[command(flatten)]

@@ -238,8 +238,11 @@ pub fn serve(args: &args::Serve) -> Result<ServeSpec> {
     for file in &args.fuse {
         exports.push(Export::Fuse { file: absolute(file)? });
     }
+    for path in &args.vhost_user {
+        exports.push(Export::VhostUser { path: absolute(path)? });
+    }
     if exports.is_empty() {
-        return Err(Failure::parameter("nothing to serve: no --nbd and no --fuse")
+        return Err(Failure::parameter("nothing to serve: no --nbd, no --fuse, no --vhost-user")
             .hint("`ploop attach` makes a block device"));
     }
     serving(&args.disk, &args.serving, exports)
@@ -271,12 +274,9 @@ pub fn attach(disk: &Path, via: &str, args: &args::Serving) -> Result<ServeSpec>
         "auto" => serving(disk, args, vec![Export::Ublk { or_loop: true }]),
         "ublk" => serving(disk, args, vec![Export::Ublk { or_loop: false }]),
         "loop" => serving(disk, args, vec![Export::Loop]),
-        "nbd" => Err(Failure::parameter(format!("`--via {via}` is not available in this version"))
-            .hint("--via loop makes a block device on any kernel with FUSE and loop")),
-        other => {
-            Err(Failure::parameter(format!("unknown transport `{other}`"))
-                .hint("auto, ublk or loop"))
-        }
+        "nbd" => serving(disk, args, vec![Export::KernelNbd]),
+        other => Err(Failure::parameter(format!("unknown transport `{other}`"))
+            .hint("auto, ublk, nbd or loop")),
     }
 }
 

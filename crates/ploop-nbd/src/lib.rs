@@ -11,6 +11,7 @@
 //! | `answer.rs` | the way out: outcome to reply, many replies in one `sendmsg` |
 //! | `connection.rs` | one socket: partial headers, payloads and replies |
 //! | `memory.rs` | the aligned blocks of a queue; the only `unsafe` of the crate |
+//! | `kernel.rs`, `netlink.rs` | the kernel's own client on sockets of ours: `/dev/nbdN` |
 //! | `server.rs` | [`NbdServer`], what a daemon uses |
 //!
 //! What is absent: no request is copied in user space (see `connection.rs` for the one bounded
@@ -29,7 +30,9 @@ mod front;
 #[doc(hidden)]
 pub mod fuzz;
 mod inflight;
+pub mod kernel;
 mod listen;
+mod netlink;
 pub mod protocol;
 mod receive;
 mod server;
@@ -39,4 +42,4 @@ pub use error::{Error, Result};
 pub use export::ExportInfo;
 pub use front::NbdFront;
 pub use listen::Listener;
-pub use server::{NbdOptions, NbdServer};
+pub use server::{Adopter, NbdOptions, NbdServer};

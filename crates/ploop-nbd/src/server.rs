@@ -2,11 +2,13 @@
 
 use crate::accept::{Acceptor, Port};
 use crate::addr::NbdAddr;
+use crate::connection::{Accepted, Live};
 use crate::error::{Context, Result};
 use crate::export::ExportInfo;
 use crate::front::{Inbox, NbdFront};
 use crate::listen::Listener;
 use crate::protocol::MAX_PAYLOAD;
+use crate::protocol::handshake::Terms;
 use ploop_engine::arena::Arena;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
@@ -72,6 +74,22 @@ pub struct NbdServer {
     size: Arc<AtomicU64>,
 }
 
+/// Gives clients to queues that know already what is offered.
+pub struct Adopter {
+    inboxes: Vec<Arc<Inbox>>,
+    live: Arc<AtomicUsize>,
+}
+
+impl Adopter {
+    /// Gives a client to a queue; it follows the size of the device.
+    pub fn adopt(&self, fd: OwnedFd, export: &ExportInfo, queue: usize) {
+        let Some(inbox) = self.inboxes.get(queue % self.inboxes.len().max(1)) else { return };
+        let Some(live) = Live::enter(&self.live, usize::MAX) else { return };
+        let agreed = export.agreed(Terms::default(), u64::MAX);
+        inbox.put(Accepted { fd, agreed, peer: "the kernel".into(), live });
+    }
+}
+
 impl NbdServer {
     /// A server without an address.
     #[must_use]
@@ -114,6 +132,12 @@ impl NbdServer {
         let inbox = Arc::new(Inbox::default());
         self.inboxes.push(Arc::clone(&inbox));
         Ok(NbdFront::new(inbox, limits, arena))
+    }
+
+    /// For clients that need no handshake. After the fronts were made.
+    #[must_use]
+    pub fn adopter(&self) -> Adopter {
+        Adopter { inboxes: self.inboxes.clone(), live: Arc::clone(&self.live) }
     }
 
     /// Starts to take clients. Call it when the queues run.

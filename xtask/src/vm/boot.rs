@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::fetch::Store;
+use super::served::Served;
 use crate::sh;
 
 /// A machine that says nothing more after this is ended.
@@ -23,15 +24,23 @@ pub struct Booted {
 }
 
 /// Boots a kernel with a root; `name` is that of the log.
-pub fn boot(store: &Store, kernel: &Path, root: &[u8], name: &str) -> Result<Booted> {
+pub fn boot(
+    store: &Store,
+    kernel: &Path,
+    root: &[u8],
+    name: &str,
+    served: &mut Served,
+) -> Result<Booted> {
     let (initrd, disk) = (store.path("initrd"), store.path("disk"));
     fs::write(&initrd, root)?;
     let _ = fs::remove_file(&disk);
     File::create(&disk)?.set_len(DISK)?;
     let log = store.path(&format!("log-{name}.txt"));
     let start = Instant::now();
-    let child = start_qemu(store, &image(kernel)?, &initrd, &disk, &log)?;
-    let late = !wait(child, start)?;
+    let mut command = qemu(store, &image(kernel)?, &initrd, &disk)?;
+    second_disk(&mut command, served);
+    let child = start_qemu(command, &log)?;
+    let late = !wait(child, start, &mut || served.look_at(&log))?;
     let _ = fs::remove_file(&disk);
     let _ = fs::remove_file(&initrd);
     Ok(Booted { log, took: start.elapsed(), late })
@@ -52,24 +61,22 @@ fn image(kernel: &Path) -> Result<PathBuf> {
     paths.find(is_image).with_context(|| format!("no vmlinuz in {}", kernel.display()))
 }
 
-fn start_qemu(
-    store: &Store,
-    kernel: &Path,
-    initrd: &Path,
-    disk: &Path,
-    log: &Path,
-) -> Result<Child> {
+fn qemu(store: &Store, kernel: &Path, initrd: &Path, disk: &Path) -> Result<Command> {
     let qemu = store.path("qemu");
     let share = qemu.join("usr/share");
-    let mut command = std::process::Command::new(qemu.join("usr/bin/qemu-system-x86_64"));
+    let mut command = Command::new(qemu.join("usr/bin/qemu-system-x86_64"));
     for dir in ["qemu", "seabios"] {
         command.arg("-L").arg(share.join(dir));
     }
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none"]);
     command.args(["-serial", "stdio", "-no-reboot", "-M", "q35", "-cpu", "max", "-smp", "2"]);
     command.args(["-accel", "tcg,thread=multi,tb-size=512", "-m", "2G"]);
+    // The server of the second disk reads and writes the machine's memory.
+    command.args(["-object", "memory-backend-memfd,id=memory,size=2G,share=on"]);
+    command.args(["-machine", "memory-backend=memory"]);
     command.arg("-drive");
-    command.arg(format!("if=virtio,format=raw,cache=unsafe,file={}", disk.display()));
+    command.arg(format!("if=none,id=first,format=raw,cache=unsafe,file={}", disk.display()));
+    command.args(["-device", "virtio-blk-pci,drive=first"]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
     command.args([
         "-append",
@@ -78,6 +85,18 @@ fn start_qemu(
     ]);
     let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|d| qemu.join(d));
     command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries)?);
+    Ok(command)
+}
+
+/// Ours, over vhost-user-blk. A server that dies is waited for.
+fn second_disk(command: &mut Command, served: &Served) {
+    let socket = served.socket();
+    command.arg("-chardev");
+    command.arg(format!("socket,id=second,path={},reconnect-ms=100", socket.display()));
+    command.args(["-device", "vhost-user-blk-pci,chardev=second,num-queues=2"]);
+}
+
+fn start_qemu(mut command: Command, log: &Path) -> Result<Child> {
     let out = File::create(log)?;
     let errors = out.try_clone()?;
     command.stdin(Stdio::null()).stdout(out).stderr(errors);
@@ -85,8 +104,9 @@ fn start_qemu(
 }
 
 /// Whether it ended by itself.
-fn wait(mut child: Child, start: Instant) -> Result<bool> {
+fn wait(mut child: Child, start: Instant, look: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
     loop {
+        look()?;
         if child.try_wait()?.is_some() {
             return Ok(true);
         }

@@ -10,8 +10,15 @@ modules       60   /modules/order
 storage       60   /dev/vda
 loop_fs       240  /dev/loop-control
 loop_busy     120  /dev/loop-control
-nbd_kernel    240  /dev/nbd0
+nbd_client    240  /dev/nbd0
+nbd_fs        240  /dev/nbd0
+nbd_busy      120  /dev/nbd0
+nbd_kill      300  /dev/nbd0
+vhost_fs      240  /dev/vdb
+vhost_trim    120  /dev/vdb
+vhost_kill    240  /dev/vdb
 ublk_fs       240  /dev/ublk-control
+ublk_grow     120  /dev/ublk-control
 ublk_info     120  /dev/ublk-control
 ublk_trim     180  /dev/ublk-control
 ublk_busy     120  /dev/ublk-control
@@ -20,6 +27,7 @@ ublk_mount    180  /dev/ublk-control
 ublk_kill     300  /dev/ublk-control
 dm_linear     180  /dev/mapper/control
 dm_flakey     240  /dev/mapper/control
+fallback      120  /dev/ublk-control
 '
 
 t_modules() {
@@ -74,7 +82,7 @@ t_loop_busy() {
 }
 
 # A server in the foreground and the kernel's client on its socket.
-t_nbd_kernel() {
+t_nbd_client() {
     new_disk nbd
     ploop serve --nbd unix:/run/nbd.sock /disk/nbd/DiskDescriptor.xml >/tmp/serve 2>&1 &
     server=$!
@@ -85,6 +93,122 @@ t_nbd_kernel() {
     kill -TERM $server
     wait $server || { cat /tmp/serve; return 1; }
     ploop check -f /disk/nbd
+}
+
+# The same client, attached by us: sockets for every queue, no handshake.
+t_nbd_fs() {
+    new_disk knbd
+    dev=$(ploop attach --via nbd --queues 2 /disk/knbd)
+    case $dev in /dev/nbd*) ;; *) echo "$dev"; return 1 ;; esac
+    q=/sys/block/${dev#/dev/}/queue
+    [ "$(blockdev --getsize64 $dev)" = $((256 << 20)) ]
+    [ "$(cat $q/write_cache)" = 'write back' ]
+    fs_on $dev
+    ploop grow -s 300M /disk/knbd
+    [ "$(blockdev --getsize64 $dev)" = $((300 << 20)) ]
+    ploop list
+    ploop detach /disk/knbd
+    [ "$(blockdev --getsize64 $dev)" = 0 ]
+    ploop check -f /disk/knbd
+    dev=$(ploop attach --via nbd --ro /disk/knbd)
+    [ "$(blockdev --getro $dev)" = 1 ]
+    ploop detach /disk/knbd
+}
+
+t_nbd_busy() {
+    new_disk nbusy 64M
+    dev=$(ploop attach --via nbd /disk/nbusy)
+    mkfs.ext4 -q -F $dev
+    mount -t ext4 $dev /mnt
+    if ploop detach /disk/nbusy; then echo "detached though mounted"; return 1; fi
+    umount /mnt
+    ploop detach /disk/nbusy
+}
+
+# The server is killed under fio on a mounted file system; the next attach gives the device new
+# sockets, and fio verifies all it wrote. (Requests the dead one had wait 30 s for the kernel.)
+t_nbd_kill() {
+    new_disk nkill
+    dev=$(ploop attach --via nbd --queues 2 /disk/nkill)
+    mkfs.ext4 -q -F $dev
+    mount -t ext4 $dev /mnt
+    fio --name=verify --filename=/mnt/data --size=48M --rw=randwrite --bsrange=4k-64k \
+        --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --do_verify=1 \
+        --verify_fatal=1 --fsync=32 --time_based --runtime=6 --output=/tmp/fio &
+    fio=$!
+    sleep 2
+    kill -KILL $(server_of)
+    if ploop attach --via loop /disk/nkill; then
+        echo "a loop device beside one that waits"; return 1
+    fi
+    taken=$(ploop attach --via nbd --queues 2 /disk/nkill)
+    [ "$taken" = "$dev" ]
+    wait $fio || { cat /tmp/fio; return 1; }
+    umount /mnt
+    e2fsck -f -n $dev
+    ploop detach /disk/nkill
+    ploop check -f /disk/nkill
+}
+
+# The machine's second disk: served by the host, over vhost-user-blk.
+t_vhost_fs() {
+    [ "$(blockdev --getsize64 /dev/vdb)" = $((512 << 20)) ]
+    [ "$(cat /sys/block/vdb/queue/write_cache)" = 'write back' ]
+    [ "$(cat /sys/block/vdb/queue/discard_granularity)" = $((1 << 20)) ]
+    grep '^ploop' /sys/block/vdb/serial
+    fs_on /dev/vdb
+}
+
+t_vhost_trim() {
+    mkfs.xfs -q -f /dev/vdb
+    mount -t xfs /dev/vdb /mnt
+    dd if=/dev/urandom of=/mnt/big bs=1M count=64 conv=fsync
+    rm /mnt/big
+    sync
+    fstrim -v /mnt
+    umount /mnt
+    xfs_repair -n /dev/vdb
+    blkdiscard -o 1048576 -l 8388608 /dev/vdb
+    dd if=/dev/vdb bs=1M skip=1 count=8 iflag=direct | cmp -n 8388608 - /dev/zero
+}
+
+# The host kills the server three times under fio: the machine notices nothing.
+t_vhost_kill() {
+    mkfs.ext4 -q -F /dev/vdb
+    mount -t ext4 /dev/vdb /mnt
+    fio --name=verify --filename=/mnt/data --size=48M --rw=randwrite --bsrange=4k-64k \
+        --ioengine=libaio --iodepth=32 --direct=1 --verify=crc32c --do_verify=1 \
+        --verify_fatal=1 --time_based --runtime=12 --output=/tmp/fio &
+    fio=$!
+    for n in 1 2 3 4 5; do
+        sleep 2
+        kill -0 $fio
+        echo 'host: kill' > /dev/console
+    done
+    wait $fio || { cat /tmp/fio; return 1; }
+    umount /mnt
+    e2fsck -f -n /dev/vdb
+}
+
+# A larger device, where the kernel has the command for it; else it is larger when attached anew.
+t_ublk_grow() {
+    new_disk grow 64M
+    dev=$(ploop attach --via ublk /disk/grow)
+    if ploop grow -s 100M /disk/grow 2>/tmp/why; then
+        [ "$(blockdev --getsize64 $dev)" = $((100 << 20)) ]
+        echo "note: the device grew in use"
+    else
+        cat /tmp/why
+        grep 'detach and attach' /tmp/why
+        ploop detach /disk/grow
+        dev=$(ploop attach --via ublk /disk/grow)
+        [ "$(blockdev --getsize64 $dev)" = $((100 << 20)) ]
+        echo "note: the device grew when attached anew"
+    fi
+    dd if=/dev/urandom of=/tmp/some bs=1M count=4
+    dd if=/tmp/some of=$dev bs=1M seek=96 conv=fsync
+    ploop detach /disk/grow
+    ploop check -f /disk/grow
 }
 
 t_ublk_fs() {
@@ -262,6 +386,24 @@ t_dm_flakey() {
     umount /mnt
     ploop detach /disk/flakey
     ploop check -f /disk/flakey
+}
+
+# What is not there is passed by, and said with -v.
+t_fallback() {
+    new_disk fall 64M
+    rmmod ublk_drv
+    dev=$(ploop -v attach /disk/fall 2>/tmp/why)
+    case $dev in /dev/nbd*) ;; *) cat /tmp/why; echo "without ublk: $dev"; return 1 ;; esac
+    grep -i ublk /tmp/why
+    ploop detach /disk/fall
+    rmmod nbd
+    dev=$(ploop -v attach /disk/fall 2>/tmp/why)
+    case $dev in /dev/loop*) ;; *) cat /tmp/why; echo "without nbd: $dev"; return 1 ;; esac
+    grep -i nbd /tmp/why
+    ploop detach /disk/fall
+    if ploop attach --via nbd /disk/fall 2>/tmp/why; then echo "attached without nbd"; return 1; fi
+    grep 'load the module nbd' /tmp/why
+    ploop check -f /disk/fall
 }
 
 uptime_now() { read -r up _ < /proc/uptime; echo "$up"; }

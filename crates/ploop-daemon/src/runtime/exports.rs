@@ -1,16 +1,19 @@
-//! NBD sockets, FUSE files, the loop device and its partition: made and taken away outside the data
-//! path (D8).
+//! NBD and vhost-user sockets, FUSE files, the loop device and its partition: made and taken away
+//! outside the data path (D8).
 
+use super::kernel_nbd::{self, KernelNbd};
 use super::nbd::Nbd;
 use super::partition::Partition;
 use super::session::{MakeFront, Session};
 use super::spec::{Export, ServeSpec};
 use super::ublk::{self, Traits};
+use super::vhost::Vhost;
 use crate::failure::OrFail;
 use crate::registry::Claim;
 use crate::{Code, Failure, Result};
 use ploop_engine::{FrontEnd, Limits};
 use ploop_fuse::{FuseFront, FuseOptions, FuseQueues, FuseServer, LoopDevice, LoopOptions};
+use ploop_nbd::kernel::{self, NbdDevice};
 use ploop_ublk::UblkDevice;
 use rustix::fs::{Mode, OFlags};
 use std::path::{Path, PathBuf};
@@ -24,12 +27,16 @@ const LET_GO: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Exports {
     nbd: Option<Nbd>,
+    vhost: Vhost,
     queues: Option<FuseQueues>,
     files: Vec<FuseServer>,
     loop_file: Option<FuseServer>,
     device: Option<LoopDevice>,
     partition: Option<Partition>,
     ublk: Option<UblkDevice>,
+    kernel: Option<KernelNbd>,
+    /// The kernel's NBD client makes the block device.
+    by_kernel: bool,
     /// On the ublk device, found by the kernel; goes with it.
     ublk_partition: Option<PathBuf>,
     words: Vec<String>,
@@ -49,14 +56,20 @@ impl Exports {
         traits: Traits,
     ) -> Result<Vec<Vec<MakeFront>>> {
         let mut nbd = Nbd::bind(spec, limits)?;
+        self.ublk = ublk::open(spec, limits, traits)?;
+        self.by_kernel = self.kernel_nbd(spec, traits)?;
+        if self.by_kernel {
+            nbd.adopts();
+        }
         let mut fronts = nbd.fronts(limits, queues)?;
         self.nbd = Some(nbd);
         fronts.resize_with(queues, Vec::new);
-        self.ublk = ublk::open(spec, limits, traits)?;
+        self.vhost = Vhost::bind(spec, limits, traits, &mut fronts)?;
+        let block = self.ublk.is_some() || self.by_kernel;
         let files = spec.exports.iter().any(|export| match export {
-            Export::Nbd { .. } => false,
+            Export::Nbd { .. } | Export::VhostUser { .. } | Export::KernelNbd => false,
             Export::Fuse { .. } | Export::Loop => true,
-            Export::Ublk { or_loop } => *or_loop && self.ublk.is_none(),
+            Export::Ublk { or_loop } => *or_loop && !block,
         });
         if files {
             let made = FuseQueues::new(limits, queues);
@@ -77,20 +90,69 @@ impl Exports {
     ///
     /// # Errors
     /// One cannot be made.
-    pub fn make(&mut self, spec: &ServeSpec, session: &Session, claim: &Claim) -> Result<()> {
+    pub fn make(
+        &mut self,
+        spec: &ServeSpec,
+        session: &Session,
+        claim: &Claim,
+        traits: Traits,
+    ) -> Result<()> {
         for export in &spec.exports {
             match export {
-                Export::Nbd { .. } => {}
+                Export::Nbd { .. } | Export::VhostUser { .. } => {}
                 Export::Fuse { file } => {
                     let server = self.mount(file, session)?;
                     self.words.push(format!("fuse {}", file.display()));
                     self.files.push(server);
                 }
                 Export::Ublk { .. } if self.ublk.is_some() => self.start_ublk(session)?,
+                Export::Ublk { .. } | Export::KernelNbd if self.by_kernel => {
+                    self.start_kernel(spec, session, traits)?;
+                }
+                Export::KernelNbd => {}
                 Export::Loop | Export::Ublk { .. } => self.attach(session, claim)?,
             }
         }
+        self.vhost.start()?;
         self.nbd.as_mut().map_or(Ok(()), Nbd::start)
+    }
+
+    /// Whether the kernel's NBD client is to make the block device.
+    fn kernel_nbd(&self, spec: &ServeSpec, traits: Traits) -> Result<bool> {
+        let asked = spec.exports.contains(&Export::KernelNbd);
+        let auto = spec.exports.contains(&Export::Ublk { or_loop: true }) && self.ublk.is_none();
+        if asked || auto {
+            match NbdDevice::probe() {
+                Ok(()) => return Ok(true),
+                Err(error) if asked => {
+                    return Err(
+                        Failure::from(error).hint("--via loop works with FUSE and loop devices")
+                    );
+                }
+                Err(error) => tracing::info!("{error}; a loop device is used instead"),
+            }
+        }
+        let identity = kernel_nbd::identity(traits, spec.read_only);
+        match identity.and_then(|identity| kernel::waiting_for(&identity)) {
+            Some(device) => Err(ublk::waits(&device, "nbd")),
+            None => Ok(false),
+        }
+    }
+
+    fn start_kernel(&mut self, spec: &ServeSpec, session: &Session, traits: Traits) -> Result<()> {
+        let Some(nbd) = &self.nbd else { return Ok(()) };
+        let limits = session.device().limits();
+        let made = KernelNbd::connect(spec, limits, traits, nbd)?;
+        let path = made.path().to_owned();
+        let found = made.partition.is_some();
+        self.kernel = Some(made);
+        if !found {
+            match Partition::add_first(&path, u64::from(limits.block)) {
+                Ok(partition) => self.partition = partition,
+                Err(failure) => tracing::warn!("{failure}"),
+            }
+        }
+        Ok(())
     }
 
     fn attach(&mut self, session: &Session, claim: &Claim) -> Result<()> {
@@ -155,28 +217,31 @@ impl Exports {
     #[must_use]
     pub fn transport(&self) -> Option<&'static str> {
         let ublk = self.ublk.as_ref().map(|_| "ublk");
-        ublk.or_else(|| self.device.as_ref().map(|_| "loop"))
+        let kernel = self.kernel.as_ref().map(|_| "nbd");
+        ublk.or(kernel).or_else(|| self.device.as_ref().map(|_| "loop"))
     }
 
-    /// The ready lines: NBD, then files.
+    /// The ready lines: NBD, vhost-user, then files.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
         let nbd = self.nbd.as_ref().map(Nbd::words).unwrap_or_default();
-        nbd.iter().chain(&self.words).cloned().collect()
+        nbd.iter().chain(self.vhost.words()).chain(&self.words).cloned().collect()
     }
 
     /// The block device.
     #[must_use]
     pub fn device(&self) -> Option<&Path> {
         let ublk = self.ublk.as_ref().map(UblkDevice::path);
-        ublk.or_else(|| self.device.as_ref().map(LoopDevice::path))
+        let kernel = self.kernel.as_ref().map(KernelNbd::path);
+        ublk.or(kernel).or_else(|| self.device.as_ref().map(LoopDevice::path))
     }
 
     /// The partition's device.
     #[must_use]
     pub fn partition(&self) -> Option<&Path> {
         let ublk = self.ublk_partition.as_deref();
-        ublk.or_else(|| self.partition.as_ref().map(Partition::path))
+        let kernel = self.kernel.as_ref().and_then(|device| device.partition.as_deref());
+        ublk.or(kernel).or_else(|| self.partition.as_ref().map(Partition::path))
     }
 
     /// Why the exports cannot go now: the block device is mounted, or claimed in another way.
@@ -203,6 +268,7 @@ impl Exports {
         if let Some(nbd) = &self.nbd {
             nbd.set_size(bytes);
         }
+        self.vhost.set_size(bytes);
         for file in self.files.iter().chain(&self.loop_file) {
             file.set_size(bytes);
         }
@@ -218,6 +284,9 @@ impl Exports {
             }
             device.update_size().map_err(|error| old(error.to_string()))?;
         }
+        if let Some(device) = &mut self.kernel {
+            device.update_size(bytes).map_err(|error| old(error.to_string()))?;
+        }
         if let Some(device) = &mut self.ublk {
             device.update_size(bytes).map_err(|error| old(Failure::from(error).to_string()))?;
         }
@@ -230,10 +299,16 @@ impl Exports {
         if let Some(mut nbd) = self.nbd.take() {
             nbd.stop();
         }
+        self.vhost.stop();
         if let Some(partition) = self.partition.take()
             && let Err(failure) = partition.remove()
         {
             tracing::warn!("{failure}");
+        }
+        if let Some(device) = self.kernel.take()
+            && let Err(failure) = device.disconnect()
+        {
+            tracing::error!("{failure}");
         }
         if let Some(device) = &mut self.ublk
             && let Err(error) = device.stop()

@@ -8,6 +8,8 @@
 //! | [`multi`] | several front ends on one queue |
 //! | [`nbd`] | listening sockets, and their front end on each queue |
 //! | `ublk` | a ublk device, and its front ends on the queues |
+//! | `kernel_nbd` | a device of the kernel's NBD client |
+//! | `vhost` | vhost-user sockets for virtual machines |
 //! | [`exports`] | FUSE files, the loop device and its partition; starts the ublk device |
 //! | [`copier`] | copies of layers: several at a time, at a rate |
 //! | [`cursor`] | the device as something to read, write and seek in |
@@ -25,6 +27,7 @@ pub mod cursor;
 pub mod exports;
 pub mod holder;
 pub mod jobs;
+mod kernel_nbd;
 pub mod layers;
 pub mod mapping;
 pub mod memory;
@@ -39,6 +42,7 @@ pub mod session;
 pub mod signals;
 pub mod spec;
 mod ublk;
+mod vhost;
 
 pub use multi::MultiFront;
 pub use open::open;

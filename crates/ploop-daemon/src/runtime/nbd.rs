@@ -4,12 +4,14 @@ use super::session::MakeFront;
 use super::spec::{Export, ServeSpec};
 use crate::{Code, Failure, Result};
 use ploop_engine::{FrontEnd, Limits};
-use ploop_nbd::{Error, ExportInfo, NbdAddr, NbdFront, NbdOptions, NbdServer};
+use ploop_nbd::{Adopter, Error, ExportInfo, NbdAddr, NbdFront, NbdOptions, NbdServer};
 
 /// The listening side.
 pub struct Nbd {
     server: NbdServer,
     words: Vec<String>,
+    /// Clients come without an address too.
+    adopts: bool,
 }
 
 impl Nbd {
@@ -19,7 +21,7 @@ impl Nbd {
     /// An address is taken, or not of this host.
     pub fn bind(spec: &ServeSpec, limits: Limits) -> Result<Self> {
         let options = NbdOptions { insecure: spec.insecure_listen, ..NbdOptions::default() };
-        let mut nbd = Self { server: NbdServer::new(options), words: Vec::new() };
+        let mut nbd = Self { server: NbdServer::new(options), words: Vec::new(), adopts: false };
         for export in &spec.exports {
             let Export::Nbd { address, name } = export else { continue };
             let export = ExportInfo {
@@ -35,12 +37,23 @@ impl Nbd {
         Ok(nbd)
     }
 
-    /// The front ends: one for each queue, none when there is no address.
+    /// Front ends are wanted for clients without an address.
+    pub fn adopts(&mut self) {
+        self.adopts = true;
+    }
+
+    /// For clients that need no handshake.
+    #[must_use]
+    pub fn adopter(&self) -> Adopter {
+        self.server.adopter()
+    }
+
+    /// The front ends: one for each queue, none when no client can come.
     ///
     /// # Errors
     /// No memory.
     pub fn fronts(&mut self, limits: Limits, queues: usize) -> Result<Vec<Vec<MakeFront>>> {
-        if self.words.is_empty() {
+        if self.words.is_empty() && !self.adopts {
             return Ok(Vec::new());
         }
         (0..queues).map(|_| Ok(vec![maker(self.server.front(limits)?)])).collect()

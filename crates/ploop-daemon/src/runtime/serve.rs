@@ -52,7 +52,7 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let session =
         Session::start(disk, spec, |limits, queues| exports.prepare(spec, limits, queues, traits))?;
     let claimed = Registry::of_user().claim(ident, entry).and_then(|mut claim| {
-        exports.make(spec, &session, &claim)?;
+        exports.make(spec, &session, &claim, traits)?;
         claim.update(|entry| note_exports(entry, &exports, metrics.as_ref()))?;
         Ok(claim)
     });

@@ -51,11 +51,18 @@ pub enum Export {
         /// Absolute path.
         file: PathBuf,
     },
+    /// vhost-user-blk, for a virtual machine.
+    VhostUser {
+        /// Absolute path of its socket.
+        path: PathBuf,
+    },
     /// A loop device over a FUSE file.
     Loop,
+    /// A device of the kernel's NBD client.
+    KernelNbd,
     /// A ublk device.
     Ublk {
-        /// A loop device where there is no ublk.
+        /// Where there is no ublk: one of the kernel's NBD client, else a loop device.
         or_loop: bool,
     },
 }

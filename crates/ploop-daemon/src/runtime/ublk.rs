@@ -26,6 +26,12 @@ impl Traits {
         let recoverable = disk.read_only() || disk.spec().record.is_some();
         Self { identity: identity(disk), recoverable }
     }
+
+    /// A word for the disk: the same whenever it is served.
+    #[must_use]
+    pub fn identity(self) -> u64 {
+        self.identity
+    }
 }
 
 /// A word for the disk that the device carries to the next server: of its directory and its name
@@ -76,7 +82,7 @@ pub fn open(spec: &ServeSpec, limits: Limits, traits: Traits) -> Result<Option<U
     };
     match result {
         Err(failure) if or_loop => {
-            tracing::info!("{failure}; a loop device is used instead");
+            tracing::info!("{failure}; another kind of device is used instead");
             passed_by(spec, traits)
         }
         other => {
@@ -92,9 +98,14 @@ fn passed_by(spec: &ServeSpec, traits: Traits) -> Result<Option<UblkDevice>> {
         return Ok(None);
     }
     let Some(device) = ploop_ublk::waiting_for(traits.identity) else { return Ok(None) };
+    Err(waits(&device, "ublk"))
+}
+
+/// A device waits for this disk, and something else was asked for.
+pub fn waits(device: &Path, via: &str) -> Failure {
     let message = format!("{} has lost its server and waits for this disk", device.display());
-    Err(Failure::new(Code::DeviceBusy, message)
-        .hint("`ploop attach --via ublk` takes it over; `ploop detach` then ends it"))
+    Failure::new(Code::DeviceBusy, message)
+        .hint(format!("`ploop attach --via {via}` takes it over; `ploop detach` then ends it"))
 }
 
 /// Puts the device's front ends on the queues, beside those that are there.
