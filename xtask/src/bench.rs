@@ -10,6 +10,7 @@ mod served;
 mod stats;
 mod svg;
 mod targets;
+mod vhost;
 
 use std::path::Path;
 
@@ -51,6 +52,7 @@ pub fn run(words: &[String]) -> Result<()> {
     }
     let plan = plan(words)?;
     setup::for_bench();
+    vhost::build()?;
     let lab = Lab::new(plan.seconds)?;
     let wanted = |row: &Row| {
         plan.only.is_empty() || plan.only.iter().any(|part| row.name.contains(part.as_str()))
@@ -125,6 +127,7 @@ fn scaling(lab: &Lab) -> Result<Vec<(f64, f64, f64)>> {
 /// Instructions for each mapped read, by the difference of two counts; those of the same load
 /// without a map are taken off.
 fn profile() -> Result<()> {
+    vhost::build()?;
     let lab = Lab::new(600.0)?;
     let (disk, file) = (lab.mapped(Place::Shm)?, lab.raw(Place::Shm)?);
     let per_io = |words: &[&str], target: &Path| -> Result<u64> {

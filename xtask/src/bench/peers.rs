@@ -9,14 +9,15 @@ use anyhow::{Context, Result, bail};
 use super::lab::{Figure, Lab, Place};
 use crate::sh;
 
-/// A program with an NBD socket; ended by its pid.
+/// A program with a socket; ended by its pid.
 pub struct Server {
     child: Child,
     socket: PathBuf,
 }
 
 impl Server {
-    fn start(mut command: Command, socket: PathBuf) -> Result<Self> {
+    /// Starts a program that will answer on a socket.
+    pub fn start(mut command: Command, socket: PathBuf) -> Result<Self> {
         let what = sh::words(&command);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().with_context(|| format!("cannot start `{what}`"))?;
@@ -78,8 +79,13 @@ impl Server {
 
     /// Processor time of all its threads, those that ended and the kernel's workers too, in
     /// seconds. The kernel counts it in hundredths.
-    fn cpu(&self) -> Option<f64> {
+    pub fn cpu(&self) -> Option<f64> {
         cpu_of(&self.child)
+    }
+
+    /// Where it answers.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// fio over NBD, depth 32, one job.

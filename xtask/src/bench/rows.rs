@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use super::lab::{Figure, Lab, Place};
-use super::{peers, served};
+use super::{peers, served, vhost};
 
 /// One side of a comparison.
 pub type Side = Box<dyn Fn(&Lab) -> Result<Figure>>;
@@ -33,6 +33,7 @@ pub fn all() -> Vec<Row> {
     let mut rows = mapped();
     rows.extend(null());
     rows.extend(served::rows());
+    rows.extend(vhost::rows());
     rows.extend(allocating());
     rows.extend(lanes());
     rows.extend(chains());

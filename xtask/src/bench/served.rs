@@ -54,7 +54,7 @@ fn nbd() -> Vec<Row> {
 }
 
 /// QEMU's formats: driver, options, name in the table.
-const FORMATS: [(&str, &str, &str); 4] = [
+pub const FORMATS: [(&str, &str, &str); 4] = [
     ("parallels", "cluster_size=1M", "parallels"),
     ("qcow2", "cluster_size=64k,lazy_refcounts=on", "qcow2"),
     ("qcow2", "cluster_size=1M,lazy_refcounts=on", "qcow2 1M"),
@@ -62,10 +62,14 @@ const FORMATS: [(&str, &str, &str); 4] = [
 ];
 
 /// An image of QEMU's with the content of the raw file, made once.
-fn image(lab: &Lab, (driver, options, name): (&str, &str, &str)) -> Result<PathBuf> {
-    let path = lab.path(Place::Disk, &format!("mapped.{}", name.replace(' ', ".")));
+pub fn image(
+    lab: &Lab,
+    place: Place,
+    (driver, options, name): (&str, &str, &str),
+) -> Result<PathBuf> {
+    let path = lab.path(place, &format!("mapped.{}", name.replace(' ', ".")));
     if !path.exists() {
-        let raw = lab.raw(Place::Disk)?;
+        let raw = lab.raw(place)?;
         let mut command = sh::program("qemu-img");
         command.args(["convert", "-f", "raw", "-O", driver, "-o", options]);
         sh::text(command.arg(raw).arg(&path))?;
@@ -85,7 +89,7 @@ fn images() -> Vec<Row> {
                     Server::ploop(lab, &lab.mapped(Place::Disk)?)?.load(lab, &load())
                 };
                 let theirs = move |lab: &Lab| {
-                    let path = image(lab, format)?;
+                    let path = image(lab, Place::Disk, format)?;
                     Server::qemu(lab, &[(format.0, &path)], Place::Disk)?.load(lab, &load())
                 };
                 let name = format!("NBD {rw}, disk, depth {depth}, vs qemu {}", format.2);
