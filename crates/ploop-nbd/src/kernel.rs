@@ -60,14 +60,6 @@ pub enum KernelError {
     },
 }
 
-impl KernelError {
-    /// Another way to make a block device may work.
-    #[must_use]
-    pub fn is_absence(&self) -> bool {
-        matches!(self, Self::NoModule | Self::NotPermitted)
-    }
-}
-
 fn refused(what: &'static str) -> impl Fn(Errno) -> KernelError {
     move |errno| match errno {
         Errno::PERM | Errno::ACCESS => KernelError::NotPermitted,
@@ -170,11 +162,7 @@ impl NbdDevice {
     /// The kernel refuses.
     pub fn mend(&mut self) -> Result<Option<OwnedFd>, KernelError> {
         let (ours, its) = pair()?;
-        let mut wish = Attributes::default().u32(INDEX, self.index);
-        if let Some(identity) = &self.identity {
-            wish = wish.text(BACKEND, identity);
-        }
-        let wish = wish.nested(SOCKETS, &items(std::slice::from_ref(&its)));
+        let wish = self.named().nested(SOCKETS, &items(std::slice::from_ref(&its)));
         match self.family.call(RECONFIGURE, wish) {
             Ok(_) | Err(Errno::NOSPC) => {}
             Err(errno) => return Err(refused("a new socket")(errno)),
@@ -185,6 +173,15 @@ impl NbdDevice {
         poll(&mut look, Some(&Timespec::default())).map_err(refused("a new socket"))?;
         let unused = look[0].revents().contains(PollFlags::HUP);
         Ok((!unused).then_some(ours))
+    }
+
+    /// What names the device to the kernel for a change.
+    fn named(&self) -> Attributes {
+        let wish = Attributes::default().u32(INDEX, self.index);
+        match &self.identity {
+            Some(identity) => wish.text(BACKEND, identity),
+            None => wish,
+        }
     }
 
     /// Its path.
@@ -198,10 +195,7 @@ impl NbdDevice {
     /// # Errors
     /// It does not take it.
     pub fn update_size(&mut self, bytes: u64) -> Result<(), KernelError> {
-        let mut wish = Attributes::default().u32(INDEX, self.index).u64(SIZE, bytes);
-        if let Some(identity) = &self.identity {
-            wish = wish.text(BACKEND, identity);
-        }
+        let wish = self.named().u64(SIZE, bytes);
         self.family.call(RECONFIGURE, wish).map(drop).map_err(refused("a new size"))
     }
 

@@ -372,7 +372,7 @@ impl FrontEnd for VhostFront {
     }
 
     /// A disk that completes whole batches stands still until the next request: the first ones go
-    /// out at once. A call of the ring is cheap beside that, and in memory it costs nothing.
+    /// out at once, for a call of the ring each.
     fn stride(&self) -> Stride {
         Stride { completions: 1, requests: 2, give_way: false }
     }

@@ -148,6 +148,13 @@ impl Handler {
         running.into_iter().try_for_each(|index| self.start(index))
     }
 
+    fn remap(&mut self, memory: Memory) -> Result<()> {
+        self.halted(|this| {
+            this.memory = Arc::new(memory);
+            Ok(())
+        })
+    }
+
     fn reset(&mut self) -> Result<()> {
         self.end();
         self.config.reset();
@@ -194,10 +201,7 @@ impl VhostUserBackendReqHandlerMut for Handler {
         _postcopy: Option<bool>,
     ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
         let memory = Memory::of(regions, files).map_err(|e| failed(&e))?;
-        self.halted(|this| {
-            this.memory = Arc::new(memory);
-            Ok(())
-        })?;
+        self.remap(memory)?;
         Ok(None)
     }
 
@@ -336,21 +340,14 @@ impl VhostUserBackendReqHandlerMut for Handler {
         fd: File,
         _postcopy: Option<bool>,
     ) -> Result<Option<VhostUserMemoryRegionBase>> {
-        // What is there stays where it is: rings that run go on with it until they start anew.
         let memory = self.memory.with(region, fd).map_err(|e| failed(&e))?;
-        self.halted(|this| {
-            this.memory = Arc::new(memory);
-            Ok(())
-        })?;
+        self.remap(memory)?;
         Ok(None)
     }
 
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
         let memory = self.memory.without(region).map_err(|e| failed(&e))?;
-        self.halted(|this| {
-            this.memory = Arc::new(memory);
-            Ok(())
-        })
+        self.remap(memory)
     }
 
     fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {
