@@ -625,6 +625,12 @@ pub struct Bench {
     /// How files are read and written: auto, uring, threads or null
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub io: String,
+    /// Space kept ready ahead of writes grows up to SIZE, as of `serve`
+    #[arg(long, value_name = "SIZE", default_value = "128M")]
+    pub prealloc: String,
+    /// Milliseconds a changed mapping may wait before it is written, as of `serve`
+    #[arg(long, value_name = "MS", default_value = "250")]
+    pub metadata_delay: u64,
     /// The file is loaded as it is, not as a disk
     #[arg(long)]
     pub raw: bool,

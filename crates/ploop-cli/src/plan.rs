@@ -195,8 +195,6 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
             );
         }
     };
-    let prealloc_bytes = ploop_format::parse_bytes(&args.prealloc)
-        .map_err(|error| Failure::parameter(format!("--prealloc: {error}")))?;
     let queues = match args.queues {
         Some(queues) if (1..=64).contains(&queues) => queues,
         Some(queues) => {
@@ -212,7 +210,7 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
         on_full,
         ring,
         metadata_delay_ms: args.metadata_delay,
-        prealloc_bytes,
+        prealloc_bytes: prealloc(&args.prealloc)?,
         drop_cbt: args.drop_cbt,
         allow_outside: args.allow_outside,
         insecure_listen: args.insecure_listen,
@@ -222,6 +220,11 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
             .map(|text| metrics(text, args.insecure_listen))
             .transpose()?,
     })
+}
+
+fn prealloc(text: &str) -> Result<u64> {
+    ploop_format::parse_bytes(text)
+        .map_err(|error| Failure::parameter(format!("--prealloc: {error}")))
 }
 
 fn metrics(text: &str, insecure: bool) -> Result<String> {
@@ -380,6 +383,8 @@ pub fn bench(args: &args::Bench, load: &Load) -> Result<ServeSpec> {
     let mut spec = ServeSpec::private(absolute(&args.disk)?, !load.mode.writes());
     spec.queues = load.queues;
     spec.ring = load.engine;
+    spec.prealloc_bytes = prealloc(&args.prealloc)?;
+    spec.metadata_delay_ms = args.metadata_delay;
     Ok(spec)
 }
 

@@ -81,3 +81,32 @@ fn a_flush_after_every_change_finds_the_page_written() {
     assert_eq!(written(), before, "ten changes in a flush: pages wait again");
     assert!(rig.stop().clean);
 }
+
+/// Copy-ups that go on and on: what one sync did not cover waits for the next deadline, not for the
+/// next sync.
+#[test]
+fn copy_ups_share_a_sync_for_each_deadline() {
+    const DELAY_MS: u64 = 200;
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let geometry = Geometry::new(64, 4000 * (32 << 10));
+    let paths = ["base.hds", "top.hds"].map(|name| dir.path().join(name));
+    let bytes = vec![3; 32 << 10];
+    let content: Vec<_> = (0..geometry.entries()).map(|n| (n, bytes.clone())).collect();
+    make_image(&paths[0], geometry, &content);
+    make_image(&paths[1], geometry, &[]);
+    let options = DeviceOptions { metadata_delay_ms: DELAY_MS, ..DeviceOptions::default() };
+    let rig = Rig::start(spec(geometry, &paths, false), options, EngineChoice::Auto);
+    let begun = std::time::Instant::now();
+    for n in 0..geometry.entries() {
+        rig.write(0, n * geometry.cluster.bytes(), &[7; 4096], Flags::default()).unwrap();
+        if begun.elapsed().as_millis() > 5 * u128::from(DELAY_MS) {
+            break;
+        }
+    }
+    let deadlines = begun.elapsed().as_millis() as u64 / DELAY_MS;
+    let stats = rig.device.keeper_stats();
+    let (syncs, grown) = (stats.syncs.get(), stats.extensions.get());
+    println!("{} copies, {syncs} syncs, {grown} extensions", stats.copied_up.get());
+    assert!(syncs <= grown + deadlines + 4, "{syncs} syncs, {deadlines} deadlines");
+    assert!(rig.stop().clean);
+}

@@ -201,10 +201,7 @@ impl<I: Io> Keeper<I> {
             }
         }
         self.pages.eager &= self.seq - self.syncs.asked() <= EAGER_CHANGES;
-        let delay = match self.pages.eager {
-            true => 0,
-            false => self.shared.options.metadata_delay_ms * 1_000_000,
-        };
+        let delay = self.page_delay();
         let Some(page) = self.pages.dirty.get_mut(&slot.page.0) else { return };
         if !on(Bug::RecordNot) {
             self.recorded.put(&mut page.slots, cluster, entry, self.seq);
@@ -230,6 +227,14 @@ impl<I: Io> Keeper<I> {
             }
         }
         self.pages.pending = self.pages.pending + page.pending.len() - before;
+    }
+
+    /// How long a change may wait before its page is written.
+    fn page_delay(&self) -> u64 {
+        match self.pages.eager {
+            true => 0,
+            false => self.shared.options.metadata_delay_ms * 1_000_000,
+        }
     }
 
     /// The staged image of a page that was durable: what the cells say of the top.
@@ -339,14 +344,14 @@ impl<I: Io> Keeper<I> {
     /// A page is about to be submitted as it is staged now.
     fn take_off(&mut self, at: BatPage, dsync: bool) {
         let number = self.pages.writes;
+        // What the last sync did not cover was changed after it began.
+        let next = self.syncs.began() + self.page_delay();
         let Some(page) = self.pages.dirty.get_mut(&at.0) else { return };
         let upto = page.pending.iter().map(|p| p.seq - 1).min().unwrap_or(self.seq);
         page.flight = Some(Flight { number, upto, dsync });
         self.pages.unwritten -= usize::from(page.unwritten);
         page.unwritten = false;
-        if page.pending.is_empty() {
-            page.deadline = u64::MAX;
-        }
+        page.deadline = if page.pending.is_empty() { u64::MAX } else { next };
         if on(Bug::RecordEarly) {
             self.off_record(at, upto);
         }
