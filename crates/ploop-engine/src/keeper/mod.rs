@@ -157,7 +157,6 @@ impl<I: Io> Keeper<I> {
             ToKeeper::Load(caller, page) => self.load(caller, page),
             ToKeeper::Wait(caller, cluster) => self.wait_for_claim(caller, cluster),
             ToKeeper::Allocate(caller, cluster) => self.allocate(caller, cluster),
-            ToKeeper::AllocateAt(caller, cluster, to) => self.allocate_at(caller, cluster, to),
             ToKeeper::CopyUp { .. } => self.copy_up(message),
             ToKeeper::CopyUpWritten(caller, cluster, result) => {
                 self.copy_up_written(caller, cluster, result);
@@ -218,7 +217,6 @@ impl<I: Io> Keeper<I> {
     /// Lets everything durable become durable; nothing new is prepared.
     pub fn begin_close(&mut self) {
         self.closing = true;
-        self.take_stocks_back();
         self.pages.touched = true;
     }
 

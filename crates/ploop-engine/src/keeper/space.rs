@@ -11,11 +11,9 @@ use super::ops::Task;
 use crate::chain::Chain;
 use crate::front::Errno;
 use crate::limits::{
-    AHEAD_SHARE, CLEAN_BYTES, CLEANERS, EXTEND_CLUSTERS, GIVE_BACK_NS, QUARANTINE_NS, STOCK_SHARE,
-    ZERO_BUFFER,
+    AHEAD_SHARE, CLEAN_BYTES, CLEANERS, EXTEND_CLUSTERS, GIVE_BACK_NS, QUARANTINE_NS, ZERO_BUFFER,
 };
 use crate::message::{Answer, ToKeeper};
-use crossbeam_queue::ArrayQueue;
 use fixedbitset::FixedBitSet;
 use ploop_format::{ClusterSize, FileCluster};
 use ploop_io::planted::{Bug, on};
@@ -23,7 +21,6 @@ use ploop_io::{AlignedBuf, Io, OpKind};
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::ptr;
-use std::sync::Arc;
 
 /// One extension of the file: one length change at a time (F14).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,11 +178,6 @@ impl Space {
         self.dirty.insert(cluster.0);
     }
 
-    /// As if it were clean.
-    pub(super) fn free_clean(&mut self, cluster: FileCluster) {
-        self.punched.insert(cluster.0);
-    }
-
     /// There are clusters at the end of the file that could go back to the host (P10).
     fn has_tail(&self) -> bool {
         let ahead = !self.frontier.is_empty() && self.frontier.end == self.clusters;
@@ -214,37 +206,12 @@ fn step_for(most: u64, used: u64) -> u64 {
 }
 
 impl<I: Io> Keeper<I> {
-    /// Hands clean clusters to a queue: a few when there are new ones, and two for each that it
-    /// took, so that the stock of one that allocates fills up to its share.
-    pub(super) fn fill_stock(&mut self, queue: u16) {
-        let shared = Arc::clone(&self.shared);
-        let stock = &shared.stocks[usize::from(queue)];
-        for _ in 0..2 {
-            let most = self.space.available().div_ceil(STOCK_SHARE);
-            if stock.is_full() || stock.len() as u64 >= most || self.closing {
-                return;
-            }
-            let Some(clean) = self.take_clean() else { return };
-            let _ = stock.push(clean.0);
-        }
-    }
-
-    /// What no queue has used is free; its content is as good as unknown.
-    pub(super) fn take_stocks_back(&mut self) {
-        for stock in &self.shared.stocks {
-            while let Some(n) = stock.pop() {
-                self.space.free_dirty(FileCluster(n));
-            }
-        }
-    }
-
     /// A clean cluster that a BAT entry can name; `None` when there is none now.
     pub(super) fn take_clean(&mut self) -> Option<FileCluster> {
         let space = &mut self.space;
-        let stocks = || self.shared.stocks.iter().find_map(ArrayQueue::pop);
         let n = match space.frontier.next() {
             Some(n) => n,
-            None => space.punched.pop_first().or_else(stocks)?,
+            None => space.punched.pop_first()?,
         };
         let at = self.position(FileCluster(n));
         if self.version.and_then(|v| v.entry(at, self.cluster)).is_none() {
@@ -405,9 +372,8 @@ impl<I: Io> Keeper<I> {
             return;
         }
         let range = std::mem::take(&mut s.frontier);
-        self.take_stocks_back();
         let end = self.cluster.file_start(FileCluster(range.start));
-        self.space.extend = Some((Extend::Cut, range));
+        s.extend = Some((Extend::Cut, range));
         self.push(Task::Extend, OpKind::Truncate, end, 0, ptr::null_mut());
     }
 
@@ -559,9 +525,6 @@ impl<I: Io> Keeper<I> {
         }
         if s.available() > 0 {
             s.exhausted = false;
-        }
-        for queue in 0..self.shared.stocks.len() {
-            self.fill_stock(queue as u16);
         }
     }
 
