@@ -4,7 +4,7 @@ use crate::chain::Chain;
 use crate::front::Limits;
 use crate::grace::Grace;
 use crate::keeper::Keeper;
-use crate::limits::{EXTRA_PIECES, MAX_TRANSFER, MAX_ZERO};
+use crate::limits::{EXTRA_PIECES, MAX_TRANSFER, MAX_ZERO, STOCK};
 use crate::map::Map;
 use crate::message::{Answer, Link, ToKeeper};
 use crate::queue::Queue;
@@ -12,6 +12,7 @@ use crate::record::Record;
 use crate::spec::{DeviceOptions, DeviceSpec, LevelKind};
 use crate::stats::{KeeperStats, QueueStats};
 use crate::sync_slot::SyncSlot;
+use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 use ploop_format::units::SECTOR_SHIFT;
 use ploop_io::Io;
@@ -99,6 +100,8 @@ pub struct Shared {
     pub keeper: Link<ToKeeper>,
     /// To the queues.
     pub queues: Box<[Link<(u32, Answer)>]>,
+    /// Clean clusters that the keeper has handed out, for each queue.
+    pub stocks: Box<[ArrayQueue<u64>]>,
     /// Counters of the queues.
     pub queue_stats: Arc<[CachePadded<QueueStats>]>,
     /// Counters of the keeper.
@@ -197,6 +200,7 @@ impl Device {
             floor: u8::try_from(spec.floor).unwrap_or(u8::MAX),
             keeper: Link::new(messages),
             queues: (0..options.queues).map(|_| link()).collect(),
+            stocks: (0..options.queues).map(|_| ArrayQueue::new(STOCK)).collect(),
             queue_stats: stats.queues,
             keeper_stats: stats.keeper,
             options,

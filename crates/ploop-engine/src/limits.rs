@@ -24,6 +24,12 @@ pub const AHEAD_PAGES: usize = 4096;
 pub const DIRTY_PAGES: usize = 1024;
 /// So few changes between two flushes: the next one comes soon, and pages are written before it.
 pub const EAGER_CHANGES: u64 = 2;
+/// Clean clusters handed to a queue ahead, so that it allocates without waiting.
+pub const STOCK: usize = 64;
+/// At most this share of the clean clusters at hand goes to a queue's stock.
+pub const STOCK_SHARE: u64 = 8;
+/// A queue whose allocation lost to another's uses no stock for so many.
+pub const LOST_PAUSE: u32 = 16;
 /// Neighbouring pages that one write takes at most.
 pub const JOINED_PAGES: usize = 64;
 /// Largest step by which the file is extended ahead of the frontier, unless the opener says else.

@@ -4,7 +4,7 @@
 
 use crate::front::Errno;
 use crossbeam_queue::ArrayQueue;
-use ploop_format::{BatPage, GuestCluster};
+use ploop_format::{BatPage, FileCluster, GuestCluster};
 use ploop_io::Waker;
 use std::sync::OnceLock;
 
@@ -26,6 +26,9 @@ pub enum ToKeeper {
     Wait(Caller, GuestCluster),
     /// Map a clean cluster for a hole, then look up again.
     Allocate(Caller, GuestCluster),
+    /// Map this clean cluster, handed out ahead, for a hole; the queue writes to it meanwhile.
+    /// Retry says that another request was first.
+    AllocateAt(Caller, GuestCluster, FileCluster),
     /// Bring the cluster up; the guest covers `from..from+len` of it, with zeros when `zero`.
     CopyUp {
         /// Who.

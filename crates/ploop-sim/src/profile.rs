@@ -40,6 +40,8 @@ pub struct Profile {
     pub exhaustive: usize,
     /// So many of ten changes are FUA.
     pub fua: u64,
+    /// One of so many writes goes to two queues at once, each with its own content; 0: none.
+    pub twins: u64,
     /// The workload uses clusters again and again.
     pub churn: bool,
     /// Operations on the closed disk between the rounds.
@@ -115,6 +117,7 @@ const FIELDS: &[Field] = &[
     field!(plans: usize),
     field!(exhaustive: usize),
     field!(fua: u64),
+    field!(twins: u64),
     field!(churn: bool),
     field!(layers: bool),
     field!(operations: usize),
@@ -165,6 +168,7 @@ impl Profile {
             layers: false,
             operations: 1,
             live: 200,
+            twins: 0,
             churn: false,
             fua: 2,
             kill: false,
@@ -326,9 +330,20 @@ impl Profile {
             operations: 1,
             live: 400,
             churn,
+            twins: 0,
             fua: *rng.pick(&[2, 2, 8]).unwrap_or(&2),
             kill: rng.chance(1, 2),
             world,
         }
+        .with_twins(&mut rng)
+    }
+
+    /// Some runs have writes that race for a hole.
+    fn with_twins(mut self, rng: &mut Rng) -> Self {
+        if rng.chance(1, 3) {
+            self.twins = rng.between(1, 4);
+            self.queues = self.queues.max(2);
+        }
+        self
     }
 }

@@ -126,7 +126,7 @@ impl<'a> Sim<'a> {
         let world = SimWorld::new(rng.next_u64(), profile.world.clone());
         let sectors = u64::from(cluster().sectors());
         let mut work = Workload::new(&mut rng, profile.clusters, profile.hot, sectors);
-        work.churn = profile.churn;
+        (work.churn, work.twins) = (profile.churn, profile.twins);
         work.fua = profile.fua;
         work.block = if rng.chance(1, 2) { 1 } else { 8 };
         Self {
@@ -210,8 +210,7 @@ impl<'a> Sim<'a> {
     fn layer(&mut self, op: &LayerOp) -> Step {
         self.story.say(|| format!("layer operation {}", op.name));
         let number = self.rng.next_u64();
-        self.world.set_rates(Rates::default());
-        self.world.set_capacity(None);
+        no_faults(&self.world);
         let failing = self.profile.layers && self.rng.chance(1, 4);
         let which = self.rng.below(60);
         if failing {
@@ -387,8 +386,7 @@ impl<'a> Sim<'a> {
     }
 
     fn one_round(&mut self) -> Step {
-        self.world.set_rates(Rates::default());
-        self.world.set_capacity(None);
+        no_faults(&self.world);
         if self.fails(8) && !self.open_failing()? {
             return Ok(());
         }
@@ -497,10 +495,12 @@ impl<'a> Sim<'a> {
             }
             if left > 0 && (traffic.len() as u64) < most && self.rng.chance(1, 2) {
                 let lane = self.rng.below(life.queues() as u64) as usize;
-                let wish = self.work.wish(&mut self.rng);
-                self.touch(wish);
-                let tag = traffic.give(life, lane, wish, self.world.now());
-                self.story.say(|| format!("queue {lane} request {tag}: {wish:?}"));
+                for (n, wish) in self.work.wishes(&mut self.rng).enumerate() {
+                    let lane = (lane + n) % life.queues();
+                    self.touch(wish);
+                    let tag = traffic.give(life, lane, wish, self.world.now());
+                    self.story.say(|| format!("queue {lane} request {tag}: {wish:?}"));
+                }
                 left -= 1;
             }
             let turn = life.turn(&mut self.rng);
@@ -510,11 +510,10 @@ impl<'a> Sim<'a> {
                 return Err(format!("I16: requests hang, among them {wishes:?}"));
             }
             self.space(life, traffic)?;
-            let operations = self.world.operations();
-            if operations / self.profile.crash_every != last / self.profile.crash_every {
+            let before = std::mem::replace(&mut last, self.world.operations());
+            if before / self.profile.crash_every != last / self.profile.crash_every {
                 self.crash_point("serve", Mark::Must)?;
             }
-            last = operations;
         }
         Err(format!("I16: {} requests never end", traffic.len()))
     }
@@ -542,8 +541,7 @@ impl<'a> Sim<'a> {
                 return Err(format!("I16: a pause hangs (keeper {closing}), left {wishes:?}"));
             }
         }
-        self.world.set_rates(Rates::default());
-        self.world.set_capacity(None);
+        no_faults(&self.world);
         let was_failed = life.device().is_failed();
         let (failing, number) = (self.fails(4), self.rng.next_u64());
         let calls = *self.rng.pick(&[12, 30, 80]).unwrap_or(&30);
@@ -643,8 +641,7 @@ impl<'a> Sim<'a> {
         let scope: Vec<u64> = self.scope.iter().copied().filter(touched).collect();
         let cluster = self.work.cluster;
         let subject = Subject { target: &self.target, opening, scope: &scope, cluster };
-        crashed.world.set_rates(Rates::default());
-        crashed.world.set_capacity(None);
+        no_faults(&crashed.world);
         let closed = match phase {
             "closed" => self.nothing(&crashed.world),
             _ => Ok(()),
@@ -678,8 +675,7 @@ impl<'a> Sim<'a> {
         // Buffers, then the engine, then the world: the life may still point into it.
         drop(life);
         self.world = next;
-        self.world.set_rates(Rates::default());
-        self.world.set_capacity(None);
+        no_faults(&self.world);
         self.model.abandon();
         self.came_back = true;
         recover::only_the_mark(&self.world, Path::new(&self.target))
@@ -697,8 +693,7 @@ impl<'a> Sim<'a> {
         let old = self.world.old_life();
         self.story.say(|| format!("kill with {in_flight} requests and {old} operations in flight"));
         drop(life);
-        self.world.set_rates(Rates::default());
-        self.world.set_capacity(None);
+        no_faults(&self.world);
         if self.profile.world.record_words > 0 {
             let mut killed = self.model.clone();
             killed.closed();
@@ -791,10 +786,15 @@ impl<'a> Sim<'a> {
         let plan = explore::plan(&mut self.rng);
         self.report.operations += self.world.operations();
         self.world = self.world.crash(&plan).world;
-        self.world.set_rates(Rates::default());
-        self.world.set_capacity(None);
+        no_faults(&self.world);
         self.model.abandon();
         self.came_back = true;
         Ok(())
     }
+}
+
+/// From now on nothing fails, and the host has space.
+fn no_faults(world: &SimWorld) {
+    world.set_rates(Rates::default());
+    world.set_capacity(None);
 }

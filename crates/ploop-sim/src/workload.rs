@@ -18,6 +18,8 @@ pub struct Workload {
     pub block: u64,
     /// Little but whole clusters written and discarded, so that clusters are used again soon.
     pub churn: bool,
+    /// One of so many writes has a twin; 0: none.
+    pub twins: u64,
     /// So many of ten changes are FUA.
     pub fua: u64,
     next_value: Value,
@@ -46,6 +48,7 @@ impl Workload {
             size: clusters * cluster,
             block: 1,
             churn: false,
+            twins: 0,
             fua: 2,
             next_value: 0,
         }
@@ -82,7 +85,7 @@ impl Workload {
     }
 
     /// Any request.
-    pub fn wish(&mut self, rng: &mut Rng) -> Wish {
+    fn wish(&mut self, rng: &mut Rng) -> Wish {
         if self.churn && !rng.chance(1, 4) {
             return self.churn(rng);
         }
@@ -110,6 +113,23 @@ impl Workload {
             _ if self.size <= 64 * self.cluster => Wish::plain(Operation::CopyUp, 0, self.size),
             _ => Wish::plain(Operation::CopyUp, first, count),
         }
+    }
+
+    /// The next request, and its twin for another queue.
+    pub fn wishes(&mut self, rng: &mut Rng) -> impl Iterator<Item = Wish> + use<> {
+        let wish = self.wish(rng);
+        [Some(wish), self.twin(wish, rng)].into_iter().flatten()
+    }
+
+    /// A write to the same cluster, for another queue at the same time.
+    fn twin(&mut self, wish: Wish, rng: &mut Rng) -> Option<Wish> {
+        let write = wish.operation == Operation::Write && self.twins > 0;
+        if !write || !rng.chance(1, self.twins) {
+            return None;
+        }
+        let start = wish.first - wish.first % self.cluster;
+        let first = start + rng.below(self.cluster / self.block) * self.block;
+        Some(Wish::write(first, self.block, self.value(), false))
     }
 
     fn churn(&mut self, rng: &mut Rng) -> Wish {

@@ -22,7 +22,7 @@ fn a_disk_does_not_open_while_the_former_process_still_writes() {
             );
         }
         s.flush(0);
-        for _ in 0..20 + seed * 7 {
+        for _ in 0..10 + seed * 3 {
             s.turn();
         }
         s.kill();

@@ -18,7 +18,7 @@ impl<I: Io> Keeper<I> {
                 if !self.room_on_record(ToKeeper::Allocate(caller, cluster)) {
                     return;
                 }
-                let Some(file_cluster) = self.take_clean() else {
+                let Some(file_cluster) = self.take_clean_for(caller.queue) else {
                     self.space.waiters.push_back(ToKeeper::Allocate(caller, cluster));
                     return;
                 };
@@ -26,9 +26,38 @@ impl<I: Io> Keeper<I> {
                 self.map_top(cluster, at, false, None);
                 self.shared.keeper_stats.allocated.add(1);
                 self.answer(caller, Answer::Retry);
+                self.fill_stock(caller.queue);
             }
             _ => self.answer(caller, Answer::Retry),
         }
+    }
+
+    /// A hole is being written to a clean cluster of the queue's stock: map that.
+    pub(super) fn allocate_at(&mut self, caller: Caller, cluster: GuestCluster, to: FileCluster) {
+        let hole = |cell: &Cell| cell.place == Place::Hole && !cell.claimed;
+        if self.cell(cluster).as_ref().is_some_and(hole) {
+            if !self.room_on_record(ToKeeper::AllocateAt(caller, cluster, to)) {
+                return;
+            }
+            let at = self.position(to);
+            self.map_top(cluster, at, false, None);
+            self.space.taken(self.now);
+            self.shared.keeper_stats.allocated.add(1);
+            self.answer(caller, Answer::Done);
+        } else {
+            // Another request was first. The queue's write is still under way, and registered.
+            self.space.unmapped(to);
+            if on(Bug::AllocateLostClean) {
+                self.space.free_clean(to);
+            } else if on(Bug::AllocateUnregistered) {
+                self.space.free_dirty(to);
+            } else {
+                self.quarantine_add(to, cluster);
+            }
+            let lost = on(Bug::AllocateLostDone);
+            self.answer(caller, if lost { Answer::Done } else { Answer::Retry });
+        }
+        self.fill_stock(caller.queue);
     }
 
     /// Zeros over a whole cluster of a lower level: a clean cluster is all of it.

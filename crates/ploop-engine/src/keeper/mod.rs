@@ -157,6 +157,7 @@ impl<I: Io> Keeper<I> {
             ToKeeper::Load(caller, page) => self.load(caller, page),
             ToKeeper::Wait(caller, cluster) => self.wait_for_claim(caller, cluster),
             ToKeeper::Allocate(caller, cluster) => self.allocate(caller, cluster),
+            ToKeeper::AllocateAt(caller, cluster, to) => self.allocate_at(caller, cluster, to),
             ToKeeper::CopyUp { .. } => self.copy_up(message),
             ToKeeper::CopyUpWritten(caller, cluster, result) => {
                 self.copy_up_written(caller, cluster, result);
@@ -217,6 +218,7 @@ impl<I: Io> Keeper<I> {
     /// Lets everything durable become durable; nothing new is prepared.
     pub fn begin_close(&mut self) {
         self.closing = true;
+        self.take_stocks_back();
         self.pages.touched = true;
     }
 
@@ -261,7 +263,7 @@ impl<I: Io> Keeper<I> {
         stats.dirty_pages_max.raise(self.pages.len() as u64);
         stats.copying.set(self.copies.running() as u64);
         stats.quarantine.set((self.quarantine.len() + self.space.unclean()) as u64);
-        stats.clean.set(self.space.available());
+        stats.clean.set(self.space.available() + self.stocked());
     }
 
     /// A queue may have found a failed sync.

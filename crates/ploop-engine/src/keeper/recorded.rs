@@ -112,6 +112,7 @@ impl<I: Io> Keeper<I> {
 fn changer(message: &ToKeeper) -> Option<Caller> {
     match message {
         ToKeeper::Allocate(caller, _)
+        | ToKeeper::AllocateAt(caller, ..)
         | ToKeeper::MapClean(caller, _)
         | ToKeeper::Unmap(caller, _)
         | ToKeeper::CopyUp { caller, .. } => Some(*caller),

@@ -11,9 +11,11 @@ use super::ops::Task;
 use crate::chain::Chain;
 use crate::front::Errno;
 use crate::limits::{
-    AHEAD_SHARE, CLEAN_BYTES, CLEANERS, EXTEND_CLUSTERS, GIVE_BACK_NS, QUARANTINE_NS, ZERO_BUFFER,
+    AHEAD_SHARE, CLEAN_BYTES, CLEANERS, EXTEND_CLUSTERS, GIVE_BACK_NS, QUARANTINE_NS, STOCK_SHARE,
+    ZERO_BUFFER,
 };
 use crate::message::{Answer, ToKeeper};
+use crossbeam_queue::ArrayQueue;
 use fixedbitset::FixedBitSet;
 use ploop_format::{ClusterSize, FileCluster};
 use ploop_io::planted::{Bug, on};
@@ -21,6 +23,7 @@ use ploop_io::{AlignedBuf, Io, OpKind};
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::ptr;
+use std::sync::Arc;
 
 /// One extension of the file: one length change at a time (F14).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -178,6 +181,16 @@ impl Space {
         self.dirty.insert(cluster.0);
     }
 
+    /// A clean cluster has been used.
+    pub(super) fn taken(&mut self, now: u64) {
+        self.taken_at = now;
+    }
+
+    /// As if it were clean.
+    pub(super) fn free_clean(&mut self, cluster: FileCluster) {
+        self.punched.insert(cluster.0);
+    }
+
     /// There are clusters at the end of the file that could go back to the host (P10).
     fn has_tail(&self) -> bool {
         let ahead = !self.frontier.is_empty() && self.frontier.end == self.clusters;
@@ -206,12 +219,59 @@ fn step_for(most: u64, used: u64) -> u64 {
 }
 
 impl<I: Io> Keeper<I> {
+    /// Hands clean clusters to a queue that allocates: two for each that it took, so that its stock
+    /// fills up to its share.
+    pub(super) fn fill_stock(&mut self, queue: u16) {
+        let shared = Arc::clone(&self.shared);
+        let stock = &shared.stocks[usize::from(queue)];
+        for _ in 0..2 {
+            let most = self.space.available().div_ceil(STOCK_SHARE);
+            if stock.is_full() || stock.len() as u64 >= most || self.closing {
+                return;
+            }
+            let Some(clean) = self.take_clean() else { return };
+            let _ = stock.push(clean.0);
+        }
+    }
+
+    /// What no queue has taken from its stock: the last of it is the tail again, and can be given
+    /// back with it; the rest has blocks until it is cleaned.
+    pub(super) fn take_stocks_back(&mut self) {
+        let s = &mut self.space;
+        let pop = |stock| std::iter::from_fn(move || ArrayQueue::pop(stock));
+        let mut back: BTreeSet<u64> = self.shared.stocks.iter().flat_map(pop).collect();
+        for n in &back {
+            s.used.set(*n as usize, false);
+        }
+        while s.frontier.start > 0 && back.remove(&(s.frontier.start - 1)) {
+            s.frontier.start -= 1;
+        }
+        s.dirty.append(&mut back);
+    }
+
+    /// A clean cluster for a hole that this queue asks for.
+    pub(super) fn take_clean_for(&mut self, queue: u16) -> Option<FileCluster> {
+        match self.shared.stocks[usize::from(queue)].pop() {
+            Some(n) => {
+                self.space.taken(self.now);
+                Some(FileCluster(n))
+            }
+            None => self.take_clean(),
+        }
+    }
+
+    /// Clean clusters in the queues' hands.
+    pub(super) fn stocked(&self) -> u64 {
+        self.shared.stocks.iter().map(|stock| stock.len() as u64).sum()
+    }
+
     /// A clean cluster that a BAT entry can name; `None` when there is none now.
     pub(super) fn take_clean(&mut self) -> Option<FileCluster> {
         let space = &mut self.space;
+        let stocks = || self.shared.stocks.iter().find_map(ArrayQueue::pop);
         let n = match space.frontier.next() {
             Some(n) => n,
-            None => space.punched.pop_first()?,
+            None => space.punched.pop_first().or_else(stocks)?,
         };
         let at = self.position(FileCluster(n));
         if self.version.and_then(|v| v.entry(at, self.cluster)).is_none() {
@@ -223,7 +283,7 @@ impl<I: Io> Keeper<I> {
             return None;
         }
         self.space.used.insert(n as usize);
-        self.space.taken_at = self.now;
+        self.space.taken(self.now);
         Some(FileCluster(n))
     }
 
@@ -367,8 +427,12 @@ impl<I: Io> Keeper<I> {
 
     /// P10: gives back what is kept ahead when nobody has taken any of it for a while.
     fn start_cut(&mut self) {
+        if self.closing || self.space.extend.is_some() || !self.space.is_idle(self.now) {
+            return;
+        }
+        self.take_stocks_back();
         let s = &mut self.space;
-        if !s.has_tail() || self.closing || !s.is_idle(self.now) {
+        if !s.has_tail() {
             return;
         }
         let range = std::mem::take(&mut s.frontier);
@@ -541,7 +605,8 @@ impl<I: Io> Keeper<I> {
         let starved = self.space.is_starved() && self.space.ask_again_at != u64::MAX;
         let ask = starved.then_some(self.space.ask_again_at);
         // What a close cuts off anyway must not keep waking the keeper meanwhile.
-        let tail = self.space.has_tail() && !self.closing;
+        let ahead = self.space.has_tail() || self.stocked() > 0 && self.space.extend.is_none();
+        let tail = ahead && !self.closing;
         let idle = tail.then_some(self.space.taken_at + GIVE_BACK_NS);
         [clean, cleaned, ask, idle].into_iter().flatten().min()
     }

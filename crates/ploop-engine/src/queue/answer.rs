@@ -13,6 +13,7 @@ impl<I: Io> Queue<I> {
     pub(super) fn answered(&mut self, index: u32, answer: Answer) {
         let stage = self.slots.pieces[index as usize].stage;
         let outcome = match (answer, stage) {
+            (_, Stage::Allocating | Stage::AwaitMap) => self.allocating_answered(index, answer),
             (Answer::Retry, _) => self.start(index),
             (Answer::WriteAt(at), _) => {
                 self.write_copy_up(index, at);

@@ -48,13 +48,18 @@ impl<I: Io> Queue<I> {
 
     /// Writes the guest's part of a copy-up to its new place.
     pub(super) fn write_copy_up(&mut self, index: u32, cluster_at: u64) {
+        self.write_part(index, cluster_at, Stage::CopyUp);
+    }
+
+    /// Writes the guest's part of a cluster that begins at this byte of the top.
+    pub(super) fn write_part(&mut self, index: u32, cluster_at: u64, stage: Stage) {
         let fid = self.shared.chain.top().fid;
         let piece = &mut self.slots.pieces[index as usize];
         piece.file = fid;
         piece.at = cluster_at + piece.from;
         piece.done = 0;
         piece.readable = piece.len;
-        piece.stage = Stage::CopyUp;
+        piece.stage = stage;
         self.push_data(index);
     }
 
@@ -91,7 +96,7 @@ impl<I: Io> Queue<I> {
     /// An operation of a piece ended.
     pub(super) fn completed(&mut self, index: u32, result: i32) {
         let outcome = match self.slots.pieces[index as usize].stage {
-            Stage::Disk | Stage::CopyUp => self.data_completed(index, result),
+            Stage::Disk | Stage::CopyUp | Stage::Allocating => self.data_completed(index, result),
             Stage::Zeroing => self.zero_completed(index, result),
             _ => None,
         };
@@ -118,6 +123,9 @@ impl<I: Io> Queue<I> {
         if piece.stage == Stage::CopyUp {
             return self.copy_up_written(index, Ok(()));
         }
+        if piece.stage == Stage::Allocating {
+            return self.allocating_written(index, Ok(()));
+        }
         self.release(index);
         if piece.job == Job::Data(crate::route::PieceKind::Read) {
             self.fill_zeros(&piece, piece.readable);
@@ -130,6 +138,9 @@ impl<I: Io> Queue<I> {
         let piece = self.slots.pieces[index as usize];
         if piece.stage == Stage::CopyUp {
             return self.copy_up_written(index, Err(errno));
+        }
+        if piece.stage == Stage::Allocating {
+            return self.allocating_written(index, Err(errno));
         }
         self.release(index);
         let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT);

@@ -4,6 +4,7 @@
 //! A queue reads the map and never writes it. A mapped read or overwrite touches no lock and no
 //! other thread.
 
+mod allocate;
 mod answer;
 mod disk;
 mod extents;
@@ -70,6 +71,7 @@ pub struct Queue<I: Io> {
     last_try: bool,
     poll_at: Option<u64>,
     flushes: flush::Flushes,
+    allocating: allocate::Allocating,
     zeros: AlignedBuf,
     /// The file system refused: do not ask again.
     no_punch: bool,
@@ -103,6 +105,7 @@ impl<I: Io> Queue<I> {
             last_try: false,
             poll_at: None,
             flushes: flush::Flushes::new(depth + EXTRA_PIECES),
+            allocating: allocate::Allocating::new(depth + EXTRA_PIECES),
             zeros: crate::memory::buffer(ZERO_BUFFER as usize),
             no_punch: !caps.punch,
             no_zero_range: !caps.zero_range,

@@ -2,6 +2,7 @@
 
 use crate::front::{Errno, Request};
 use crate::grace::Ticket;
+use crate::message::Answer;
 use crate::route::PieceKind;
 use crate::stats::ClassId;
 use ploop_format::GuestCluster;
@@ -35,6 +36,10 @@ pub(super) enum Stage {
     Zeroing,
     /// Writing its part of a copy-up.
     CopyUp,
+    /// Writing to a clean cluster, registered, while the keeper maps that.
+    Allocating,
+    /// That write has ended, the keeper's answer is to come.
+    AwaitMap,
     /// Held: the host has no space.
     Parked,
 }
@@ -66,6 +71,9 @@ pub(super) struct Piece {
     pub dsync: bool,
     /// `RWF_DSYNC` ran out of space: write plainly, then flush.
     pub plain: bool,
+    /// While it allocates: what the keeper answered, and the error of the write.
+    pub answer: Option<Answer>,
+    pub failed: Option<Errno>,
 }
 
 impl Piece {
@@ -86,6 +94,8 @@ impl Piece {
         ticket: None,
         dsync: false,
         plain: false,
+        answer: None,
+        failed: None,
     };
 }
 

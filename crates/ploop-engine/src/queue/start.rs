@@ -198,18 +198,22 @@ impl<I: Io> Queue<I> {
         visit(|| self.covered(&piece, kind, way, cell));
         let in_place =
             matches!(way, Route::Read(..) | Route::Write(_) | Route::Zero(_) | Route::Punch(_));
-        if in_place {
-            self.slots.pieces[index as usize].ticket = Some(ticket);
-        } else {
-            // F8: whoever waits for anything but its own I/O is not registered.
-            self.leave(ticket);
-        }
         // Zeros over a hole stay a hole.
         let zeros = way == Route::Allocate && self.all_zero(&piece);
         let way = if zeros { Route::Nothing } else { way };
+        let clean = if way == Route::Allocate { self.clean_at_hand(index) } else { None };
+        match clean {
+            Some(to) => self.write_and_map(index, to, ticket),
+            None if in_place => self.slots.pieces[index as usize].ticket = Some(ticket),
+            // F8: whoever waits for anything but its own I/O is not registered.
+            None => self.leave(ticket),
+        }
         if let Some(class) = ClassId::of(kind, way, facts.top) {
             let slot = &mut self.slots.requests[piece.request as usize];
             slot.class = slot.class.max(class);
+        }
+        if clean.is_some() {
+            return None;
         }
         self.follow(index, way)
     }
