@@ -32,7 +32,7 @@ usage: cargo xtask TASK
                        a long run of all targets together, or of one
   bench [--quick] [--only 'PART;PART'] [--seconds S] [--pairs N] | --profile
                        our numbers beside others'; --profile: instructions per read
-  vm [--all | --kernel SERIES | --fetch]
+  vm [--all | --kernel SERIES | --fetch] [--steps A,B]
                        a suite under other kernels, in software emulation
   full                 tidy, sim, planted, mutate, loom, stress, fuzz, demo, test";
 

@@ -24,7 +24,8 @@ use fetch::Store;
 use plan::Kernel;
 use served::Served;
 
-const USAGE: &str = "vm takes nothing, --all, --fetch or --kernel SERIES";
+const USAGE: &str =
+    "vm takes nothing, --all, --fetch or --kernel SERIES, and --steps A,B behind it";
 
 /// Which kernels were asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,6 +70,10 @@ fn tool() -> Result<PathBuf> {
 }
 
 pub fn run(args: &[String]) -> Result<()> {
+    let (args, steps) = match args {
+        [rest @ .., flag, steps] if flag == "--steps" => (rest, steps.as_str()),
+        all => (all, ""),
+    };
     let wish = wish(args)?;
     ensure!(cfg!(target_arch = "x86_64"), "the test machine is an x86-64 one, as its host");
     let start = Instant::now();
@@ -95,7 +100,7 @@ pub fn run(args: &[String]) -> Result<()> {
         let root = initramfs::build(&store, dir, &ploop)?;
         took(&format!("root of {} MiB", root.len() >> 20), start.elapsed());
         let mut served = Served::start(&ploop, &store.path("served"))?;
-        let booted = boot::boot(&store, dir, &root, &kernel.series, &mut served)?;
+        let booted = boot::boot(&store, dir, &root, (&kernel.series, steps), &mut served)?;
         took(&format!("kernel {}, boot and suite", kernel.series), booted.took);
         let console = String::from_utf8_lossy(&fs::read(&booted.log)?).into_owned();
         if let Err(error) = report::show(&kernel.series, &console) {

@@ -152,5 +152,5 @@ fn operation(order: Order, file: FileId, block: u64) -> Op {
     };
     let token = u64::from(order.place) | len << 32;
     let buf = if len == 0 { std::ptr::null_mut() } else { order.buf };
-    Op { token, kind, file, offset: order.offset, len, buf }
+    Op { token, kind, file, offset: order.offset, len, buf, lent: None }
 }

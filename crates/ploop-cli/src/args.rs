@@ -250,7 +250,8 @@ pub struct Attach {
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
     /// How the device is made: ublk, nbd (the kernel's client), loop (FUSE + loop device), or
-    /// auto: the first that works
+    /// auto: the first that works. ublk-copy, ublk-user-copy and ublk-zero-copy also say how data
+    /// moves
     #[arg(long, value_name = "TRANSPORT", default_value = "auto")]
     pub via: String,
     #[command(flatten)]

@@ -2,7 +2,7 @@
 
 use crate::args;
 use ploop_bench::{Load, Mode};
-use ploop_daemon::runtime::{Export, OnFull, RingChoice, ServeSpec};
+use ploop_daemon::runtime::{Export, OnFull, RingChoice, ServeSpec, UblkCopies};
 use ploop_daemon::stats::scrape;
 use ploop_daemon::{Code, Failure, NbdAddr, Result};
 use ploop_format::Guid;
@@ -273,13 +273,17 @@ fn listen(address: NbdAddr, insecure: bool, what: &str) -> Result<String> {
 
 /// The meaning of `attach`; `--via` picks the transport (T10).
 pub fn attach(disk: &Path, via: &str, args: &args::Serving) -> Result<ServeSpec> {
+    let ublk = |or_loop, copies| serving(disk, args, vec![Export::Ublk { or_loop, copies }]);
     match via {
-        "auto" => serving(disk, args, vec![Export::Ublk { or_loop: true }]),
-        "ublk" => serving(disk, args, vec![Export::Ublk { or_loop: false }]),
+        "auto" => ublk(true, UblkCopies::Best),
+        "ublk" => ublk(false, UblkCopies::Best),
+        "ublk-zero-copy" => ublk(false, UblkCopies::Zero),
+        "ublk-user-copy" => ublk(false, UblkCopies::User),
+        "ublk-copy" => ublk(false, UblkCopies::Driver),
         "loop" => serving(disk, args, vec![Export::Loop]),
         "nbd" => serving(disk, args, vec![Export::KernelNbd]),
         other => Err(Failure::parameter(format!("unknown transport `{other}`"))
-            .hint("auto, ublk, nbd or loop")),
+            .hint("auto, ublk (ublk-copy, ublk-user-copy, ublk-zero-copy), nbd or loop")),
     }
 }
 

@@ -3,7 +3,7 @@
 //! A front end sees no BAT and no file. It lives on a queue's thread; [`crate::remote`] is the
 //! front end for code that lives on other threads.
 
-use ploop_io::{Command, Interest};
+use ploop_io::{Command, Interest, Lent};
 pub use rustix::io::Errno;
 
 /// What a request asks for.
@@ -46,6 +46,7 @@ pub struct Flags {
 pub struct Buffer {
     ptr: *mut u8,
     len: usize,
+    lent: Option<Lent>,
 }
 
 // SAFETY: a Buffer is a promise about memory made by `Buffer::new`'s caller; the memory is used by
@@ -54,7 +55,7 @@ unsafe impl Send for Buffer {}
 
 impl Buffer {
     /// No memory, for operations without data.
-    pub const NONE: Self = Self { ptr: std::ptr::null_mut(), len: 0 };
+    pub const NONE: Self = Self { ptr: std::ptr::null_mut(), len: 0, lent: None };
 
     /// Memory for a request.
     ///
@@ -63,7 +64,20 @@ impl Buffer {
     /// for a read), until the request is completed.
     #[must_use]
     pub const unsafe fn new(ptr: *mut u8, len: usize) -> Self {
-        Self { ptr, len }
+        Self { ptr, len, lent: None }
+    }
+
+    /// The same, but the data is with a driver: the disk reads and writes it there, and this
+    /// memory is for what the engine itself must see.
+    #[must_use]
+    pub const fn lent(self, lent: Lent) -> Self {
+        Self { lent: Some(lent), ..self }
+    }
+
+    /// Where the data is, when it is with a driver.
+    #[must_use]
+    pub const fn at_driver(self) -> Option<Lent> {
+        self.lent
     }
 
     /// Start of the memory.
@@ -184,6 +198,10 @@ pub trait Intake {
     #[must_use = "false: there will be no result"]
     unsafe fn command(&mut self, _key: u32, _command: Command) -> bool {
         false
+    }
+    /// Makes room on the ring for buffers of a driver, as [`ploop_io::Io::lend`].
+    fn lend(&mut self, _count: u16) -> Option<u16> {
+        None
     }
     /// Asks for a `poll` not later than this time.
     fn poll_at(&mut self, nanos: u64);

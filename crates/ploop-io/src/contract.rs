@@ -74,6 +74,9 @@ pub struct Op {
     pub len: u64,
     /// The caller's memory; null for operations without data.
     pub buf: *mut u8,
+    /// The memory is a driver's, at this place of the ring's table ([`Io::lend`]); `buf` counts
+    /// from its start.
+    pub lent: Option<u16>,
 }
 
 /// The end of an operation.
@@ -105,6 +108,8 @@ pub struct Command {
     pub operation: u32,
     /// What the driver reads with it.
     pub payload: [u8; 16],
+    /// The submission's own address field, which some drivers read too; else 0.
+    pub addr: u64,
 }
 
 /// Wakes the thread that waits in [`Io::wait`]. Cheap when that thread is not asleep.
@@ -125,7 +130,7 @@ pub trait Io {
     ///
     /// # Safety
     /// `op.buf` must be valid for `op.len` bytes (writable for a read), and the file open, until
-    /// the completion with `op.token` was reaped.
+    /// the completion with `op.token` was reaped. A lent buffer is checked by the kernel.
     unsafe fn push(&mut self, op: Op);
 
     /// Hands everything pushed to the kernel; does not wait.
@@ -169,6 +174,12 @@ pub trait Io {
     #[must_use = "false: there will be no completion"]
     unsafe fn command(&mut self, _command: Command) -> bool {
         false
+    }
+
+    /// Makes room for `count` buffers that a driver puts into the ring's table by itself, and
+    /// returns the place of the first; `None` when this engine has no such table, or no room.
+    fn lend(&mut self, _count: u16) -> Option<u16> {
+        None
     }
 }
 

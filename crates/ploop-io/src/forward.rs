@@ -38,6 +38,9 @@ macro_rules! forward {
                 // SAFETY: the same promise, passed on.
                 unsafe { (**self).command(command) }
             }
+            fn lend(&mut self, count: u16) -> Option<u16> {
+                (**self).lend(count)
+            }
         }
     )*};
 }

@@ -153,6 +153,10 @@ impl Io for Engine {
         // SAFETY: the same promise, passed on.
         each!(self, engine => unsafe { engine.command(command) })
     }
+
+    fn lend(&mut self, count: u16) -> Option<u16> {
+        each!(self, engine => engine.lend(count))
+    }
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ const INLINE_BYTES: u64 = 64 << 10;
 pub(crate) fn is_inline(op: &Op) -> bool {
     let transfer = matches!(op.kind, OpKind::Read | OpKind::Write | OpKind::WriteDsync);
     let nothing = matches!(op.kind, OpKind::Datasync | OpKind::Sync);
-    op.file.is_memory() && ((transfer && op.len <= INLINE_BYTES) || nothing)
+    op.file.is_memory() && op.lent.is_none() && ((transfer && op.len <= INLINE_BYTES) || nothing)
 }
 
 /// Performs the operation; returns what a ring would: bytes or 0, or a negative errno.

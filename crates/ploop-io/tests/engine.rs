@@ -15,7 +15,7 @@ fn works(mut engine: Engine) {
     let file = tempfile::tempfile().unwrap();
     let file = FileId(std::os::fd::AsRawFd::as_raw_fd(&file));
     let buf = std::ptr::null_mut();
-    let op = Op { token: 1, kind: OpKind::Sync, file, offset: 0, len: 0, buf };
+    let op = Op { token: 1, kind: OpKind::Sync, file, offset: 0, len: 0, buf, lent: None };
     // SAFETY: no memory; the file is open until the end of this function.
     unsafe { engine.push(op) };
     let mut got = Vec::new();

@@ -39,7 +39,15 @@ fn after(world: &SimWorld, plan: &SurvivorPlan) -> Vec<u8> {
 }
 
 fn op(file: &File, kind: OpKind, offset: u64, data: &mut [u8], token: u64) -> Op {
-    Op { token, kind, file: file.id(), offset, len: data.len() as u64, buf: data.as_mut_ptr() }
+    Op {
+        token,
+        kind,
+        file: file.id(),
+        offset,
+        len: data.len() as u64,
+        buf: data.as_mut_ptr(),
+        lent: None,
+    }
 }
 
 /// Pushes and submits. The tests keep their buffers until the end.
@@ -56,7 +64,7 @@ fn reap(io: &mut SimIo) -> Vec<Completion> {
 }
 
 fn sync(file: &File, kind: OpKind, token: u64) -> Op {
-    Op { token, kind, file: file.id(), offset: 0, len: 0, buf: std::ptr::null_mut() }
+    Op { token, kind, file: file.id(), offset: 0, len: 0, buf: std::ptr::null_mut(), lent: None }
 }
 
 #[test]

@@ -25,8 +25,15 @@ fn order(options: SimOptions, seed: u64, count: u64) -> (Vec<u64>, u64) {
     let mut data = [2; 512];
     for token in 0..count {
         let buf = data.as_mut_ptr();
-        let op =
-            Op { token, kind: OpKind::Write, file: file.id(), offset: 512 * token, len: 512, buf };
+        let op = Op {
+            token,
+            kind: OpKind::Write,
+            file: file.id(),
+            offset: 512 * token,
+            len: 512,
+            buf,
+            lent: None,
+        };
         // SAFETY: the buffer and the file outlive the ring's work in this function.
         unsafe { io.push(op) };
     }
@@ -62,7 +69,8 @@ fn nothing_completes_before_its_time() {
     let mut io = world.io(1);
     let probe = io.probe();
     let buf = std::ptr::null_mut();
-    let op = Op { token: 1, kind: OpKind::Sync, file: file.id(), offset: 0, len: 0, buf };
+    let op =
+        Op { token: 1, kind: OpKind::Sync, file: file.id(), offset: 0, len: 0, buf, lent: None };
     // SAFETY: a sync has no buffer.
     unsafe { io.push(op) };
     assert_eq!(world.next_event(), None, "pushed is not submitted");
@@ -143,7 +151,8 @@ fn some_operations_take_a_thousand_times_as_long() {
     let mut io = world.io(1);
     let buf = std::ptr::null_mut();
     for token in 0..40 {
-        let op = Op { token, kind: OpKind::Sync, file: file.id(), offset: 0, len: 0, buf };
+        let op =
+            Op { token, kind: OpKind::Sync, file: file.id(), offset: 0, len: 0, buf, lent: None };
         // SAFETY: a sync has no buffer.
         unsafe { io.push(op) };
     }

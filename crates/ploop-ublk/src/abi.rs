@@ -54,14 +54,20 @@ pub mod io {
 
 /// Flags of a device, and what the driver can do.
 pub mod feature {
+    /// The server has requests' memory put on its ring.
+    pub const ZERO_COPY: u64 = 1;
     /// Requests wait when the server is gone, until another takes over.
     pub const USER_RECOVERY: u64 = 1 << 3;
     /// What was with the lost server comes again.
     pub const USER_RECOVERY_REISSUE: u64 = 1 << 4;
     /// Commands have ioctl-like numbers.
     pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
+    /// The server copies data by reading and writing the device's own file.
+    pub const USER_COPY: u64 = 1 << 7;
     /// The size of a running device can change.
     pub const UPDATE_SIZE: u64 = 1 << 10;
+    /// The driver puts requests' memory on the server's ring by itself.
+    pub const AUTO_BUFFERS: u64 = 1 << 11;
 }
 
 /// States of a device.
@@ -70,6 +76,20 @@ pub mod state {
     pub const DEAD: u16 = 0;
     /// It waits for a server.
     pub const QUIESCED: u16 = 2;
+}
+
+/// A submission's address field with [`feature::AUTO_BUFFERS`]: the place of the next request's
+/// memory. When it cannot be put there the request comes all the same, marked.
+#[must_use]
+pub const fn auto_buffer(place: u16) -> u64 {
+    const FALLBACK: u64 = 1 << 16;
+    place as u64 | FALLBACK
+}
+
+/// Where the memory of a tag's request begins in the device's file, with [`feature::USER_COPY`].
+#[must_use]
+pub const fn copy_position(queue: u16, tag: u16) -> u64 {
+    (1 << 31) + ((queue as u64) << 41) + ((tag as u64) << 25)
 }
 
 fn put<const N: usize>(out: &mut [u8], at: usize, bytes: [u8; N]) {
@@ -168,7 +188,7 @@ impl DevInfo {
     }
 }
 
-/// `struct ublk_params`, its basic and discard parts.
+/// `struct ublk_params`: its basic and discard parts, and the alignment of memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Params {
     /// No write is let through.
@@ -187,22 +207,27 @@ pub struct Params {
     pub discard_granularity: u32,
     /// Longest discard and zeroing in sectors.
     pub max_zero_sectors: u32,
+    /// Alignment of memory in bytes; the disk below gets it as it comes.
+    pub memory_align: Option<u32>,
 }
 
 impl Params {
-    /// Bytes of the two parts with their head.
-    pub const BYTES: usize = 60;
+    /// Bytes of the structure up to the alignment of memory.
+    pub const BYTES: usize = 116;
     const READ_ONLY: u32 = 1;
     const VOLATILE_CACHE: u32 = 1 << 2;
     const FUA: u32 = 1 << 3;
     const BASIC: u32 = 1;
     const DISCARD: u32 = 2;
+    const DMA_ALIGN: u32 = 1 << 4;
 
     /// As bytes.
     #[must_use]
     pub fn encode(self) -> [u8; Self::BYTES] {
         let mut out = [0; Self::BYTES];
-        let types = if self.read_only { Self::BASIC } else { Self::BASIC | Self::DISCARD };
+        let discard = if self.read_only { 0 } else { Self::DISCARD };
+        let align = if self.memory_align.is_some() { Self::DMA_ALIGN } else { 0 };
+        let types = Self::BASIC | discard | align;
         let read_only = if self.read_only { Self::READ_ONLY } else { 0 };
         put(&mut out, 0, (Self::BYTES as u32).to_ne_bytes());
         put(&mut out, 4, types.to_ne_bytes());
@@ -218,6 +243,9 @@ impl Params {
             put(&mut out, 48, self.max_zero_sectors.to_ne_bytes());
             put(&mut out, 52, self.max_zero_sectors.to_ne_bytes());
             put(&mut out, 56, 1u16.to_ne_bytes());
+        }
+        if let Some(bytes) = self.memory_align {
+            put(&mut out, 108, (bytes.max(1) - 1).to_ne_bytes());
         }
         out
     }
@@ -261,6 +289,8 @@ pub struct IoDesc {
     pub fua: bool,
     /// Zeroed blocks stay allocated.
     pub no_unmap: bool,
+    /// The driver could not put its memory on the ring.
+    pub unregistered: bool,
     /// Length in sectors.
     pub sectors: u32,
     /// First sector.
@@ -270,6 +300,7 @@ pub struct IoDesc {
 impl IoDesc {
     const FUA: u32 = 1 << 13;
     const NO_UNMAP: u32 = 1 << 15;
+    const NEED_REG_BUF: u32 = 1 << 17;
 
     /// From bytes.
     #[must_use]
@@ -279,6 +310,7 @@ impl IoDesc {
             operation: (word & 0xff) as u8,
             fua: word & Self::FUA != 0,
             no_unmap: word & Self::NO_UNMAP != 0,
+            unregistered: word & Self::NEED_REG_BUF != 0,
             sectors: u32::from_ne_bytes(get(bytes, 4)),
             start: u64::from_ne_bytes(get(bytes, 8)),
         }
@@ -339,6 +371,7 @@ mod tests {
             sectors: 1 << 33,
             discard_granularity: 1 << 20,
             max_zero_sectors: 77,
+            memory_align: None,
         };
         let bytes = params.encode();
         assert_eq!(bytes[4..16], [1, 0, 0, 0, 0b1101, 0, 0, 0, 9, 12, 20, 12]);
@@ -347,6 +380,15 @@ mod tests {
         let bytes = Params { read_only: false, ..params }.encode();
         assert_eq!((bytes[4], bytes[8]), (3, 0b1100));
         assert_eq!(bytes[52..60], [77, 0, 0, 0, 1, 0, 0, 0]);
+        let bytes = Params { memory_align: Some(512), ..params }.encode();
+        assert_eq!((bytes[0], bytes[4], &bytes[108..112]), (116, 17, &[255, 1, 0, 0][..]));
+    }
+
+    #[test]
+    fn memory_of_a_request() {
+        assert_eq!(auto_buffer(0x1234), 0x1_1234);
+        assert_eq!(copy_position(0, 0), 0x8000_0000);
+        assert_eq!(copy_position(3, 5), 0x8000_0000 + (3 << 41) + (5 << 25));
     }
 
     #[test]
@@ -355,7 +397,16 @@ mod tests {
         bytes[..4].copy_from_slice(&(5u32 | 1 << 13 | 1 << 15).to_ne_bytes());
         bytes[4..8].copy_from_slice(&8u32.to_ne_bytes());
         bytes[8..16].copy_from_slice(&(1u64 << 35).to_ne_bytes());
-        let wanted = IoDesc { operation: 5, fua: true, no_unmap: true, sectors: 8, start: 1 << 35 };
+        let wanted = IoDesc {
+            operation: 5,
+            fua: true,
+            no_unmap: true,
+            unregistered: false,
+            sectors: 8,
+            start: 1 << 35,
+        };
         assert_eq!(IoDesc::decode(&bytes), wanted);
+        bytes[2] |= 2;
+        assert_eq!(IoDesc::decode(&bytes), IoDesc { unregistered: true, ..wanted });
     }
 }

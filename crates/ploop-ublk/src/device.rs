@@ -2,6 +2,7 @@
 
 use crate::abi::{DevInfo, IO_DESC_BYTES, MAX_DEPTH, Params, feature, state};
 use crate::control::Control;
+use crate::copies::Copies;
 use crate::descriptors::Descriptors;
 use crate::error::Error;
 use crate::front::UblkFront;
@@ -29,6 +30,8 @@ pub struct Options {
     pub identity: u64,
     /// A kill loses nothing that was answered, so requests may wait for the next life (F2, I14).
     pub recoverable: bool,
+    /// How data moves; `None`: the best way the driver has.
+    pub copies: Option<Copies>,
 }
 
 /// A device.
@@ -59,6 +62,11 @@ impl UblkDevice {
         let recovery = feature::USER_RECOVERY | feature::USER_RECOVERY_REISSUE;
         let flags = if options.recoverable { recovery } else { 0 };
         let offered = control.features()?;
+        let copies = options.copies.unwrap_or(Copies::best(offered));
+        if copies.flags() & !offered != 0 {
+            return Err(Error::NoCopies { copies, offered });
+        }
+        let flags = flags | copies.flags();
         let wish = DevInfo {
             queues,
             depth: DEPTH,
@@ -70,7 +78,8 @@ impl UblkDevice {
         };
         let info = control.add(wish)?;
         let mut device = Self::new(control, info, false);
-        if let Err(error) = device.control.set_params(info.dev_id, params(limits)) {
+        let params = params(limits, Copies::of(info.flags));
+        if let Err(error) = device.control.set_params(info.dev_id, params) {
             device.delete();
             return Err(error);
         }
@@ -99,6 +108,12 @@ impl UblkDevice {
         &self.path
     }
 
+    /// How its data moves.
+    #[must_use]
+    pub fn copies(&self) -> Copies {
+        Copies::of(self.info.flags)
+    }
+
     /// Whether it was taken over from a server that is gone.
     #[must_use]
     pub fn recovered(&self) -> bool {
@@ -117,7 +132,8 @@ impl UblkDevice {
                 .map_err(|source| Error::File { path: file_path(self.info.dev_id), source })?;
             let started = Arc::clone(&self.started);
             let max_io = self.info.max_io as usize;
-            let front = UblkFront::new(Arc::clone(&file), descriptors, queue, max_io, started);
+            let how = (max_io, self.copies());
+            let front = UblkFront::new(Arc::clone(&file), descriptors, queue, how, started);
             let bytes = max_io * usize::from(self.info.depth);
             fronts.push(front.map_err(|error| Error::Memory(bytes, error))?);
         }
@@ -238,7 +254,7 @@ fn open_file(device: u32) -> Result<OwnedFd, Error> {
 }
 
 /// What the disk is like.
-fn params(limits: Limits) -> Params {
+fn params(limits: Limits, copies: Copies) -> Params {
     let shift = |bytes: u32| bytes.max(512).ilog2() as u8;
     let cluster = u32::try_from(limits.cluster).unwrap_or(1 << 20);
     let max_zero = u32::try_from(limits.max_zero >> 9).unwrap_or(u32::MAX >> 9);
@@ -253,6 +269,7 @@ fn params(limits: Limits) -> Params {
         discard_granularity: cluster,
         // In 32 bits of bytes, with whole blocks.
         max_zero_sectors: max_zero.min(u32::MAX >> 9) & !7,
+        memory_align: (copies == Copies::Zero).then_some(limits.buffer_align),
     }
 }
 
@@ -274,7 +291,9 @@ mod tests {
             max_zero: 1 << 40,
             read_only: false,
         };
-        let params = params(limits);
+        assert_eq!(params(limits, Copies::Zero).memory_align, Some(512));
+        let params = params(limits, Copies::Driver);
+        assert_eq!(params.memory_align, None);
         let shifts = (params.logical_shift, params.physical_shift, params.optimal_shift);
         assert_eq!(shifts, (9, 12, 18));
         assert_eq!((params.sectors, params.max_sectors), (6 << 20, 512));

@@ -1,5 +1,6 @@
 //! What can go wrong with a ublk device, in words a user can act upon.
 
+use crate::copies::Copies;
 use std::io;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -16,6 +17,14 @@ pub enum Error {
     /// The driver lacks something.
     #[error("this kernel's ublk driver is too old (features {0:#x}): Linux 6.5 is needed")]
     TooOld(u64),
+    /// It cannot move data as it was told to.
+    #[error("this kernel's ublk driver (features {offered:#x}) has no {copies}")]
+    NoCopies {
+        /// How.
+        copies: Copies,
+        /// What it has.
+        offered: u64,
+    },
     /// The rings have no commands.
     #[error("ublk needs io_uring, which cannot be used here")]
     NoRing(#[source] io::Error),

@@ -5,9 +5,11 @@
 //! FETCH(tag) -> result 0 -> descriptor -> Request -> complete -> COMMIT_AND_FETCH(tag) -> ...
 //!            -> -ENODEV: the disk is gone, this tag is done
 //! ```
-//! The driver copies data to and from a buffer each tag has for itself.
+//! Each tag has a buffer for itself; with zero copy the data stays in the request's own memory, and
+//! the buffer is for what the engine has to see.
 
 use crate::abi::{IoCmd, IoDesc, io};
+use crate::copies::{Copies, Places};
 use crate::descriptors::Descriptors;
 use ploop_engine::{Buffer, Errno, Flags, FrontEnd, Intake, Operation, Outcome, Request};
 use ploop_io::{AlignedBuf, Command};
@@ -35,6 +37,7 @@ pub struct UblkFront {
     file: Arc<OwnedFd>,
     descriptors: Descriptors,
     queue: u16,
+    places: Places,
     buffers: Vec<AlignedBuf>,
     tags: Vec<Tag>,
     /// Answers to go out with the next fetch; none: the first fetch.
@@ -53,7 +56,7 @@ impl UblkFront {
         file: Arc<OwnedFd>,
         descriptors: Descriptors,
         queue: u16,
-        max_io: usize,
+        (max_io, copies): (usize, Copies),
         started: Arc<AtomicBool>,
     ) -> Result<Self> {
         let depth = usize::from(descriptors.depth());
@@ -62,6 +65,7 @@ impl UblkFront {
             buffers.push(AlignedBuf::new(max_io)?);
         }
         Ok(Self {
+            places: Places::new(copies, Arc::clone(&file), queue),
             file,
             queue,
             buffers,
@@ -87,10 +91,11 @@ impl UblkFront {
             let n = usize::from(tag);
             let result = self.results[n].take();
             let operation = if result.is_some() { io::COMMIT_AND_FETCH } else { io::FETCH };
-            let addr = self.buffers[n].as_mut_ptr() as u64;
-            let payload = IoCmd { queue: self.queue, tag, result: result.unwrap_or(0), addr };
+            let (memory, addr) = self.places.addresses(tag, self.buffers[n].as_mut_ptr());
+            let result = result.unwrap_or(0);
+            let payload = IoCmd { queue: self.queue, tag, result, addr: memory }.encode();
             let fd = self.file.as_raw_fd();
-            let command = Command { token: 0, fd, operation, payload: payload.encode() };
+            let command = Command { token: 0, fd, operation, payload, addr };
             // SAFETY: the tag's buffer lives as long as this front end, which keeps it (`drop`)
             // while the driver has the tag.
             let sent = unsafe { intake.command(u32::from(tag), command) };
@@ -102,14 +107,9 @@ impl UblkFront {
     fn hand_in(&mut self, intake: &mut dyn Intake) {
         while intake.room() > 0 {
             let Some(tag) = self.waiting.pop_front() else { return };
-            let n = usize::from(tag);
-            let buffer = &mut self.buffers[n];
-            let request = self
-                .descriptors
-                .get(tag)
-                .ok_or(Errno::INVAL)
-                .and_then(|wish| request(tag, wish, buffer.as_mut_ptr(), buffer.len()));
-            match request {
+            let memory = &mut self.buffers[usize::from(tag)];
+            let wish = self.descriptors.get(tag).ok_or(Errno::INVAL);
+            match wish.and_then(|wish| request(tag, wish, memory, &self.places)) {
                 Ok(request) => intake.push(request),
                 Err(errno) => self.answer(tag, -errno.raw_os_error()),
             }
@@ -123,22 +123,34 @@ impl UblkFront {
         self.due.push_back(tag);
     }
 
-    /// Bytes of a transfer, which the driver wants to hear; it ignores them elsewhere.
+    /// Bytes of a transfer, which the driver wants to hear; it ignores them elsewhere. What was
+    /// read is with the driver now.
     fn moved(&self, tag: u16) -> i32 {
-        let sectors = self.descriptors.get(tag).map_or(0, |wish| wish.sectors);
-        i32::try_from(u64::from(sectors) << 9).unwrap_or(0)
+        let Some(wish) = self.descriptors.get(tag) else { return 0 };
+        let bytes = u64::from(wish.sectors) << 9;
+        if wish.operation == READ && self.places.by_hand(wish.unregistered) {
+            let memory = &self.buffers[usize::from(tag)][..bytes as usize];
+            if let Err(error) = self.places.lent(tag).write(0, memory) {
+                tracing::error!(%error, tag, queue = self.queue, "ublk does not take data");
+                return -Errno::IO.raw_os_error();
+            }
+        }
+        i32::try_from(bytes).unwrap_or(0)
     }
 }
+
+/// Number of the driver's operation that fills memory.
+const READ: u8 = 0;
 
 /// A request in the engine's words.
 fn request(
     tag: u16,
     wish: IoDesc,
-    memory: *mut u8,
-    room: usize,
+    memory: &mut [u8],
+    places: &Places,
 ) -> std::result::Result<Request, Errno> {
     let (operation, data) = match wish.operation {
-        0 => (Operation::Read, true),
+        READ => (Operation::Read, true),
         1 => (Operation::Write, true),
         2 => (Operation::Flush, false),
         3 => (Operation::Discard, false),
@@ -151,12 +163,13 @@ fn request(
     let start = if flush { 0 } else { wish.start };
     let offset = start.checked_mul(512).ok_or(Errno::INVAL)?;
     let bytes = usize::try_from(len).map_err(|_| Errno::INVAL)?;
-    if data && bytes > room {
-        return Err(Errno::INVAL);
-    }
-    // SAFETY: the tag's own buffer, of at least `bytes`; the driver leaves it alone until the
-    // answer, and it lives as long as the front end.
-    let buffer = if data { unsafe { Buffer::new(memory, bytes) } } else { Buffer::NONE };
+    let buffer = if data {
+        let memory = memory.get_mut(..bytes).ok_or(Errno::INVAL)?;
+        let write = operation == Operation::Write;
+        places.buffer(tag, wish.unregistered, write, memory).map_err(|_| Errno::IO)?
+    } else {
+        Buffer::NONE
+    };
     let flags = Flags { fua: wish.fua && !flush, no_unmap: wish.no_unmap, ..Flags::default() };
     let len = if flush { 0 } else { len };
     Ok(Request { tag: u64::from(tag), operation, flags, offset, len, buffer })
@@ -165,6 +178,9 @@ fn request(
 impl FrontEnd for UblkFront {
     fn poll(&mut self, intake: &mut dyn Intake) {
         self.stopping = intake.stopping();
+        if self.places.want_room() {
+            self.places.room(intake.lend(self.descriptors.depth()));
+        }
         self.hand_in(intake);
         self.send(intake);
     }
@@ -229,9 +245,17 @@ mod tests {
     #[test]
     fn requests_in_the_engines_words() {
         let mut memory = [0u8; 4096];
-        let wish = IoDesc { operation: 1, fua: true, no_unmap: false, sectors: 8, start: 1 << 40 };
-        let ask = |wish| request(3, wish, memory.as_mut_ptr(), 4096);
-        let mut ask = ask;
+        let wish = IoDesc {
+            operation: 1,
+            fua: true,
+            no_unmap: false,
+            unregistered: false,
+            sectors: 8,
+            start: 1 << 40,
+        };
+        let file = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        let places = Places::new(Copies::Driver, Arc::clone(&file), 0);
+        let mut ask = |wish| request(3, wish, &mut memory, &places);
         let write = ask(wish).unwrap();
         assert_eq!((write.operation, write.offset, write.len), (Operation::Write, 1 << 49, 4096));
         assert!(write.flags.fua && write.buffer.len() == 4096 && write.tag == 3);
@@ -243,5 +267,10 @@ mod tests {
         assert_eq!(ask(IoDesc { sectors: 9, ..wish }).unwrap_err(), Errno::INVAL);
         assert_eq!(ask(IoDesc { start: u64::MAX, ..wish }).unwrap_err(), Errno::INVAL);
         assert_eq!(ask(IoDesc { operation: 4, ..wish }).unwrap_err(), Errno::OPNOTSUPP);
+        let mut places = Places::new(Copies::Zero, file, 2);
+        places.room(Some(64));
+        let lent = request(3, wish, &mut memory, &places).unwrap().buffer.at_driver().unwrap();
+        assert_eq!((lent.place, lent.at), (67, crate::abi::copy_position(2, 3)));
+        assert_eq!(places.addresses(3, std::ptr::null_mut()), (0, 0x1_0043));
     }
 }

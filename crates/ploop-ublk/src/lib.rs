@@ -3,17 +3,20 @@
 //! | part | what |
 //! |---|---|
 //! | `abi` | the driver's structures as bytes |
+//! | `copies` | how data moves: not at all, by us, by the driver |
 //! | `control` | commands about devices, on a ring and a thread of their own (D8) |
 //! | `device` | add or take over, start, stop, remove |
 //! | `front` | the front end of one queue |
 
 mod abi;
 mod control;
+mod copies;
 mod descriptors;
 mod device;
 mod error;
 mod front;
 
+pub use copies::Copies;
 pub use device::{Options, UblkDevice, waiting_for};
 pub use error::Error;
 pub use front::UblkFront;

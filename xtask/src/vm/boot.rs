@@ -23,12 +23,12 @@ pub struct Booted {
     pub late: bool,
 }
 
-/// Boots a kernel with a root; `name` is that of the log.
+/// Boots a kernel with a root; `name` is that of the log, `steps` of what the suite is to do.
 pub fn boot(
     store: &Store,
     kernel: &Path,
     root: &[u8],
-    name: &str,
+    (name, steps): (&str, &str),
     served: &mut Served,
 ) -> Result<Booted> {
     let (initrd, disk) = (store.path("initrd"), store.path("disk"));
@@ -37,7 +37,7 @@ pub fn boot(
     File::create(&disk)?.set_len(DISK)?;
     let log = store.path(&format!("log-{name}.txt"));
     let start = Instant::now();
-    let mut command = qemu(store, &image(kernel)?, &initrd, &disk)?;
+    let mut command = qemu(store, &image(kernel)?, &initrd, &disk, steps)?;
     second_disk(&mut command, served);
     let child = start_qemu(command, &log)?;
     let late = !wait(child, start, &mut || served.look_at(&log))?;
@@ -61,7 +61,7 @@ fn image(kernel: &Path) -> Result<PathBuf> {
     paths.find(is_image).with_context(|| format!("no vmlinuz in {}", kernel.display()))
 }
 
-fn qemu(store: &Store, kernel: &Path, initrd: &Path, disk: &Path) -> Result<Command> {
+fn qemu(store: &Store, kernel: &Path, initrd: &Path, disk: &Path, steps: &str) -> Result<Command> {
     let qemu = store.path("qemu");
     let share = qemu.join("usr/share");
     let mut command = Command::new(qemu.join("usr/bin/qemu-system-x86_64"));
@@ -78,11 +78,10 @@ fn qemu(store: &Store, kernel: &Path, initrd: &Path, disk: &Path) -> Result<Comm
     command.arg(format!("if=none,id=first,format=raw,cache=unsafe,file={}", disk.display()));
     command.args(["-device", "virtio-blk-pci,drive=first"]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-    command.args([
-        "-append",
-        "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on tsc=reliable \
-         no_timer_check",
-    ]);
+    let line = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on \
+                tsc=reliable no_timer_check";
+    let steps = if steps.is_empty() { String::new() } else { format!(" steps={steps}") };
+    command.arg("-append").arg(format!("{line}{steps}"));
     let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|d| qemu.join(d));
     command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries)?);
     Ok(command)

@@ -24,7 +24,10 @@ ublk_trim     180  /dev/ublk-control
 ublk_busy     120  /dev/ublk-control
 ublk_reads    120  /dev/ublk-control
 ublk_mount    180  /dev/ublk-control
+ublk_zero     240  /dev/ublk-control
+ublk_user     120  /dev/ublk-control
 ublk_kill     300  /dev/ublk-control
+ublk_figures  240  /dev/ublk-control
 dm_linear     180  /dev/mapper/control
 dm_flakey     240  /dev/mapper/control
 fallback      120  /dev/ublk-control
@@ -304,7 +307,49 @@ left_over() {
 
 server_of() { ploop list --json | tr ',{' '\n\n' | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' | head -n 1; }
 
-# The server is killed five times under fio on a mounted file system. The device waits, the next
+# Data that stays in the requests' own memory: allocated, overwritten, read from holes, from
+# below a snapshot and beside one.
+t_ublk_zero() {
+    new_disk zero
+    if ! dev=$(ploop attach --via ublk-zero-copy --queues 2 /disk/zero 2>/tmp/why); then
+        cat /tmp/why
+        grep 'has no zero copy' /tmp/why
+        echo "note: no zero copy in this kernel"
+        return
+    fi
+    dd if=$dev bs=1M count=8 skip=100 iflag=direct | cmp -n 8388608 - /dev/zero
+    fs_on $dev
+    # Zeros take no cluster.
+    used=$(du -k /disk/zero/root.hds | cut -f1)
+    dd if=/dev/zero of=$dev bs=1M count=16 seek=200 oflag=direct
+    [ $(($(du -k /disk/zero/root.hds | cut -f1) - used)) -lt 8192 ]
+    mount -t ext4 $dev /mnt
+    before=$(sha256sum < /mnt/data)
+    ploop snapshot /disk/zero
+    [ "$(sha256sum < /mnt/data)" = "$before" ]
+    exercise /mnt
+    umount /mnt
+    e2fsck -f -n $dev
+    # Half a cluster over a lower one: a copy-up around the request's memory.
+    dd if=/dev/urandom of=/tmp/some bs=64k count=9
+    dd if=/tmp/some of=$dev bs=64k count=9 seek=160 oflag=direct
+    dd if=$dev bs=64k count=9 skip=160 iflag=direct | cmp - /tmp/some
+    ploop detach /disk/zero
+    ploop check -f /disk/zero
+    dev=$(ploop attach --via loop --ro /disk/zero)
+    dd if=$dev bs=64k count=9 skip=160 | cmp - /tmp/some
+    ploop detach /disk/zero
+}
+
+t_ublk_user() {
+    new_disk user
+    dev=$(ploop attach --via ublk-user-copy /disk/user)
+    fs_on $dev
+    ploop detach /disk/user
+    ploop check -f /disk/user
+}
+
+# The server is killed twenty times under fio on a mounted file system. The device waits, the next
 # attach takes it over, and fio verifies all it wrote.
 t_ublk_kill() {
     new_disk kill
@@ -314,36 +359,101 @@ t_ublk_kill() {
     # Again and again until the last kill: the premise of each is I/O on its way.
     while [ ! -e /tmp/enough ]; do
         fio --name=verify --filename=/mnt/data --size=48M --rw=randwrite --bsrange=4k-64k \
-            --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --do_verify=1 \
-            --verify_fatal=1 --fsync=32 --output=/tmp/fio || exit 1
+            --ioengine=libaio --iodepth=48 --direct=1 --verify=crc32c --do_verify=1 \
+            --verify_fatal=1 --fsync=256 --output=/tmp/fio || exit 1
         echo pass >> /tmp/passes
     done &
     fio=$!
-    again=0
-    for n in 1 2 3 4 5; do
-        sleep 1.$n
+    again=0 deep=0 n=0
+    while [ $n -lt 20 ]; do
+        n=$((n + 1))
+        sleep 0.$((n * 7 % 10))
         pid=$(server_of)
         [ -n "$pid" ]
         # The premise: fio is at it, and requests are left without an answer.
         kill -0 $fio
         kill -KILL $pid
         sleep 0.5
-        again=$((again + $(left_over ${dev#/dev/})))
+        left=$(left_over ${dev#/dev/})
+        again=$((again + left))
+        [ $left -lt 32 ] || deep=$((deep + 1))
         if [ $n = 3 ] && ploop attach --via loop /disk/kill; then
             echo "a loop device beside one that waits"; return 1
         fi
         taken=$(ploop attach --via ublk /disk/kill)
-        echo "kill $n of pid $pid: $taken"
+        echo "kill $n of pid $pid with $left: $taken"
         [ "$taken" = "$dev" ]
     done
     touch /tmp/enough
     wait $fio || { cat /tmp/fio; return 1; }
-    echo "note: 5 kills, $again requests handed over again, $(wc -l < /tmp/passes) passes of fio"
+    passes=$(wc -l < /tmp/passes)
+    echo "note: 20 kills, $again requests handed over again, $deep times 32 or more," \
+        "$passes passes of fio without an error"
     [ $again -gt 0 ]
     umount /mnt
     e2fsck -f -n $dev
     ploop detach /disk/kill
     ploop check -f /disk/kill
+}
+
+busy() { awk '/^cpu /{print $2 + $3 + $4 + $7 + $8}' /proc/stat; }
+
+# System calls of a process so far, of all its threads.
+calls_of() {
+    hist=/sys/kernel/tracing/events/raw_syscalls/sys_enter/hist
+    [ -e $hist ] || { echo 0; return; }
+    sed -n 's/.*common_pid: *\([0-9]*\) *} *hitcount: *\([0-9]*\).*/\1 \2/p' $hist |
+        while read -r tid hits; do [ ! -d /proc/$1/task/$tid ] || echo $hits; done |
+        awk '{n += $1} END {print n + 0}'
+}
+
+# One load: `kind rw ops-per-second machine-us-per-io server-us-per-io calls-per-io`.
+load() {
+    kind=$1 dev=$2 pid=$3 rw=$4 busy=$(busy)
+    ticks=$(awk '{print $14 + $15}' /proc/$pid/stat) calls=$(calls_of $pid)
+    fio --name=f --filename=$dev --rw=$rw --bs=4k --size=64M --ioengine=libaio --iodepth=32 \
+        --direct=1 --time_based --runtime=3 --output-format=terse --output=/tmp/terse
+    busy=$(($(busy) - busy)) calls=$(($(calls_of $pid) - calls))
+    ticks=$(($(awk '{print $14 + $15}' /proc/$pid/stat) - ticks))
+    awk -F';' -v k=$kind -v w=$rw -v b=$busy -v t=$ticks -v c=$calls '{
+        n = ($6 + $47) / 4
+        printf "%s %s %d %.0f %.0f %.2f\n", k, w, $8 + $49, b * 10000 / n, t * 10000 / n, c / n
+    }' /tmp/terse
+}
+
+# 4 KiB at random, 32 at a time: data copied by the driver, not copied, and the kernel's loop
+# device on the same file system. In software emulation only the ratios say something.
+t_ublk_figures() {
+    mount -t tracefs trace /sys/kernel/tracing 2>/dev/null || :
+    echo 'hist:keys=common_pid:size=4096' > \
+        /sys/kernel/tracing/events/raw_syscalls/sys_enter/trigger || echo "calls are not counted"
+    dd if=/dev/urandom of=/disk/plain bs=1M count=64 conv=fsync
+    loop=$(/usr/bin/losetup --show --direct-io=on -f /disk/plain)
+    echo "loop $loop 1" > /tmp/kinds
+    for kind in copy zero-copy; do
+        new_disk fig-$kind 64M
+        dev=$(ploop attach --via ublk-$kind /disk/fig-$kind) || continue
+        dd if=/disk/plain of=$dev bs=1M oflag=direct conv=fsync
+        pid=$(ploop list --json | tr '{' '\n' | grep "fig-$kind/" |
+            sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')
+        echo "$kind $dev $pid" >> /tmp/kinds
+    done
+    for round in 1 2 3; do
+        for rw in randread randwrite; do
+            while read -r kind dev pid; do load $kind $dev $pid $rw; done < /tmp/kinds
+        done
+    done > /tmp/loads
+    sort /tmp/loads
+    # The middle one of each three.
+    sort -k1,2 -k3,3n /tmp/loads | awk 'NR % 3 == 2 {
+        printf "note: %s %s %d IOPS, %d us of the machine and %d us of the server per I/O, " \
+            "%.2f calls per I/O;\n", $1, $2, $3, $4, $5, $6
+    }'
+    losetup -d $loop
+    for kind in copy zero-copy; do
+        [ ! -d /disk/fig-$kind ] || ploop detach /disk/fig-$kind || :
+    done
+    rm -r /disk/plain /disk/fig-*
 }
 
 # There is no udev here: the kernel's own name for a device-mapper device.
@@ -449,7 +559,10 @@ for m in $(cat /modules/order); do
     insmod /modules/$m.ko $options 2>/tmp/insmod || echo "# insmod $m: $(cat /tmp/insmod)"
 done
 rm -f /modules/*.ko
+# steps=A,B on the kernel's command line: only these, and what all need.
+only=$(sed -n 's/.*steps=\([a-z_0-9,]*\).*/,\1,storage,/p' /proc/cmdline)
 echo "$STEPS" | while read -r name limit need; do
+    case $only in ''|*,$name,*) ;; *) continue ;; esac
     [ -z "$name" ] || run_step "$name" "$limit" "$need"
 done
 echo "suite done"

@@ -69,7 +69,7 @@ impl Exports {
         let files = spec.exports.iter().any(|export| match export {
             Export::Nbd { .. } | Export::VhostUser { .. } | Export::KernelNbd => false,
             Export::Fuse { .. } | Export::Loop => true,
-            Export::Ublk { or_loop } => *or_loop && !block,
+            Export::Ublk { or_loop, .. } => *or_loop && !block,
         });
         if files {
             let made = FuseQueues::new(limits, queues);
@@ -120,7 +120,9 @@ impl Exports {
     /// Whether the kernel's NBD client is to make the block device.
     fn kernel_nbd(&self, spec: &ServeSpec, traits: Traits) -> Result<bool> {
         let asked = spec.exports.contains(&Export::KernelNbd);
-        let auto = spec.exports.contains(&Export::Ublk { or_loop: true }) && self.ublk.is_none();
+        let auto =
+            spec.exports.iter().any(|export| matches!(export, Export::Ublk { or_loop: true, .. }))
+                && self.ublk.is_none();
         if asked || auto {
             match NbdDevice::probe() {
                 Ok(()) => return Ok(true),

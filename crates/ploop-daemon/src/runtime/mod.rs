@@ -49,4 +49,4 @@ pub use open::open;
 pub use ploop_fuse::{freeze, partition as blkpg};
 pub use serve::serve;
 pub use session::Session;
-pub use spec::{Export, OnFull, RingChoice, ServeSpec};
+pub use spec::{Export, OnFull, RingChoice, ServeSpec, UblkCopies};

@@ -122,6 +122,10 @@ impl Intake for ChildIntake<'_> {
         unsafe { self.inner.command(key, command) }
     }
 
+    fn lend(&mut self, count: u16) -> Option<u16> {
+        self.inner.lend(count)
+    }
+
     fn poll_at(&mut self, nanos: u64) {
         self.inner.poll_at(nanos);
     }

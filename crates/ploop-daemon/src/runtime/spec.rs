@@ -64,7 +64,25 @@ pub enum Export {
     Ublk {
         /// Where there is no ublk: one of the kernel's NBD client, else a loop device.
         or_loop: bool,
+        /// How data moves.
+        #[serde(default)]
+        copies: UblkCopies,
     },
+}
+
+/// How a ublk device's data moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UblkCopies {
+    /// The best way the kernel has.
+    #[default]
+    Best,
+    /// Not at all.
+    Zero,
+    /// By us, through the device's file.
+    User,
+    /// By the driver.
+    Driver,
 }
 
 /// When the host has no space (F17).

@@ -1,12 +1,12 @@
 //! A ublk device of a disk: opened before the queues run, with a front end on them, started after.
 
 use super::session::MakeFront;
-use super::spec::{Export, RingChoice, ServeSpec};
+use super::spec::{Export, RingChoice, ServeSpec, UblkCopies};
 use crate::{Code, Failure, Result};
 use ploop_engine::{FrontEnd, Limits};
 use ploop_image::Disk;
 use ploop_io::Ident;
-use ploop_ublk::{Error, Options, UblkDevice, UblkFront};
+use ploop_ublk::{Copies, Error, Options, UblkDevice, UblkFront};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -61,10 +61,10 @@ fn word(ident: Ident, name: &[u8], read_only: bool) -> u64 {
 /// It must be ublk, and that cannot be had.
 pub fn open(spec: &ServeSpec, limits: Limits, traits: Traits) -> Result<Option<UblkDevice>> {
     let wish = spec.exports.iter().find_map(|export| match export {
-        Export::Ublk { or_loop } => Some(*or_loop),
+        Export::Ublk { or_loop, copies } => Some((*or_loop, *copies)),
         _ => None,
     });
-    let Some(or_loop) = wish else { return passed_by(spec, traits) };
+    let Some((or_loop, copies)) = wish else { return passed_by(spec, traits) };
     let result = if spec.ring == RingChoice::Threads {
         Err(Failure::parameter("ublk needs io_uring, and `--io-engine threads` was asked for"))
     } else {
@@ -72,6 +72,12 @@ pub fn open(spec: &ServeSpec, limits: Limits, traits: Traits) -> Result<Option<U
             queues: spec.queues,
             identity: traits.identity,
             recoverable: traits.recoverable,
+            copies: match copies {
+                UblkCopies::Best => None,
+                UblkCopies::Zero => Some(Copies::Zero),
+                UblkCopies::User => Some(Copies::User),
+                UblkCopies::Driver => Some(Copies::Driver),
+            },
         };
         match UblkDevice::open(limits, options) {
             Ok(device) => return Ok(Some(device)),

@@ -80,6 +80,7 @@ impl<I: Io> Keeper<I> {
                     offset: page_offset(BatPage(window.first)),
                     len: window.want,
                     buf: window.bytes.as_mut_ptr(),
+                    lent: None,
                 };
                 // SAFETY: the buffer holds the whole window and stays in `ahead` until this has
                 // completed; the chain keeps the file open.

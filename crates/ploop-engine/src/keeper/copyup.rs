@@ -174,6 +174,7 @@ impl<I: Io> Keeper<I> {
             offset: at + chunk.start + done,
             len: chunk.end - chunk.start - done,
             buf,
+            lent: None,
         };
         // SAFETY: the buffer holds a chunk and stays in `running` until this has completed; the
         // chain keeps the file open.

@@ -72,6 +72,7 @@ impl<I: Io> Keeper<I> {
                 offset: page_offset(page),
                 len: PAGE,
                 buf: base.wrapping_add(n * PAGE as usize),
+                lent: None,
             };
             // SAFETY: the buffer has a page per level and stays in `running` until all its reads
             // have completed; the chain keeps the file open.

@@ -208,7 +208,7 @@ impl<I: Io> Keeper<I> {
 
     fn push(&mut self, task: Task, kind: OpKind, offset: u64, len: u64, buf: *mut u8) {
         let token = self.tasks.add(task);
-        let op = Op { token, kind, file: self.top, offset, len, buf };
+        let op = Op { token, kind, file: self.top, offset, len, buf, lent: None };
         // SAFETY: every caller passes a buffer that its task owns until the completion (page
         // flight, copy buffer, the zeros of `Space`), or null; the chain keeps the file open, and
         // the ring drains before the keeper's fields go.

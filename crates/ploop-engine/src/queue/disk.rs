@@ -1,7 +1,7 @@
 //! Stages 5 and 6 for operations in place: submit, and what follows a completion.
 
 use super::Queue;
-use super::slots::{Job, Piece, Stage};
+use super::slots::{Job, Stage};
 use crate::front::{Errno, Outcome};
 use crate::grace::Ticket;
 use crate::limits::ZERO_BUFFER;
@@ -25,9 +25,9 @@ impl<I: Io> Queue<I> {
         piece.readable = if raw { len.saturating_sub(piece.at).min(piece.len) } else { piece.len };
         if piece.readable == 0 {
             let piece = *piece;
-            self.fill_zeros(&piece, 0);
+            let outcome = self.fill_zeros(&piece, 0);
             self.release(index);
-            return Some(Ok(0));
+            return Some(outcome);
         }
         self.push_data(index);
         None
@@ -79,13 +79,17 @@ impl<I: Io> Queue<I> {
             len = len.next_multiple_of(align).min(piece.len - piece.done);
         }
         let buffer = self.slots.requests[piece.request as usize].request.buffer;
+        let lent = buffer.at_driver().map(|lent| lent.place);
+        // A driver's buffer begins at zero.
+        let start = if lent.is_some() { std::ptr::null_mut() } else { buffer.ptr() };
         let op = Op {
             token: u64::from(index),
             kind,
             file: piece.file,
             offset: piece.at + piece.done,
             len,
-            buf: buffer.ptr().wrapping_add((piece.buffer + piece.done) as usize),
+            buf: start.wrapping_add((piece.buffer + piece.done) as usize),
+            lent,
         };
         self.slots.pieces[index as usize].step = len;
         // SAFETY: the front end's buffer is valid until the request completes, and the request
@@ -128,8 +132,7 @@ impl<I: Io> Queue<I> {
         }
         self.release(index);
         if piece.job == Job::Data(crate::route::PieceKind::Read) {
-            self.fill_zeros(&piece, piece.readable);
-            return Some(Ok(0));
+            return Some(self.fill_zeros(&piece, piece.readable));
         }
         if piece.plain { self.settle_by_flush(index) } else { self.settle(index) }
     }
@@ -249,6 +252,7 @@ impl<I: Io> Queue<I> {
             offset: piece.at + piece.done,
             len,
             buf: std::ptr::null_mut(),
+            lent: None,
         };
         // SAFETY: no memory is involved; the chain keeps the file open.
         unsafe { self.io.push(op) };
@@ -265,6 +269,7 @@ impl<I: Io> Queue<I> {
             offset: piece.at + piece.done,
             len,
             buf,
+            lent: None,
         };
         // SAFETY: `zeros` lives as long as the queue, is at least `ZERO_BUFFER >= len` long and
         // only ever read; the ring is drained before the queue goes.
@@ -324,25 +329,5 @@ impl<I: Io> Queue<I> {
         if self.shared.grace.leave(self.lane, ticket) {
             self.shared.keeper.wake();
         }
-    }
-
-    /// Fills a piece's buffer with zeros, from byte `from` of the piece on.
-    pub(super) fn fill_zeros(&self, piece: &Piece, from: u64) {
-        let buffer = self.slots.requests[piece.request as usize].request.buffer;
-        let start = buffer.ptr().wrapping_add((piece.buffer + from) as usize);
-        let len = (piece.len - from) as usize;
-        // SAFETY: the piece lies inside the request's buffer (its length was checked on admission),
-        // which is writable for a read until the request completes.
-        unsafe { std::ptr::write_bytes(start, 0, len) };
-    }
-
-    /// Whether the guest's bytes of a write are all zero.
-    pub(super) fn all_zero(&self, piece: &Piece) -> bool {
-        let buffer = self.slots.requests[piece.request as usize].request.buffer;
-        let start = buffer.ptr().wrapping_add(piece.buffer as usize);
-        // SAFETY: as in `fill_zeros`; readable for a write. A guest that changes its buffer during
-        // its own write gets either content.
-        let bytes = unsafe { std::slice::from_raw_parts(start, piece.len as usize) };
-        crate::zero::is_zero(bytes)
     }
 }

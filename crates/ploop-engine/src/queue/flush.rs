@@ -70,6 +70,7 @@ impl<I: Io> Queue<I> {
             offset: 0,
             len: u64::from(skip),
             buf: std::ptr::null_mut(),
+            lent: None,
         };
         // SAFETY: no memory is involved; the chain keeps the file open.
         unsafe { self.io.push(op) };

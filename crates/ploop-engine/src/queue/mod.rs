@@ -6,6 +6,7 @@
 
 mod allocate;
 mod answer;
+mod bytes;
 mod disk;
 mod extents;
 mod flush;
@@ -316,6 +317,10 @@ impl<I: Io> Intake for QueueIntake<'_, I> {
         let command = Command { token: WATCH | u64::from(key), ..command };
         // SAFETY: the same promise, passed on.
         unsafe { self.io.command(command) }
+    }
+
+    fn lend(&mut self, count: u16) -> Option<u16> {
+        self.io.lend(count)
     }
 
     fn poll_at(&mut self, nanos: u64) {

@@ -236,10 +236,7 @@ impl<I: Io> Queue<I> {
         let (stage, message) = match way {
             Route::Broken => return Some(Err(Errno::IO)),
             Route::Nothing => return self.settle(index),
-            Route::FillZeros => {
-                self.fill_zeros(&piece, 0);
-                return Some(Ok(0));
-            }
+            Route::FillZeros => return Some(self.fill_zeros(&piece, 0)),
             Route::Read(level, at) => return self.read(index, level, at),
             Route::Write(at) => return self.write(index, at),
             Route::Zero(at) => return self.zero(index, at),

@@ -11,6 +11,9 @@ pub(super) fn operation(op: &Op, abilities: Abilities) -> Option<squeue::Entry> 
     let fd = types::Fd(op.file.fd());
     // Longer than the contract allows is cut here and comes back short.
     let len = u32::try_from(op.len).unwrap_or(u32::MAX);
+    if let Some(place) = op.lent {
+        return lent(op, fd, len, place);
+    }
     let entry = match op.kind {
         OpKind::Read => opcode::Read::new(fd, op.buf, len).offset(op.offset).build(),
         OpKind::Write => opcode::Write::new(fd, op.buf, len).offset(op.offset).build(),
@@ -31,6 +34,19 @@ pub(super) fn operation(op: &Op, abilities: Abilities) -> Option<squeue::Entry> 
     Some(entry)
 }
 
+/// A transfer of a driver's buffer.
+fn lent(op: &Op, fd: types::Fd, len: u32, place: u16) -> Option<squeue::Entry> {
+    let write = opcode::WriteFixed::new(fd, op.buf, len, place).offset(op.offset);
+    match op.kind {
+        OpKind::Read => {
+            Some(opcode::ReadFixed::new(fd, op.buf, len, place).offset(op.offset).build())
+        }
+        OpKind::Write => Some(write.build()),
+        OpKind::WriteDsync => Some(write.rw_flags(libc::RWF_DSYNC).build()),
+        _ => None,
+    }
+}
+
 /// A one-shot poll.
 pub(super) fn poll(fd: i32, interest: Interest) -> squeue::Entry {
     let events = match interest {
@@ -43,7 +59,10 @@ pub(super) fn poll(fd: i32, interest: Interest) -> squeue::Entry {
 
 /// A driver's command.
 pub(super) fn command(command: &Command) -> squeue::Entry {
-    opcode::UringCmd16::new(types::Fd(command.fd), command.operation).cmd(command.payload).build()
+    opcode::UringCmd16::new(types::Fd(command.fd), command.operation)
+        .cmd(command.payload)
+        .addr(Some(command.addr))
+        .build()
 }
 
 /// Takes a poll back.

@@ -41,6 +41,8 @@ const BELL: u64 = u64::MAX;
 const SPARE: u32 = 8;
 /// Workers a ring's blocking operations may occupy in the kernel.
 const WORKERS: u32 = 16;
+/// Buffers of drivers that a ring has places for: sixteen queues of 64 requests.
+const LENT: u16 = 1024;
 /// Submissions a ring takes unless said otherwise.
 pub const DEFAULT_ENTRIES: u32 = 256;
 
@@ -61,6 +63,8 @@ struct State {
     watches: HashMap<u64, Key>,
     waker: Arc<EventWaker>,
     bell_armed: bool,
+    /// Places of the buffer table that are given out; none: there is no table yet.
+    lent: Option<u16>,
     /// Where the kernel puts the eventfd's count; never read.
     bell_count: AlignedBuf,
     helper: Option<Pool>,
@@ -97,6 +101,7 @@ impl Uring {
             watches: HashMap::new(),
             waker: Arc::new(EventWaker::new(false)?),
             bell_armed: false,
+            lent: None,
             bell_count: AlignedBuf::new(8)?,
             helper: None,
             helper_done: Vec::new(),
@@ -370,6 +375,17 @@ impl Io for Uring {
         let key = self.state.slots.insert(Work::Command(command));
         self.state.queue.push_back(key);
         true
+    }
+
+    fn lend(&mut self, count: u16) -> Option<u16> {
+        let first = match self.state.lent {
+            Some(first) => first,
+            // 5.19; a driver that fills the table is younger.
+            None => self.ring.submitter().register_buffers_sparse(LENT.into()).map(|()| 0).ok()?,
+        };
+        let end = first.checked_add(count).filter(|end| *end <= LENT)?;
+        self.state.lent = Some(end);
+        Some(first)
     }
 }
 

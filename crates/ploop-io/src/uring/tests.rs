@@ -21,7 +21,15 @@ fn run(ring: &mut Uring, op: Op) -> i32 {
 }
 
 fn plain(kind: OpKind, file: &std::fs::File, offset: u64, len: u64) -> Op {
-    Op { token: 1, kind, file: FileId(file.as_raw_fd()), offset, len, buf: std::ptr::null_mut() }
+    Op {
+        token: 1,
+        kind,
+        file: FileId(file.as_raw_fd()),
+        offset,
+        len,
+        buf: std::ptr::null_mut(),
+        lent: None,
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "a skipped test says why")]
@@ -133,7 +141,7 @@ fn short_transfers_of_files_in_memory_are_made_at_once() {
     assert!(!FileId(-1).is_memory() && !FileId(7).is_memory());
     let mut data = AlignedBuf::new(128 << 10).unwrap();
     data.fill(0x5a);
-    let op = |kind, offset, len, buf| Op { token: 9, kind, file: id, offset, len, buf };
+    let op = |kind, offset, len, buf| Op { token: 9, kind, file: id, offset, len, buf, lent: None };
     let mut out = Vec::new();
     // SAFETY: the buffers outlive the operations, which have completed when they are read.
     unsafe { ring.push(op(OpKind::WriteDsync, 4096, 4096, data.as_mut_ptr())) };
@@ -165,7 +173,8 @@ fn a_command_completes_once_with_the_drivers_result() {
         let Some(mut ring) = ring(step) else { continue };
         let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
         std::io::Write::write_all(&mut near, b"12345").unwrap();
-        let command = Command { token: 77, fd: far.as_raw_fd(), operation: 0, payload: [0; 16] };
+        let command =
+            Command { token: 77, fd: far.as_raw_fd(), operation: 0, payload: [0; 16], addr: 0 };
         // SAFETY: the command names no memory.
         assert!(unsafe { ring.command(command) });
         let mut got = Vec::new();

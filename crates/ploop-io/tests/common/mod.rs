@@ -82,7 +82,7 @@ impl Rig {
     }
 
     pub fn op(&self, token: u64, kind: OpKind, offset: u64, len: u64, buf: *mut u8) -> Op {
-        Op { token, kind, file: self.file.id(), offset, len, buf }
+        Op { token, kind, file: self.file.id(), offset, len, buf, lent: None }
     }
 
     /// Runs one operation to its end.
