@@ -33,6 +33,7 @@ usage: cargo xtask TASK
   bench [--quick] [--only 'PART;PART'] [--seconds S] [--pairs N] | --profile
                        our numbers beside others'; --profile: instructions per read
   vm [--all | --kernel SERIES | --fetch] [--steps A,B]
+     [--steps A,B] [--points N]
                        a suite under other kernels, in software emulation
   full                 tidy, sim, planted, mutate, loom, stress, fuzz, demo, test";
 

@@ -42,6 +42,7 @@ const PROGRAMS: &[Program] = &[
     program("prlimit", "util-linux"),
     program("nbdinfo", "libnbd-bin"),
     program("nbdcopy", "libnbd-bin"),
+    program("systemd-analyze", "systemd"),
     program("fio", "fio"),
 ];
 

@@ -8,13 +8,15 @@ mod boot;
 mod cpio;
 pub mod fetch;
 mod initramfs;
+mod log_writes;
 mod modules;
 mod plan;
+mod replay;
 mod report;
 mod served;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail, ensure};
@@ -24,8 +26,9 @@ use fetch::Store;
 use plan::Kernel;
 use served::Served;
 
-const USAGE: &str =
-    "vm takes nothing, --all, --fetch or --kernel SERIES, and --steps A,B behind it";
+const USAGE: &str = "vm takes nothing, --all, --fetch or --kernel SERIES; --steps A,B; --points N";
+/// Points of a recorded device that are looked at, unless said otherwise.
+const POINTS: usize = 300;
 
 /// Which kernels were asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,11 +73,10 @@ fn tool() -> Result<PathBuf> {
 }
 
 pub fn run(args: &[String]) -> Result<()> {
-    let (args, steps) = match args {
-        [rest @ .., flag, steps] if flag == "--steps" => (rest, steps.as_str()),
-        all => (all, ""),
-    };
-    let wish = wish(args)?;
+    let mut args = args.to_vec();
+    let steps = taken(&mut args, "--steps")?.unwrap_or_default();
+    let most = taken(&mut args, "--points")?.map_or(Ok(POINTS), |n| n.parse())?;
+    let wish = wish(&args)?;
     ensure!(cfg!(target_arch = "x86_64"), "the test machine is an x86-64 one, as its host");
     let start = Instant::now();
     let mut store = Store::open()?;
@@ -96,24 +98,84 @@ pub fn run(args: &[String]) -> Result<()> {
     let ploop = tool()?;
     let mut failures = Vec::new();
     for (kernel, dir) in kernels.iter().zip(&dirs) {
-        let start = Instant::now();
-        let root = initramfs::build(&store, dir, &ploop)?;
-        took(&format!("root of {} MiB", root.len() >> 20), start.elapsed());
-        let mut served = Served::start(&ploop, &store.path("served"))?;
-        let booted = boot::boot(&store, dir, &root, (&kernel.series, steps), &mut served)?;
-        took(&format!("kernel {}, boot and suite", kernel.series), booted.took);
-        let console = String::from_utf8_lossy(&fs::read(&booted.log)?).into_owned();
-        if let Err(error) = report::show(&kernel.series, &console) {
-            let late = if booted.late { " (ended by the time limit)" } else { "" };
-            failures.push(format!("{error:#}{late}; see {}", booted.log.display()));
-        }
-        match served.end() {
-            Ok(told) => sh::say(&format!("{:<8} vhost-user: {told}", kernel.series)),
-            Err(error) => failures.push(format!("kernel {}: {error:#}", kernel.series)),
-        }
+        let vm = Vm { store: &store, series: &kernel.series, dir, ploop: &ploop };
+        vm.test(&steps, most, &mut failures)?;
     }
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
+}
+
+/// One kernel and what is tested under it.
+struct Vm<'a> {
+    store: &'a Store,
+    series: &'a str,
+    dir: &'a Path,
+    ploop: &'a Path,
+}
+
+impl Vm<'_> {
+    /// The suite; what it recorded; a machine whose file system is our disk; the disk's check.
+    fn test(&self, steps: &str, most: usize, failures: &mut Vec<String>) -> Result<()> {
+        let start = Instant::now();
+        let root = initramfs::build(self.store, self.dir, self.ploop)?;
+        took(&format!("root of {} MiB", root.len() >> 20), start.elapsed());
+        let mut served = Served::start(self.ploop, &self.store.path("served"))?;
+        let console = self.boot("", steps, &root, &mut served, failures)?;
+        self.replay(most, failures);
+        if console.contains("\nok vhost_root ") {
+            self.boot("-root", "root boot=disk", &root, &mut served, failures)?;
+        }
+        for name in boot::LOGS {
+            let _ = fs::remove_file(self.store.path(&format!("log-{name}")));
+        }
+        match served.end() {
+            Ok(told) => sh::say(&format!("{:<8} vhost-user: {told}", self.series)),
+            Err(error) => failures.push(format!("kernel {}: {error:#}", self.series)),
+        }
+        Ok(())
+    }
+
+    fn boot(
+        &self,
+        suffix: &str,
+        steps: &str,
+        root: &[u8],
+        served: &mut Served,
+        failures: &mut Vec<String>,
+    ) -> Result<String> {
+        let name = format!("{}{suffix}", self.series);
+        let booted = boot::boot(self.store, self.dir, root, (&name, steps), served)?;
+        took(&format!("kernel {name}, boot and suite"), booted.took);
+        let console = String::from_utf8_lossy(&fs::read(&booted.log)?).into_owned();
+        if let Err(error) = report::show(&name, &console) {
+            let late = if booted.late { " (ended by the time limit)" } else { "" };
+            failures.push(format!("{error:#}{late}; see {}", booted.log.display()));
+        }
+        Ok(console)
+    }
+
+    fn replay(&self, most: usize, failures: &mut Vec<String>) {
+        for name in boot::LOGS {
+            let start = Instant::now();
+            let log = self.store.path(&format!("log-{name}"));
+            match replay::replay(self.ploop, name, &log, most) {
+                Ok(Some(told)) => {
+                    sh::say(&format!("{:<8} {name} below the images: {told}", self.series));
+                    took("replay", start.elapsed());
+                }
+                Ok(None) => {}
+                Err(error) => failures.push(format!("kernel {}: {error:#}", self.series)),
+            }
+        }
+    }
+}
+
+/// Takes an option and its value out.
+fn taken(args: &mut Vec<String>, name: &str) -> Result<Option<String>> {
+    let Some(at) = args.iter().position(|arg| arg == name) else { return Ok(None) };
+    ensure!(at + 1 < args.len(), "{name} wants a value; {USAGE}");
+    args.remove(at);
+    Ok(Some(args.remove(at)))
 }
 
 fn took(what: &str, time: Duration) {

@@ -115,6 +115,12 @@ pub enum Verb {
         /// Where it is mounted
         target: PathBuf,
     },
+    /// What the udev rule asks: the properties of a device.
+    #[command(name = "udev", hide = true)]
+    Udev {
+        /// The device or partition
+        device: PathBuf,
+    },
     /// The process behind attach.
     #[command(name = ploop_daemon::background::VERB, hide = true)]
     ServeInBackground,
@@ -244,7 +250,9 @@ Prints the path of the device on stdout when it is ready.
 
 Examples:
   dev=$(ploop attach /vz/disk)
-  ploop detach $dev")]
+  ploop detach $dev
+  ploop attach --name=data /vz/disk     also /dev/ploop/data
+  ploop attach --foreground /vz/disk    for a service manager; SIGTERM detaches")]
 pub struct Attach {
     /// The disk
     #[arg(value_name = "DISK")]
@@ -254,6 +262,13 @@ pub struct Attach {
     /// moves
     #[arg(long, value_name = "TRANSPORT", default_value = "auto")]
     pub via: String,
+    /// Make the device /dev/ploop/NAME too; without =NAME that of the disk's directory
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true,
+        default_missing_value = "")]
+    pub name: Option<String>,
+    /// Serve in this process, until SIGTERM or detach; a service manager is told (Type=notify)
+    #[arg(long)]
+    pub foreground: bool,
     #[command(flatten)]
     pub serving: Serving,
 }
@@ -263,7 +278,8 @@ pub struct Attach {
 #[command(after_help = "\
 Examples:
   ploop detach /dev/loop3
-  ploop detach /vz/disk/DiskDescriptor.xml")]
+  ploop detach /vz/disk/DiskDescriptor.xml
+  ploop detach --keep /dev/ublkb0        the next `attach` goes on with it")]
 pub struct Detach {
     /// The device, or the disk
     #[arg(value_name = "DEV|DISK")]
@@ -271,6 +287,9 @@ pub struct Detach {
     /// Though the device is in use: its users get errors
     #[arg(long)]
     pub force: bool,
+    /// Close the disk and leave its device (ublk) to the next `attach`; whoever uses it waits
+    #[arg(long, conflicts_with = "force")]
+    pub keep: bool,
 }
 
 /// `ploop mount`

@@ -89,6 +89,7 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
         Verb::Init(args) => verbs::init::run(&args, output),
         Verb::Serve(args) => verbs::serve::run(&args),
         Verb::Attach(args) => verbs::attach::run(&args, output),
+        Verb::Udev { device } => verbs::list::udev(&device),
         Verb::Detach(args) => verbs::detach::run(&args),
         Verb::Mount(args) => verbs::mount::run(&args, output),
         Verb::Umount(args) => verbs::umount::run(&args, output),

@@ -2,7 +2,7 @@
 
 use crate::args;
 use ploop_bench::{Load, Mode};
-use ploop_daemon::runtime::{Export, OnFull, RingChoice, ServeSpec, UblkCopies};
+use ploop_daemon::runtime::{Export, OnFull, RingChoice, ServeSpec, UblkCopies, check_name};
 use ploop_daemon::stats::scrape;
 use ploop_daemon::{Code, Failure, NbdAddr, Result};
 use ploop_format::Guid;
@@ -219,6 +219,7 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
             .as_deref()
             .map(|text| metrics(text, args.insecure_listen))
             .transpose()?,
+        name: None,
     })
 }
 
@@ -283,8 +284,17 @@ pub fn attach(disk: &Path, via: &str, args: &args::Serving) -> Result<ServeSpec>
         "loop" => serving(disk, args, vec![Export::Loop]),
         "nbd" => serving(disk, args, vec![Export::KernelNbd]),
         other => Err(Failure::parameter(format!("unknown transport `{other}`"))
-            .hint("auto, ublk (ublk-copy, ublk-user-copy, ublk-zero-copy), nbd or loop")),
+            .hint("auto, ublk, nbd or loop; ublk-copy, ublk-user-copy or ublk-zero-copy")),
     }
+}
+
+/// The name of a device: the given one, else that of the disk's directory.
+pub fn device_name(given: &str, disk: &Path) -> Result<String> {
+    let dir = if disk.is_dir() { Some(disk) } else { disk.parent() };
+    let own = dir.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let name = if given.is_empty() { own.unwrap_or_default() } else { given.to_owned() };
+    check_name(&name)?;
+    Ok(name)
 }
 
 /// What `stat` shows.

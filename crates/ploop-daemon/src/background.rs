@@ -64,6 +64,8 @@ pub fn start(spec: &ServeSpec, options: &[String]) -> Result<Background> {
     let mut child = Command::new(me)
         .args(options)
         .arg(VERB)
+        // A service manager waits for the process it started.
+        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

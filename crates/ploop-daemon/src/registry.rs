@@ -30,6 +30,9 @@ pub struct Entry {
     pub read_only: bool,
     /// The block device.
     pub device: Option<String>,
+    /// The device is `/dev/ploop/NAME` too.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Its partition device to mount, when it has a partition table.
     pub partition: Option<String>,
     /// How the device is made: `loop`.
@@ -299,6 +302,7 @@ mod tests {
             images: vec![PathBuf::from("/x/root.hds")],
             read_only: false,
             device: Some("/dev/loop77".into()),
+            name: None,
             partition: Some("/dev/loop77p1".into()),
             transport: Some("loop".into()),
             mountpoint: None,

@@ -5,7 +5,7 @@ use crate::control::Control;
 use crate::copies::Copies;
 use crate::descriptors::Descriptors;
 use crate::error::Error;
-use crate::front::UblkFront;
+use crate::front::{Life, UblkFront};
 use ploop_engine::Limits;
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::OwnedFd;
@@ -41,6 +41,8 @@ pub struct UblkDevice {
     path: PathBuf,
     recovered: bool,
     stopped: bool,
+    /// The queues end, and the device waits for another server.
+    leaving: Arc<AtomicBool>,
     /// The kernel has a disk, so the queues must serve until it is gone.
     started: Arc<AtomicBool>,
 }
@@ -99,7 +101,15 @@ impl UblkDevice {
 
     fn new(control: Control, info: DevInfo, recovered: bool) -> Self {
         let path = PathBuf::from(format!("/dev/ublkb{}", info.dev_id));
-        Self { control, info, path, recovered, stopped: false, started: Arc::default() }
+        Self {
+            control,
+            info,
+            path,
+            recovered,
+            stopped: false,
+            leaving: Arc::default(),
+            started: Arc::default(),
+        }
     }
 
     /// The block device.
@@ -130,10 +140,11 @@ impl UblkDevice {
         for queue in 0..self.info.queues {
             let descriptors = Descriptors::map(&file, queue, self.info.depth)
                 .map_err(|source| Error::File { path: file_path(self.info.dev_id), source })?;
-            let started = Arc::clone(&self.started);
+            let life =
+                Life { started: Arc::clone(&self.started), leaving: Arc::clone(&self.leaving) };
             let max_io = self.info.max_io as usize;
             let how = (max_io, self.copies());
-            let front = UblkFront::new(Arc::clone(&file), descriptors, queue, how, started);
+            let front = UblkFront::new(Arc::clone(&file), descriptors, queue, how, life);
             let bytes = max_io * usize::from(self.info.depth);
             fronts.push(front.map_err(|error| Error::Memory(bytes, error))?);
         }
@@ -164,6 +175,26 @@ impl UblkDevice {
         self.control.update_size(self.info.dev_id, bytes >> 9)
     }
 
+    /// Whether it outlives this server.
+    #[must_use]
+    pub fn can_wait(&self) -> bool {
+        let recovery = self.info.flags & feature::USER_RECOVERY != 0;
+        recovery && self.info.server != 0 && self.started.load(Ordering::SeqCst)
+    }
+
+    /// Leaves it to the next server of the disk: the queues answer what they have begun and end,
+    /// and the driver hands the rest over then.
+    ///
+    /// # Errors
+    /// It cannot wait: it goes instead.
+    pub fn leave(&mut self) -> Result<(), Error> {
+        if !self.can_wait() {
+            return self.stop();
+        }
+        self.leaving.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Takes the disk away; the queues must still run, for what is cached above is written now.
     ///
     /// # Errors
@@ -182,6 +213,10 @@ impl UblkDevice {
     /// Removes the device, after its queues have ended. One that was taken over and did not get
     /// to run goes on waiting: a file system may be mounted on it.
     pub fn delete(&mut self) {
+        if self.leaving.load(Ordering::SeqCst) {
+            tracing::info!("{} waits for its next server", self.path.display());
+            return;
+        }
         if self.recovered && !self.stopped {
             tracing::warn!("{} goes on waiting for a server", self.path.display());
             return;

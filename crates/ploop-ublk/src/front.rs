@@ -32,6 +32,15 @@ enum Tag {
     Gone,
 }
 
+/// What the device says to its queues.
+#[derive(Clone)]
+pub(crate) struct Life {
+    /// The kernel has a disk.
+    pub started: Arc<AtomicBool>,
+    /// Another server goes on with it.
+    pub leaving: Arc<AtomicBool>,
+}
+
 /// The front end of a queue.
 pub struct UblkFront {
     file: Arc<OwnedFd>,
@@ -45,8 +54,10 @@ pub struct UblkFront {
     due: VecDeque<u16>,
     /// Requests the engine had no room for.
     waiting: VecDeque<u16>,
-    started: Arc<AtomicBool>,
+    life: Life,
     stopping: bool,
+    /// The last `poll` has sent something, which is not with the driver yet.
+    sent: bool,
     wake: Option<ploop_io::Waker>,
 }
 
@@ -57,7 +68,7 @@ impl UblkFront {
         descriptors: Descriptors,
         queue: u16,
         (max_io, copies): (usize, Copies),
-        started: Arc<AtomicBool>,
+        life: Life,
     ) -> Result<Self> {
         let depth = usize::from(descriptors.depth());
         let mut buffers = Vec::with_capacity(depth);
@@ -74,8 +85,9 @@ impl UblkFront {
             due: (0..descriptors.depth()).collect(),
             waiting: VecDeque::with_capacity(depth),
             descriptors,
-            started,
+            life,
             stopping: false,
+            sent: false,
             wake: None,
         })
     }
@@ -99,6 +111,7 @@ impl UblkFront {
             // SAFETY: the tag's buffer lives as long as this front end, which keeps it (`drop`)
             // while the driver has the tag.
             let sent = unsafe { intake.command(u32::from(tag), command) };
+            self.sent = true;
             self.tags[n] = if sent { Tag::Fetching } else { Tag::Gone };
         }
     }
@@ -121,6 +134,11 @@ impl UblkFront {
         self.results[n] = Some(result);
         self.tags[n] = Tag::Due;
         self.due.push_back(tag);
+    }
+
+    /// The device waits for another server once this queue has ended.
+    fn leaves(&self) -> bool {
+        self.stopping && self.life.leaving.load(Ordering::SeqCst)
     }
 
     /// Bytes of a transfer, which the driver wants to hear; it ignores them elsewhere. What was
@@ -178,11 +196,21 @@ fn request(
 impl FrontEnd for UblkFront {
     fn poll(&mut self, intake: &mut dyn Intake) {
         self.stopping = intake.stopping();
+        self.sent = false;
+        if self.leaves() {
+            // The driver hands them over again when this queue has ended.
+            for tag in self.waiting.drain(..) {
+                self.tags[usize::from(tag)] = Tag::Gone;
+            }
+        }
         if self.places.want_room() {
             self.places.room(intake.lend(self.descriptors.depth()));
         }
         self.hand_in(intake);
         self.send(intake);
+        if self.sent && self.leaves() {
+            intake.poll_at(intake.now());
+        }
     }
 
     fn ready(&mut self, key: u32, result: i32) {
@@ -222,9 +250,10 @@ impl FrontEnd for UblkFront {
     }
 
     fn finished(&self) -> bool {
-        let idle = |tag: &Tag| *tag == Tag::Gone;
         // A device without a disk has no requests; its fetches end with the ring.
-        let never = !self.started.load(Ordering::SeqCst);
+        let never = !self.life.started.load(Ordering::SeqCst);
+        let leaves = self.leaves() && !self.sent;
+        let idle = |tag: &Tag| *tag == Tag::Gone || leaves && *tag == Tag::Fetching;
         self.stopping && (never || self.tags.iter().all(idle))
     }
 }

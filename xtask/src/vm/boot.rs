@@ -13,8 +13,10 @@ use crate::sh;
 
 /// A machine that says nothing more after this is ended.
 const LIMIT: Duration = Duration::from_secs(900);
-/// The guest's disk, sparse.
+/// The guest's disk, sparse; each log too.
 const DISK: u64 = 4 << 30;
+/// File systems below our images that are recorded, each in a disk of the guest's.
+pub const LOGS: [&str; 2] = ["ext4", "xfs"];
 
 /// How a boot ended.
 pub struct Booted {
@@ -39,6 +41,12 @@ pub fn boot(
     let start = Instant::now();
     let mut command = qemu(store, &image(kernel)?, &initrd, &disk, steps)?;
     second_disk(&mut command, served);
+    for name in LOGS {
+        let path = store.path(&format!("log-{name}"));
+        let _ = fs::remove_file(&path);
+        File::create(&path)?.set_len(DISK)?;
+        drive(&mut command, name, &path);
+    }
     let child = start_qemu(command, &log)?;
     let late = !wait(child, start, &mut || served.look_at(&log))?;
     let _ = fs::remove_file(&disk);
@@ -74,9 +82,7 @@ fn qemu(store: &Store, kernel: &Path, initrd: &Path, disk: &Path, steps: &str) -
     // The server of the second disk reads and writes the machine's memory.
     command.args(["-object", "memory-backend-memfd,id=memory,size=2G,share=on"]);
     command.args(["-machine", "memory-backend=memory"]);
-    command.arg("-drive");
-    command.arg(format!("if=none,id=first,format=raw,cache=unsafe,file={}", disk.display()));
-    command.args(["-device", "virtio-blk-pci,drive=first"]);
+    drive(&mut command, "first", disk);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
     let line = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on \
                 tsc=reliable no_timer_check";
@@ -85,6 +91,12 @@ fn qemu(store: &Store, kernel: &Path, initrd: &Path, disk: &Path, steps: &str) -
     let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|d| qemu.join(d));
     command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries)?);
     Ok(command)
+}
+
+fn drive(command: &mut Command, name: &str, path: &Path) {
+    command.arg("-drive");
+    command.arg(format!("if=none,id={name},format=raw,cache=unsafe,file={}", path.display()));
+    command.arg("-device").arg(format!("virtio-blk-pci,drive={name}"));
 }
 
 /// Ours, over vhost-user-blk. A server that dies is waited for.

@@ -24,7 +24,7 @@ const HOST: &[&str] = &[
     "losetup",
 ];
 /// Programs of the unpacked tools.
-const TOOLS: &[&str] = &["usr/sbin/nbd-client", "usr/sbin/dmsetup"];
+const TOOLS: &[&str] = &["usr/sbin/nbd-client", "usr/sbin/dmsetup", "usr/sbin/cryptsetup"];
 /// Where the guest's libraries lie.
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 /// The program that is process 1 and the suite.

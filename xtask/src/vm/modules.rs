@@ -23,6 +23,12 @@ const WANTED: &[&str] = &[
     "nbd",
     "dm_mod",
     "dm_flakey",
+    "dm_snapshot",
+    "dm_log_writes",
+    "dm_crypt",
+    "aes_generic",
+    "xts",
+    "algif_skcipher",
     "ublk_drv",
 ];
 

@@ -17,6 +17,8 @@ nbd_kill      300  /dev/nbd0
 vhost_fs      240  /dev/vdb
 vhost_trim    120  /dev/vdb
 vhost_kill    240  /dev/vdb
+vhost_root    120  /dev/vdb
+root          120  /on-disk
 ublk_fs       240  /dev/ublk-control
 ublk_grow     120  /dev/ublk-control
 ublk_info     120  /dev/ublk-control
@@ -26,10 +28,15 @@ ublk_reads    120  /dev/ublk-control
 ublk_mount    180  /dev/ublk-control
 ublk_zero     240  /dev/ublk-control
 ublk_user     120  /dev/ublk-control
+ublk_keep     120  /dev/ublk-control
 ublk_kill     300  /dev/ublk-control
 ublk_figures  240  /dev/ublk-control
 dm_linear     180  /dev/mapper/control
 dm_flakey     240  /dev/mapper/control
+dm_snapshot   240  /dev/mapper/control
+luks          180  /dev/mapper/control
+log_ext4      240  /dev/vdc
+log_xfs       240  /dev/vdd
 fallback      120  /dev/ublk-control
 '
 
@@ -193,6 +200,30 @@ t_vhost_kill() {
     e2fsck -f -n /dev/vdb
 }
 
+# All this goes on the disk, for a machine that boots from it.
+t_vhost_root() {
+    mkfs.ext4 -q -F /dev/vdb
+    mount -t ext4 /dev/vdb /mnt
+    for dir in bin etc init lib lib64 sbin usr; do
+        [ ! -e /$dir ] || cp -a /$dir /mnt/
+    done
+    for dir in proc sys dev run tmp mnt disk modules; do mkdir /mnt/$dir; done
+    : > /mnt/modules/order
+    : > /mnt/on-disk
+    umount /mnt
+    e2fsck -f -n /dev/vdb
+}
+
+# That machine.
+t_root() {
+    grep '^/dev/vdb / ext4 rw' /proc/mounts
+    mkdir /data
+    exercise /data 48M
+    rm -r /data
+    fstrim -v /
+    sync
+}
+
 # A larger device, where the kernel has the command for it; else it is larger when attached anew.
 t_ublk_grow() {
     new_disk grow 64M
@@ -349,6 +380,37 @@ t_ublk_user() {
     ploop check -f /disk/user
 }
 
+# A new server for a device in use: the old one closes the disk, and whoever uses it waits.
+t_ublk_keep() {
+    new_disk keep
+    dev=$(ploop attach --name=kept --via ublk --queues 2 /disk/keep)
+    [ "$(readlink -f /dev/ploop/kept)" = $dev ]
+    ploop udev $dev | grep '^PLOOP_NAME=kept$'
+    mkfs.ext4 -q -F /dev/ploop/kept
+    mount -t ext4 $dev /mnt
+    fio --name=verify --filename=/mnt/data --size=48M --rw=randwrite --bsrange=4k-64k \
+        --ioengine=libaio --iodepth=32 --direct=1 --verify=crc32c --do_verify=1 \
+        --verify_fatal=1 --time_based --runtime=8 --output=/tmp/fio &
+    fio=$!
+    for n in 1 2 3 4 5; do
+        sleep 1
+        kill -0 $fio
+        ploop detach --keep /disk/keep
+        # Closed clean, though the device waits; nobody else may have it.
+        ploop info -s /disk/keep
+        if ploop attach --via loop /disk/keep; then echo "beside one that waits"; return 1; fi
+        [ "$(readlink -f /dev/ploop/kept)" = $dev ]
+        [ "$(ploop attach --name=kept --via ublk --queues 2 /disk/keep)" = $dev ]
+    done
+    wait $fio || { cat /tmp/fio; return 1; }
+    umount /mnt
+    e2fsck -f -n $dev
+    ploop list --long
+    ploop detach /disk/keep
+    [ ! -e /dev/ploop/kept ]
+    ploop check -f /disk/keep
+}
+
 # The server is killed twenty times under fio on a mounted file system. The device waits, the next
 # attach takes it over, and fio verifies all it wrote.
 t_ublk_kill() {
@@ -498,6 +560,100 @@ t_dm_flakey() {
     ploop check -f /disk/flakey
 }
 
+# Two disks at once: what is written above the snapshot of one goes to the other.
+t_dm_snapshot() {
+    new_disk origin 128M
+    new_disk changes 64M
+    dev=$(ploop attach /disk/origin)
+    cow=$(ploop attach --via loop /disk/changes)
+    mkfs.ext4 -q -F $dev
+    mount -t ext4 $dev /mnt
+    exercise /mnt 8M
+    umount /mnt
+    before=$(sha256sum < $dev)
+    echo "0 $(blockdev --getsz $dev) snapshot $dev $cow P 8" | dmsetup create --noudevsync snap
+    mount -t ext4 $(dm_path snap) /mnt
+    exercise /mnt 16M
+    umount /mnt
+    e2fsck -f -n $(dm_path snap)
+    dmsetup remove --noudevsync snap
+    echo 3 > /proc/sys/vm/drop_caches
+    [ "$(sha256sum < $dev)" = "$before" ]
+    ploop detach /disk/origin
+    ploop detach /disk/changes
+    ploop check -f /disk/origin
+    ploop check -f /disk/changes
+}
+
+# Encrypted: what the disk has is not what the file system wrote.
+t_luks() {
+    new_disk luks 48M
+    dev=$(ploop attach /disk/luks)
+    echo secret > /tmp/key
+    crypt() { cryptsetup --batch-mode --disable-locks --key-file /tmp/key "$@"; }
+    crypt luksFormat --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $dev
+    DM_DISABLE_UDEV=1 crypt open --allow-discards $dev secret
+    mkfs.ext4 -q -F $(dm_path secret)
+    mount -t ext4 $(dm_path secret) /mnt
+    exercise /mnt 6M
+    yes 'in plain words' | head -c 1048576 > /mnt/text
+    sync
+    fstrim /mnt
+    umount /mnt
+    DM_DISABLE_UDEV=1 crypt close secret
+    if grep -q 'in plain words' $dev; then echo "not encrypted"; return 1; fi
+    ploop detach /disk/luks
+    ploop check -f /disk/luks
+}
+
+# Words of the log, one argument: the kernel splits at blanks.
+mark() { dmsetup message logged 0 mark "$(echo "$*" | tr ' ' :)"; }
+
+# The file system below our images is recorded, write by write, while files are written and synced
+# in a guest's file system, removed and trimmed, snapshots taken and merged. The host replays it
+# (replay.rs).
+record() {
+    truncate -s 420M /disk/recorded
+    loop=$(/usr/bin/losetup --show -f /disk/recorded)
+    echo "0 $(blockdev --getsz $loop) log-writes $loop $2" | dmsetup create --noudevsync logged
+    mkfs.$1 -q $(dm_path logged)
+    mkdir -p /host
+    mount -t $1 $(dm_path logged) /host
+    mkdir /host/d
+    ploop init -s 128M -t none -b $3 /host/d/root.hds
+    dev=$(ploop attach --via ublk --queues 2 /host/d)
+    mkfs.ext4 -q -F $dev
+    sync
+    mark disk
+    mount -t ext4 $dev /mnt
+    n=0
+    while [ $n -lt 120 ]; do
+        n=$((n + 1))
+        dd if=/dev/urandom of=/mnt/f$n bs=$((4096 * (1 + n % 13))) count=3 conv=fsync 2>/dev/null
+        mark file f$n $(sha256sum < /mnt/f$n | cut -d' ' -f1)
+        if [ $n -gt 40 ]; then
+            mark gone f$((n - 40))
+            rm /mnt/f$((n - 40))
+        fi
+        case $n in
+            25|50|75) ploop snapshot /host/d ;;
+            60|100) ploop snapshot-merge /host/d ;;
+            *5) fstrim /mnt ;;
+        esac
+    done
+    umount /mnt
+    ploop detach /host/d
+    umount /host
+    echo "note: $(dmsetup status logged | awk '{print $4}') entries"
+    dmsetup remove --noudevsync logged
+    losetup -d $loop
+    rm /disk/recorded
+}
+
+t_log_ext4() { record ext4 /dev/vdc 128; }
+
+t_log_xfs() { record xfs /dev/vdd 2048; }
+
 # What is not there is passed by, and said with -v.
 t_fallback() {
     new_disk fall 64M
@@ -532,6 +688,9 @@ run_step() {
     sed 's/^/# /' /tmp/out
     dmesg | tail -n 15 | sed 's/^/# kernel: /'
     umount /mnt 2>/dev/null
+    timeout 20 ploop detach /host/d >/dev/null 2>&1
+    umount /host 2>/dev/null
+    dmsetup remove_all --noudevsync 2>/dev/null
     for disk in /disk/*/; do timeout 20 ploop detach $disk >/dev/null 2>&1; done
 }
 
@@ -559,11 +718,21 @@ for m in $(cat /modules/order); do
     insmod /modules/$m.ko $options 2>/tmp/insmod || echo "# insmod $m: $(cat /tmp/insmod)"
 done
 rm -f /modules/*.ko
+if grep -q boot=disk /proc/cmdline && [ ! -e /on-disk ]; then
+    mkdir /new
+    mount -t ext4 /dev/vdb /new
+    for dir in /dev/shm /tmp /run /dev /sys/kernel/debug /sys /proc; do umount -l $dir; done
+    exec switch_root /new /init
+fi
 # steps=A,B on the kernel's command line: only these, and what all need.
 only=$(sed -n 's/.*steps=\([a-z_0-9,]*\).*/,\1,storage,/p' /proc/cmdline)
+[ ! -e /on-disk ] || only=,root,
 echo "$STEPS" | while read -r name limit need; do
-    case $only in ''|*,$name,*) ;; *) continue ;; esac
-    [ -z "$name" ] || run_step "$name" "$limit" "$need"
+    [ -n "$name" ] || continue
+    # The machine on our disk does that one step, and no other machine does.
+    case $only,$name in ,root) continue ;; ,$name|*,$name,*,$name) ;; *) continue ;; esac
+    run_step "$name" "$limit" "$need"
 done
 echo "suite done"
+[ ! -e /on-disk ] || { sync; mount -o remount,ro /; }
 poweroff -f

@@ -3,8 +3,10 @@
 use crate::host::server;
 use crate::show::{self, Output, json};
 use crate::{args, plan};
-use ploop_daemon::{Code, Failure, Result};
+use ploop_daemon::registry::Entry;
+use ploop_daemon::{Code, Failure, Result, runtime};
 use serde::Serialize;
+use std::path::Path;
 
 #[derive(Serialize)]
 struct Attached<'a> {
@@ -16,8 +18,16 @@ struct Attached<'a> {
 
 /// Prints the device's path when it is ready.
 pub fn run(args: &args::Attach, output: Output) -> Result<()> {
-    let spec = plan::attach(&args.disk, &args.via, &args.serving)?;
+    let mut spec = plan::attach(&args.disk, &args.via, &args.serving)?;
+    spec.name = args.name.as_deref().map(|name| plan::device_name(name, &spec.disk)).transpose()?;
+    if args.foreground {
+        return runtime::serve(&spec, &mut |entry: &Entry, _log: &Path| told(entry, output));
+    }
     let entry = server::start(&spec, output.verbosity)?.entry;
+    told(&entry, output)
+}
+
+fn told(entry: &Entry, output: Output) -> Result<()> {
     let device = entry.device.as_deref();
     let device = device.ok_or_else(|| Failure::new(Code::Internal, "the server has no device"))?;
     if output.json {

@@ -21,5 +21,8 @@ pub fn run(args: &args::Detach) -> Result<()> {
         return Err(Failure::new(Code::NotMounted, message)
             .hint(format!("stop the server with: kill {}", entry.pid)));
     }
+    if args.keep {
+        return server::connect(&entry)?.leave();
+    }
     server::stop(&entry, args.force)
 }

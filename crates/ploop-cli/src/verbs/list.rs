@@ -1,11 +1,13 @@
 //! `ploop list`: the disks that are open on this host (T11).
 
 use crate::args;
-use crate::host::mounts;
+use crate::host::{mounts, server};
 use crate::show::{self, Output, json, table};
 use ploop_daemon::Result;
 use ploop_daemon::registry::{Entry, Registry};
+use ploop_daemon::stats::types::QueueStat;
 use serde::Serialize;
+use std::path::Path;
 
 #[derive(Serialize)]
 struct Listed {
@@ -17,6 +19,23 @@ struct Disk {
     #[serde(flatten)]
     entry: Entry,
     mounts: Vec<String>,
+    /// Nothing when the server did not answer.
+    #[serde(flatten)]
+    now: Option<Now>,
+}
+
+/// What a server says of this moment.
+#[derive(Serialize)]
+struct Now {
+    queues: usize,
+    in_flight: u64,
+}
+
+/// Asks a server. One that does not answer is listed all the same.
+fn ask(entry: &Entry) -> Option<Now> {
+    let stat = server::connect(entry).and_then(|mut client| client.stat()).ok()?;
+    let of = |queue: &QueueStat| queue.counters.get("in_flight").copied().unwrap_or(0);
+    Some(Now { queues: stat.queues.len(), in_flight: stat.queues.iter().map(of).sum() })
 }
 
 /// TAB columns as the original; `--long` and `--json` have the rest.
@@ -25,7 +44,9 @@ pub fn run(args: &args::List, output: Output) -> Result<()> {
     for entry in Registry::of_user().entries()? {
         let mounts = mounts::of_entry(&entry)?;
         let mounts = mounts.iter().map(|mount| mount.target.display().to_string()).collect();
-        disks.push(Disk { entry, mounts });
+        // The plain list asks nobody: scripts call it often.
+        let now = if args.long || output.json { ask(&entry) } else { None };
+        disks.push(Disk { entry, mounts, now });
     }
     if output.json {
         json::print(&Listed { disks });
@@ -33,6 +54,19 @@ pub fn run(args: &args::List, output: Output) -> Result<()> {
         long(&disks);
     } else {
         disks.iter().for_each(|disk| short(disk, args));
+    }
+    Ok(())
+}
+
+/// For the rule of udev: what is known of a device, a property a line. Nothing of ours: nothing.
+pub fn udev(device: &Path) -> Result<()> {
+    let registry = Registry::of_user();
+    let known = device.to_str().map(|name| registry.by_device(name)).transpose()?.flatten();
+    if let Some(entry) = known {
+        if let Some(name) = &entry.name {
+            show::line(format!("PLOOP_NAME={name}"));
+        }
+        show::line(format!("PLOOP_DISK={}", entry.disk.display()));
     }
     Ok(())
 }
@@ -59,19 +93,33 @@ fn short(disk: &Disk, args: &args::List) {
 }
 
 fn long(disks: &[Disk]) {
-    let header = ["DEVICE", "MODE", "DELTAS", "PID", "MOUNTED", "EXPORTS", "DISK"];
+    let header = [
+        "DEVICE",
+        "VIA",
+        "MODE",
+        "DELTAS",
+        "QUEUES",
+        "IN FLIGHT",
+        "PID",
+        "MOUNTED",
+        "EXPORTS",
+        "DISK",
+    ];
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let rows = disks.iter().map(|disk| {
         let entry = &disk.entry;
         vec![
             name(entry).to_owned(),
+            or_dash(entry.transport.clone().unwrap_or_default()),
             if entry.read_only { "ro" } else { "rw" }.to_owned(),
             entry.images.len().to_string(),
+            or_dash(disk.now.as_ref().map(|now| now.queues.to_string()).unwrap_or_default()),
+            or_dash(disk.now.as_ref().map(|now| now.in_flight.to_string()).unwrap_or_default()),
             entry.pid.to_string(),
             or_dash(disk.mounts.join(",")),
             or_dash(entry.exports.join(", ")),
             entry.disk.display().to_string(),
         ]
     });
-    table::print(&header, &[2, 3], rows.collect());
+    table::print(&header, &[3, 4, 5, 6], rows.collect());
 }

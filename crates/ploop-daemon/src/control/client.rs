@@ -65,7 +65,16 @@ impl Client {
     /// # Errors
     /// The server's, or of the connection.
     pub fn stop(&mut self, force: bool) -> Result<()> {
-        let call = StopCall { force: Some(force) };
+        let call = StopCall { force: Some(force), keep: None };
+        self.call::<Value>("Stop", &call, None).map(drop)
+    }
+
+    /// Stops the server and leaves its device to the next one.
+    ///
+    /// # Errors
+    /// The device cannot wait; the server's, or of the connection.
+    pub fn leave(&mut self) -> Result<()> {
+        let call = StopCall { force: None, keep: Some(true) };
         self.call::<Value>("Stop", &call, None).map(drop)
     }
 

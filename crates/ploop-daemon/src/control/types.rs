@@ -84,6 +84,9 @@ pub struct StopCall {
     /// Stop though the device is mounted or open.
     #[serde(default)]
     pub force: Option<bool>,
+    /// Leave the device to the next server: its users wait for that one.
+    #[serde(default)]
+    pub keep: Option<bool>,
 }
 
 /// Parameters of `Map`.

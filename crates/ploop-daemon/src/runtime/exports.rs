@@ -2,6 +2,8 @@
 //! outside the data path (D8).
 
 use super::kernel_nbd::{self, KernelNbd};
+use super::link::{Links, tell_udev};
+use super::methods::Ending;
 use super::nbd::Nbd;
 use super::partition::Partition;
 use super::session::{MakeFront, Session};
@@ -40,6 +42,8 @@ pub struct Exports {
     /// On the ublk device, found by the kernel; goes with it.
     ublk_partition: Option<PathBuf>,
     words: Vec<String>,
+    /// Names of the block device.
+    links: Option<Links>,
 }
 
 impl Exports {
@@ -215,6 +219,19 @@ impl Exports {
         Ok(())
     }
 
+    /// Gives the block device its name.
+    ///
+    /// # Errors
+    /// Another disk has it, or there is no place for links.
+    pub fn link(&mut self, name: Option<&str>) -> Result<()> {
+        let Some(device) = self.device().map(Path::to_owned) else { return Ok(()) };
+        if let Some(name) = name {
+            self.links = Some(Links::make(name, &device, self.partition())?);
+        }
+        tell_udev(&device);
+        Ok(())
+    }
+
     /// How the block device is made.
     #[must_use]
     pub fn transport(&self) -> Option<&'static str> {
@@ -262,6 +279,20 @@ impl Exports {
         }
     }
 
+    /// Why the server cannot end so.
+    #[must_use]
+    pub fn refuses(&self, how: Ending) -> Option<Failure> {
+        match how {
+            Ending::Force => None,
+            Ending::Plain => self.busy(),
+            Ending::Keep if self.ublk.as_ref().is_some_and(UblkDevice::can_wait) => None,
+            Ending::Keep => Some(
+                Failure::new(Code::Device, "the device cannot wait for another server")
+                    .hint("a ublk device can, when a record of changes is kept in /dev/shm"),
+            ),
+        }
+    }
+
     /// The device has grown: tells whoever uses it.
     ///
     /// # Errors
@@ -297,12 +328,18 @@ impl Exports {
 
     /// Takes them away while the queues still run: caches above write back through them. With
     /// `force` nobody is waited for.
-    pub fn remove(&mut self, force: bool) {
+    pub fn remove(&mut self, how: Ending) {
+        let keep = how == Ending::Keep;
+        if keep && let Some(links) = self.links.take() {
+            links.keep();
+        }
+        self.links = None;
         if let Some(mut nbd) = self.nbd.take() {
             nbd.stop();
         }
         self.vhost.stop();
         if let Some(partition) = self.partition.take()
+            && !keep
             && let Err(failure) = partition.remove()
         {
             tracing::warn!("{failure}");
@@ -313,7 +350,7 @@ impl Exports {
             tracing::error!("{failure}");
         }
         if let Some(device) = &mut self.ublk
-            && let Err(error) = device.stop()
+            && let Err(error) = if keep { device.leave() } else { device.stop() }
         {
             tracing::error!("{}", Failure::from(error));
         }
@@ -323,7 +360,7 @@ impl Exports {
                 tracing::error!("{}: {error}", path.display());
             }
         }
-        let until = Instant::now() + if force { Duration::ZERO } else { LET_GO };
+        let until = Instant::now() + if how == Ending::Force { Duration::ZERO } else { LET_GO };
         if let Some(server) = self.loop_file.take() {
             unmount(server, until);
         }

@@ -30,6 +30,17 @@ const NEWS: Duration = Duration::from_millis(100);
 /// A watcher hears at least so often that the job is still there.
 const STILL_HERE: Duration = Duration::from_secs(10);
 
+/// What becomes of the block device when a server ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// It goes; nobody has it.
+    Plain,
+    /// It goes, and whoever has it gets errors.
+    Force,
+    /// It waits for the next server.
+    Keep,
+}
+
 /// What wakes the thread that serves.
 pub enum Event {
     /// The n-th stop signal.
@@ -38,8 +49,8 @@ pub enum Event {
     Do(Task),
     /// A client asked.
     Stop {
-        /// Though the device is in use.
-        force: bool,
+        /// What becomes of the device.
+        how: Ending,
         /// Gets the result of the stop.
         reply: SyncSender<Result<()>>,
     },
@@ -175,7 +186,12 @@ impl Methods for Control {
 
     fn stop(&self, call: StopCall) -> Result<()> {
         let (reply, result) = sync_channel(1);
-        let event = Event::Stop { force: call.force.unwrap_or(false), reply };
+        let how = match (call.keep, call.force) {
+            (Some(true), _) => Ending::Keep,
+            (_, Some(true)) => Ending::Force,
+            _ => Ending::Plain,
+        };
+        let event = Event::Stop { how, reply };
         let sent = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(event);
         sent.map_err(|_| stopping())?;
         result.recv().unwrap_or_else(|_| Err(stopping()))

@@ -29,6 +29,7 @@ pub mod holder;
 pub mod jobs;
 mod kernel_nbd;
 pub mod layers;
+mod link;
 pub mod mapping;
 pub mod memory;
 pub mod methods;
@@ -44,6 +45,7 @@ pub mod spec;
 mod ublk;
 mod vhost;
 
+pub use link::check as check_name;
 pub use multi::MultiFront;
 pub use open::open;
 pub use ploop_fuse::{freeze, partition as blkpg};

@@ -5,7 +5,7 @@
 //! closed clean and its locks go (T19), then the registry's entry, then whoever asked hears of it.
 
 use super::exports::Exports;
-use super::methods::{Control, Event, Fixed, Task, version};
+use super::methods::{Control, Ending, Event, Fixed, Task, version};
 use super::session::Session;
 use super::spec::ServeSpec;
 use super::ublk::Traits;
@@ -16,6 +16,7 @@ use crate::registry::{Entry, Registry};
 use crate::stats::{Scrape, scrape};
 use crate::{Code, Result};
 use ploop_image::Disk;
+use sd_notify::NotifyState;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel};
@@ -54,12 +55,13 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let claimed = Registry::of_user().claim(ident, entry).and_then(|mut claim| {
         exports.make(spec, &session, &claim, traits)?;
         claim.update(|entry| note_exports(entry, &exports, metrics.as_ref()))?;
+        exports.link(spec.name.as_deref())?;
         Ok(claim)
     });
     let claim = match claimed {
         Ok(claim) => claim,
         Err(failure) => {
-            exports.remove(true);
+            exports.remove(Ending::Force);
             // The first error is the one to tell.
             let _ = session.stop();
             return Err(failure);
@@ -67,20 +69,23 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     };
     let log = claim.path("log");
     let ready = (claim.entry().clone(), log.clone(), claim.socket());
+    let ready_for = format!("serving {}", claim.entry().disk.display());
     let fixed = Fixed { version, engine: session.engine() };
     let control = Control::new(&session, fixed, claim, events);
     let mut running = Running { session, exports, control: Arc::new(control) };
     let server = match running.announce(ready, metrics.as_mut(), up) {
         Ok(server) => server,
         Err(failure) => {
-            let _ = running.stop(true);
+            let _ = running.stop(Ending::Force);
             return Err(failure);
         }
     };
-    let (force, waiting) = running.wait(&inbox);
+    notify(&[NotifyState::Ready, NotifyState::Status(&ready_for)]);
+    let (how, waiting) = running.wait(&inbox);
+    notify(&[NotifyState::Stopping]);
     running.end_jobs(&inbox);
     drop(metrics);
-    let result = running.stop(force);
+    let result = running.stop(how);
     for reply in waiting {
         let _ = reply.send(result.clone());
     }
@@ -90,6 +95,13 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
         let _ = std::fs::remove_file(&log);
     }
     result
+}
+
+/// Tells the service manager, when there is one.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(false, states) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
 }
 
 /// Before anything of the disk is touched: an address that cannot be had costs nothing then.
@@ -143,8 +155,8 @@ impl Running {
         }
     }
 
-    fn stop(mut self, force: bool) -> Result<()> {
-        self.exports.remove(force);
+    fn stop(mut self, how: Ending) -> Result<()> {
+        self.exports.remove(how);
         let claim = self.control.retire();
         let result = self.session.stop();
         drop(self.exports);
@@ -154,8 +166,8 @@ impl Running {
 }
 
 impl Running {
-    /// Serves until the server is to stop; returns whether by force, and who wants to hear of it.
-    fn wait(&mut self, inbox: &Receiver<Event>) -> (bool, Vec<SyncSender<Result<()>>>) {
+    /// Serves until the server is to stop; returns how, and who wants to hear of it.
+    fn wait(&mut self, inbox: &Receiver<Event>) -> (Ending, Vec<SyncSender<Result<()>>>) {
         let mut signalled = false;
         loop {
             let exports = &self.exports;
@@ -173,24 +185,24 @@ impl Running {
                 // The second signal: whoever still has the device gets errors, the image is closed
                 // clean all the same.
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => {
-                    return (true, vec![]);
+                    return (Ending::Force, vec![]);
                 }
-                Ok(Event::Stop { force, reply }) => match exports.busy() {
-                    Some(failure) if !force => {
+                Ok(Event::Stop { how, reply }) => match exports.refuses(how) {
+                    Some(failure) => {
                         let _ = reply.send(Err(failure));
                     }
-                    _ => return (force, vec![reply]),
+                    None => return (how, vec![reply]),
                 },
                 Err(RecvTimeoutError::Timeout) => {
                     if exports.busy().is_none() {
-                        return (false, vec![]);
+                        return (Ending::Plain, vec![]);
                     }
                     continue;
                 }
             }
             if signalled {
                 match exports.busy() {
-                    None => return (false, vec![]),
+                    None => return (Ending::Plain, vec![]),
                     Some(failure) => tracing::warn!(
                         "{failure}: stopping when it is free; a second signal stops at once"
                     ),
@@ -213,6 +225,7 @@ fn entry(spec: &ServeSpec, disk: &Disk) -> Entry {
         images,
         read_only: disk.read_only(),
         device: None,
+        name: spec.name.clone(),
         partition: None,
         transport: None,
         mountpoint: None,

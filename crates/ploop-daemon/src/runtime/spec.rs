@@ -33,6 +33,9 @@ pub struct ServeSpec {
     /// Where metrics are served over HTTP: `unix:PATH` or `tcp:HOST:PORT`.
     #[serde(default)]
     pub metrics: Option<String>,
+    /// The block device is `/dev/ploop/NAME` too.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 /// A way to reach the disk.
@@ -127,6 +130,7 @@ impl ServeSpec {
             allow_outside: false,
             insecure_listen: false,
             metrics: None,
+            name: None,
         }
     }
 
