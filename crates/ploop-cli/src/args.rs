@@ -70,6 +70,8 @@ pub enum Verb {
     Attach(Attach),
     /// Take the block device of a disk away
     Detach(Detach),
+    /// Export an open disk, or a snapshot of it, at one more NBD address
+    Export(Export),
     /// Attach a disk and mount its file system
     Mount(Mount),
     /// Unmount the file system of a disk and detach it
@@ -271,6 +273,39 @@ pub struct Attach {
     pub foreground: bool,
     #[command(flatten)]
     pub serving: Serving,
+}
+
+/// `ploop export`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The disk must be open. A snapshot gets a server of its own, which ends with its address.
+
+Examples:
+  ploop export /vz/disk unix:/run/backup.sock --ro
+  ploop export /vz/disk tcp:127.0.0.1:10810 -u {uuid}
+  ploop export --remove /vz/disk unix:/run/backup.sock")]
+pub struct Export {
+    /// The disk, or its device
+    #[arg(value_name = "DISK|DEV")]
+    pub target: PathBuf,
+    /// unix:PATH, tcp:ADDR or tcp:ADDR:PORT of this host
+    #[arg(value_name = "ADDRESS")]
+    pub address: String,
+    /// Name of the NBD export
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub export_name: String,
+    /// Clients cannot write
+    #[arg(long)]
+    pub ro: bool,
+    /// A snapshot of the disk, read-only
+    #[arg(short = 'u', value_name = "UUID")]
+    pub uuid: Option<String>,
+    /// Take the address away
+    #[arg(long, conflicts_with_all = ["export_name", "ro", "uuid"])]
+    pub remove: bool,
+    /// Though it has clients
+    #[arg(long, requires = "remove")]
+    pub force: bool,
 }
 
 /// `ploop detach`

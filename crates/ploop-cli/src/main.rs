@@ -88,6 +88,7 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
     match verb {
         Verb::Init(args) => verbs::init::run(&args, output),
         Verb::Serve(args) => verbs::serve::run(&args),
+        Verb::Export(args) => verbs::export::run(&args, output),
         Verb::Attach(args) => verbs::attach::run(&args, output),
         Verb::Udev { device } => verbs::list::udev(&device),
         Verb::Detach(args) => verbs::detach::run(&args),

@@ -150,3 +150,63 @@ fn a_fuse_file_is_made_and_goes() {
     assert!(!world.path("disk.raw").exists());
     world.ok(&["check", "-f", &image]);
 }
+
+#[test]
+fn a_disk_in_use_gets_an_address_and_loses_it_again() {
+    let world = World::new();
+    let image = disk(&world);
+    let first = format!("unix:{}", world.text("s"));
+    let server = world.serve(&[&image, "--nbd", &first, "--queues", "2"], 1);
+    let write = |socket: &str, what: &str| {
+        let uri = format!("nbd+unix:///?socket={}", world.text(socket));
+        let output = std::process::Command::new("qemu-io")
+            .args(["-f", "raw", &uri, "-c", what])
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    assert!(write("s", "write -P 3 1M 64k").0);
+    let second = format!("unix:{}", world.text("t"));
+    let ready = world.ok(&["export", "a", &second, "--ro"]).out;
+    assert_eq!(ready, format!("ready nbd {second}\n"));
+    assert_eq!(world.run(&["export", "a", &second]).code, 17, "the address is taken");
+    let (good, said) = write("t", "write -P 4 1M 64k");
+    assert!(!good || said.contains("read-only") || said.contains("Permission"), "{said}");
+    let reads = ["-r", "-f", "raw", &format!("nbd+unix:///?socket={}", world.text("t"))];
+    let read = |what| sh("qemu-io", &[&reads[..], &["-c", what]].concat());
+    let said = read("read -P 3 1M 64k");
+    assert!(!said.contains("failed"), "{said}");
+    // What comes at the one is seen at the other; both know a snapshot, which gets one too.
+    assert!(write("s", "write -P 5 2M 64k").0);
+    assert!(!read("read -P 5 2M 64k").contains("failed"));
+    let taken = world.ok(&["--json", "snapshot", "a"]).json();
+    let uuid = taken["uuid"].as_str().unwrap().to_owned();
+    assert!(write("s", "write -P 6 2M 64k").0);
+    let third = format!("unix:{}", world.text("u"));
+    world.ok(&["export", "a", &third, "-u", &uuid]);
+    let old = format!("nbd+unix:///?socket={}", world.text("u"));
+    let said = sh("qemu-io", &["-r", "-f", "raw", &old, "-c", "read -P 5 2M 64k"]);
+    assert!(!said.contains("failed"), "{said}");
+    let listed = world.ok(&["list", "--long"]).out;
+    assert!([&first, &second, &third].iter().all(|a| listed.contains(*a)), "{listed}");
+    // A client keeps it, unless it is taken by force; the others notice nothing.
+    let client = UnixStream::connect(world.path("t")).unwrap();
+    let tick = std::time::Duration::from_millis(50);
+    while !world.run(&["export", "--remove", "a", &second]).err.contains("has 1 clients") {
+        std::thread::sleep(tick);
+    }
+    world.ok(&["export", "--remove", "--force", "a", &second]);
+    drop(client);
+    assert!(!world.path("t").exists());
+    assert_eq!(world.run(&["export", "--remove", "a", &second]).code, 40);
+    assert_eq!(world.run(&["export", "--remove", "a", &first]).code, 40, "not one that was added");
+    world.ok(&["export", "--remove", "a", &third]);
+    assert!(!write("s", "read -P 6 2M 64k").1.contains("failed"));
+    // And again, in the place of the one that is gone.
+    world.ok(&["export", "a", &second]);
+    assert!(write("t", "write -P 7 3M 64k").0);
+    assert!(!write("s", "read -P 7 3M 64k").1.contains("failed"));
+    assert_eq!(server.end("-TERM"), 0);
+    world.ok(&["check", "-f", &image]);
+}

@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use ploop_daemon::control::types::{
-    DeleteCall, DeleteReply, Extent, GrowCall, GrowReply, InfoReply, Job, JobCall, JobState,
-    JobsReply, MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall,
-    SnapshotCall, SnapshotReply, StatReply, State, StopCall, WatchReply,
+    DeleteCall, DeleteReply, ExportCall, ExportReply, Extent, GrowCall, GrowReply, InfoReply, Job,
+    JobCall, JobState, JobsReply, MapCall, MapReply, MergeCall, MetricsReply, MountpointCall,
+    PauseCall, RateCall, SnapshotCall, SnapshotReply, StatReply, State, StopCall, UnexportCall,
+    WatchReply,
 };
 use ploop_daemon::control::{Client, DESCRIPTION, Methods, Server};
 use ploop_daemon::{Code, Failure, Result};
@@ -51,6 +52,12 @@ impl Methods for Fake {
             return Ok(());
         }
         Err(Failure::new(Code::DeviceBusy, "/dev/loop9 is mounted").hint("unmount it"))
+    }
+    fn export_add(&self, call: ExportCall) -> Result<ExportReply> {
+        Ok(ExportReply { export: format!("nbd {}", call.address) })
+    }
+    fn export_remove(&self, _call: UnexportCall) -> Result<()> {
+        Ok(())
     }
     fn map(&self, call: MapCall) -> Result<MapReply> {
         let at = call.offset_bytes;

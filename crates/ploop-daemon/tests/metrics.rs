@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use ploop_daemon::control::types::{
-    DeleteCall, DeleteReply, GrowCall, GrowReply, InfoReply, Job, JobCall, JobsReply, MapCall,
-    MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall, SnapshotCall,
-    SnapshotReply, StatReply, State, StopCall, WatchReply,
+    DeleteCall, DeleteReply, ExportCall, ExportReply, GrowCall, GrowReply, InfoReply, Job, JobCall,
+    JobsReply, MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall,
+    SnapshotCall, SnapshotReply, StatReply, State, StopCall, UnexportCall, WatchReply,
 };
 use ploop_daemon::control::{DESCRIPTION, Methods};
 use ploop_daemon::stats::http::Limits;
@@ -214,6 +214,12 @@ impl Methods for Fake {
     }
     fn stop(&self, _call: StopCall) -> Result<()> {
         Ok(())
+    }
+    fn export_add(&self, _: ExportCall) -> Result<ExportReply> {
+        Err(Failure::new(Code::Internal, "not here"))
+    }
+    fn export_remove(&self, _: UnexportCall) -> Result<()> {
+        Err(Failure::new(Code::Internal, "not here"))
     }
     fn map(&self, _call: MapCall) -> Result<MapReply> {
         Err(Failure::new(Code::Internal, "not here"))

@@ -261,6 +261,10 @@ pub trait FrontEnd {
     fn stride(&self) -> Stride {
         Stride::default()
     }
+    /// It has ended before the device: nothing of it is under way, and nothing will come.
+    fn gone(&self) -> bool {
+        false
+    }
     /// After [`Intake::stopping`]: nothing more will be handed in, all replies are out.
     fn finished(&self) -> bool;
 }

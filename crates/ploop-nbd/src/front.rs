@@ -31,6 +31,8 @@ pub(crate) struct Inbox {
     pub(crate) waker: OnceLock<Waker>,
     /// The queue takes no more clients.
     pub(crate) closed: AtomicBool,
+    /// The server goes, though the device stays.
+    pub(crate) leaving: AtomicBool,
 }
 
 impl Inbox {
@@ -325,7 +327,7 @@ fn from_key(key: u32) -> (Handle, Interest) {
 impl FrontEnd for NbdFront {
     fn poll(&mut self, intake: &mut dyn Intake) {
         self.now = intake.now();
-        if intake.stopping() {
+        if intake.stopping() || self.inbox.leaving.load(Ordering::Acquire) {
             self.stop(intake);
         } else {
             while let Some(client) = self.inbox.clients.pop() {
@@ -408,6 +410,10 @@ impl FrontEnd for NbdFront {
     /// way let both and the disk work at the same time.
     fn stride(&self) -> Stride {
         Stride { completions: 8, requests: 16, give_way: true }
+    }
+
+    fn gone(&self) -> bool {
+        self.inbox.leaving.load(Ordering::Acquire) && self.finished()
     }
 
     fn finished(&self) -> bool {

@@ -179,6 +179,18 @@ impl NbdServer {
         }
     }
 
+    /// As [`NbdServer::stop`], and the clients there are go too: what they asked for is done and
+    /// answered, then they are cut off. The front ends end though the device stays.
+    pub fn leave(&mut self) {
+        self.stop();
+        for inbox in &self.inboxes {
+            inbox.leaving.store(true, Ordering::Release);
+            if let Some(waker) = inbox.waker.get() {
+                waker.wake();
+            }
+        }
+    }
+
     /// Clients there are, handshakes included.
     #[must_use]
     pub fn clients(&self) -> usize {

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod bench;
 pub mod check;
 pub mod detach;
+pub mod export;
 pub mod external;
 pub mod generate;
 pub mod info;

@@ -1,9 +1,9 @@
 //! The client side, for the tool.
 
 use super::types::{
-    DeleteCall, DeleteReply, Extent, GrowCall, GrowReply, InfoReply, Job, JobCall, JobsReply,
-    MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall, SnapshotCall,
-    SnapshotReply, StatReply, State, StopCall, WatchReply,
+    DeleteCall, DeleteReply, ExportCall, ExportReply, Extent, GrowCall, GrowReply, InfoReply, Job,
+    JobCall, JobsReply, MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall,
+    RateCall, SnapshotCall, SnapshotReply, StatReply, State, StopCall, UnexportCall, WatchReply,
 };
 use super::wire::{Call, MAX_REPLY, Reply, Wire};
 use super::{INTERFACE, SERVICE};
@@ -58,6 +58,22 @@ impl Client {
     /// The server's, or of the connection.
     pub fn metrics(&mut self) -> Result<String> {
         self.call::<MetricsReply>("Metrics", &json!({}), Some(QUICK)).map(|reply| reply.text)
+    }
+
+    /// Exports the disk at one more address.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn export_add(&mut self, call: &ExportCall) -> Result<String> {
+        self.call::<ExportReply>("ExportAdd", call, None).map(|reply| reply.export)
+    }
+
+    /// Takes an address away that was added.
+    ///
+    /// # Errors
+    /// The server's, or of the connection.
+    pub fn export_remove(&mut self, call: &UnexportCall) -> Result<()> {
+        self.call::<Value>("ExportRemove", call, None).map(drop)
     }
 
     /// Stops the server; returns when the disk is closed, however long that takes.

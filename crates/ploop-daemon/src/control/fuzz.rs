@@ -2,9 +2,9 @@
 
 use super::server::{Methods, serve_message};
 use super::types::{
-    DeleteCall, DeleteReply, GrowCall, GrowReply, InfoReply, Job, JobCall, JobsReply, MapCall,
-    MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall, SnapshotCall,
-    SnapshotReply, StatReply, StopCall, WatchReply,
+    DeleteCall, DeleteReply, ExportCall, ExportReply, GrowCall, GrowReply, InfoReply, Job, JobCall,
+    JobsReply, MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall,
+    SnapshotCall, SnapshotReply, StatReply, StopCall, UnexportCall, WatchReply,
 };
 use super::wire::{MAX_CALL, Reply, Wire};
 use crate::failure::WireFailure;
@@ -35,6 +35,14 @@ impl Methods for Nothing {
     }
 
     fn stop(&self, call: StopCall) -> Result<()> {
+        if call.force == Some(true) { Ok(()) } else { Err(Failure::new(Code::Busy, "busy")) }
+    }
+
+    fn export_add(&self, call: ExportCall) -> Result<ExportReply> {
+        Ok(ExportReply { export: call.address })
+    }
+
+    fn export_remove(&self, call: UnexportCall) -> Result<()> {
         if call.force == Some(true) { Ok(()) } else { Err(Failure::new(Code::Busy, "busy")) }
     }
 

@@ -3,9 +3,9 @@
 //! Its threads are none of the data path: a method may wait (D8).
 
 use super::types::{
-    DeleteCall, DeleteReply, GrowCall, GrowReply, InfoReply, Job, JobCall, JobState, JobsReply,
-    MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall, SnapshotCall,
-    SnapshotReply, StatReply, StopCall, WatchReply,
+    DeleteCall, DeleteReply, ExportCall, ExportReply, GrowCall, GrowReply, InfoReply, Job, JobCall,
+    JobState, JobsReply, MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall,
+    RateCall, SnapshotCall, SnapshotReply, StatReply, StopCall, UnexportCall, WatchReply,
 };
 use super::wire::{Call, MAX_CALL, Reply, Wire};
 use super::{DESCRIPTION, INTERFACE, SERVICE, SERVICE_DESCRIPTION};
@@ -50,6 +50,16 @@ pub trait Methods: Send + Sync + 'static {
     /// # Errors
     /// Sent to the client.
     fn stop(&self, call: StopCall) -> Result<()>;
+    /// `ExportAdd`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn export_add(&self, call: ExportCall) -> Result<ExportReply>;
+    /// `ExportRemove`.
+    ///
+    /// # Errors
+    /// Sent to the client.
+    fn export_remove(&self, call: UnexportCall) -> Result<()>;
     /// `Map`.
     ///
     /// # Errors
@@ -326,7 +336,7 @@ fn dispatch(call: Call, methods: &dyn Methods) -> Answer {
     Ok(reply)
 }
 
-/// The methods that change layers, and their jobs; `None`: there is no such method.
+/// The methods that change layers or exports, and their jobs; `None`: there is no such method.
 fn layers(name: &str, parameters: Map<String, Value>, methods: &dyn Methods) -> Option<Answer> {
     type Layer = fn(Map<String, Value>, &dyn Methods) -> Answer;
     fn nothing(done: Result<()>) -> Answer {
@@ -343,6 +353,8 @@ fn layers(name: &str, parameters: Map<String, Value>, methods: &dyn Methods) -> 
         "Resume" => |_, m| nothing(m.resume()),
         "UndoSnapshot" => |_, m| nothing(m.undo_snapshot()),
         "Flush" => |_, m| nothing(m.flush()),
+        "ExportAdd" => |p, m| Ok(object(&m.export_add(parse(p)?)?)),
+        "ExportRemove" => |p, m| nothing(m.export_remove(parse(p)?)),
         "Cancel" => |p, m| nothing(m.cancel(parse(p)?)),
         "SetRate" => |p, m| nothing(m.set_rate(parse(p)?)),
         _ => return None,

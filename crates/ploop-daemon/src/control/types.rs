@@ -89,6 +89,36 @@ pub struct StopCall {
     pub keep: Option<bool>,
 }
 
+/// Parameters of `ExportAdd`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ExportCall {
+    /// `unix:PATH` or `tcp:ADDR:PORT`, of this host only.
+    pub address: String,
+    /// Name of the export; none: the empty one.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its clients cannot write.
+    #[serde(default)]
+    pub read_only: Option<bool>,
+}
+
+/// Reply of `ExportAdd`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ExportReply {
+    /// `nbd ADDRESS`, as in `exports`.
+    pub export: String,
+}
+
+/// Parameters of `ExportRemove`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct UnexportCall {
+    /// As it was added.
+    pub address: String,
+    /// Though it has clients.
+    #[serde(default)]
+    pub force: Option<bool>,
+}
+
 /// Parameters of `Map`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct MapCall {

@@ -10,11 +10,13 @@ use super::session::{MakeFront, Session};
 use super::spec::{Export, ServeSpec};
 use super::ublk::{self, Traits};
 use super::vhost::Vhost;
+use crate::control::types::ExportCall;
 use crate::failure::OrFail;
 use crate::registry::Claim;
 use crate::{Code, Failure, Result};
 use ploop_engine::{FrontEnd, Limits};
 use ploop_fuse::{FuseFront, FuseOptions, FuseQueues, FuseServer, LoopDevice, LoopOptions};
+use ploop_nbd::ExportInfo;
 use ploop_nbd::kernel::{self, NbdDevice};
 use ploop_ublk::UblkDevice;
 use rustix::fs::{Mode, OFlags};
@@ -44,6 +46,8 @@ pub struct Exports {
     words: Vec<String>,
     /// Names of the block device.
     links: Option<Links>,
+    /// NBD addresses that came when the disk was served already.
+    added: Vec<Nbd>,
 }
 
 impl Exports {
@@ -219,6 +223,48 @@ impl Exports {
         Ok(())
     }
 
+    /// Exports the disk at one more NBD address; returns its ready line.
+    ///
+    /// # Errors
+    /// The address is taken or not of this host; or as of any pause.
+    pub fn add_nbd(&mut self, session: &mut Session, call: &ExportCall) -> Result<String> {
+        let limits = session.device().limits();
+        let export = ExportInfo {
+            name: call.name.clone().unwrap_or_default(),
+            description: session.target().display().to_string().chars().take(256).collect(),
+            read_only: limits.read_only || call.read_only.unwrap_or(false),
+            limits,
+        };
+        let mut nbd = Nbd::at(&call.address, export)?;
+        let fronts = nbd.fronts(limits, session.device().queues())?;
+        session.join(fronts)?;
+        nbd.start()?;
+        let word = nbd.words().first().cloned().unwrap_or_default();
+        self.added.push(nbd);
+        Ok(word)
+    }
+
+    /// Takes an NBD address away that was added.
+    ///
+    /// # Errors
+    /// There is none such (40), or it has clients and may not be taken from them (46).
+    pub fn remove_nbd(&mut self, address: &str, force: bool) -> Result<()> {
+        let word = format!("nbd {address}");
+        let Some(at) = self.added.iter().position(|nbd| nbd.words().contains(&word)) else {
+            let message = format!("{address} is not an export that was added to this disk");
+            return Err(Failure::new(Code::NotMounted, message)
+                .hint("`ploop list --long` shows all; those of its start end with the server"));
+        };
+        let clients = self.added[at].clients();
+        if clients > 0 && !force {
+            let message = format!("{address} has {clients} clients");
+            return Err(Failure::new(Code::DeviceBusy, message)
+                .hint("--force cuts them off when their requests are answered"));
+        }
+        self.added.remove(at).leave();
+        Ok(())
+    }
+
     /// Gives the block device its name.
     ///
     /// # Errors
@@ -244,7 +290,8 @@ impl Exports {
     #[must_use]
     pub fn words(&self) -> Vec<String> {
         let nbd = self.nbd.as_ref().map(Nbd::words).unwrap_or_default();
-        nbd.iter().chain(self.vhost.words()).chain(&self.words).cloned().collect()
+        let added = self.added.iter().flat_map(Nbd::words);
+        nbd.iter().chain(self.vhost.words()).chain(&self.words).chain(added).cloned().collect()
     }
 
     /// The block device.
@@ -298,9 +345,7 @@ impl Exports {
     /// # Errors
     /// The kernel cannot change the size of the block device: it has it when attached anew.
     pub fn resized(&mut self, bytes: u64) -> Result<()> {
-        if let Some(nbd) = &self.nbd {
-            nbd.set_size(bytes);
-        }
+        self.nbd.iter().chain(&self.added).for_each(|nbd| nbd.set_size(bytes));
         self.vhost.set_size(bytes);
         for file in self.files.iter().chain(&self.loop_file) {
             file.set_size(bytes);
@@ -334,9 +379,9 @@ impl Exports {
             links.keep();
         }
         self.links = None;
-        if let Some(mut nbd) = self.nbd.take() {
-            nbd.stop();
-        }
+        self.nbd.iter_mut().chain(&mut self.added).for_each(Nbd::stop);
+        self.nbd = None;
+        self.added.clear();
         self.vhost.stop();
         if let Some(partition) = self.partition.take()
             && !keep

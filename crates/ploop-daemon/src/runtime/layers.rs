@@ -76,6 +76,18 @@ impl Layers {
         result.recv().unwrap_or_else(|_| Err(stopping()))
     }
 
+    /// Changes the exports; nothing else changes the layers meanwhile.
+    ///
+    /// # Errors
+    /// Something else runs (17), or the work's.
+    pub fn with_exports<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Session, &mut Exports) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let _turn = self.jobs.turn("a change of exports")?;
+        self.session(work)
+    }
+
     /// Does something to the files while requests wait: in a pause of its own, or in the one that a
     /// client holds.
     fn pause<T: Send + 'static>(

@@ -6,11 +6,11 @@ use super::mapping::map;
 use super::session::Session;
 use crate::control::Methods;
 use crate::control::types::{
-    DeleteCall, DeleteReply, GrowCall, GrowReply, Image, InfoReply, Job, JobCall, JobsReply,
-    MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall, RateCall, SnapshotCall,
-    SnapshotReply, StatReply, State, StopCall, WatchReply,
+    DeleteCall, DeleteReply, ExportCall, ExportReply, GrowCall, GrowReply, Image, InfoReply, Job,
+    JobCall, JobsReply, MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall,
+    RateCall, SnapshotCall, SnapshotReply, StatReply, State, StopCall, UnexportCall, WatchReply,
 };
-use crate::registry::Claim;
+use crate::registry::{Claim, Entry};
 use crate::stats::prometheus;
 use crate::stats::read::read;
 use crate::{Code, Failure, Result};
@@ -106,14 +106,20 @@ impl Control {
     }
 
     /// The session serves another device now, with other images perhaps.
-    pub fn renew(&self, session: &Session) {
+    pub fn renew(&self, session: &Session, exports: &[String]) {
         let mut guard = self.live();
         let Some(live) = guard.as_mut() else { return };
         live.device = session.device().clone();
         let images = session.disk().map(ploop_image::Disk::paths).unwrap_or_default();
-        if live.claim.entry().images != images
-            && let Err(failure) = live.claim.update(|entry| entry.images = images)
-        {
+        let entry = live.claim.entry();
+        // Metrics are no export of the disk, but listed with them.
+        let others = entry.exports.iter().filter(|word| word.starts_with("metrics "));
+        let exports: Vec<_> = exports.iter().chain(others).cloned().collect();
+        if entry.images == images && entry.exports == exports {
+            return;
+        }
+        let update = |entry: &mut Entry| (entry.images, entry.exports) = (images, exports);
+        if let Err(failure) = live.claim.update(update) {
             tracing::warn!("{failure}");
         }
     }
@@ -195,6 +201,16 @@ impl Methods for Control {
         let sent = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(event);
         sent.map_err(|_| stopping())?;
         result.recv().unwrap_or_else(|_| Err(stopping()))
+    }
+
+    fn export_add(&self, call: ExportCall) -> Result<ExportReply> {
+        let add = move |session: &mut _, exports: &mut Exports| exports.add_nbd(session, &call);
+        self.layers().with_exports(add).map(|export| ExportReply { export })
+    }
+
+    fn export_remove(&self, call: UnexportCall) -> Result<()> {
+        let force = call.force.unwrap_or(false);
+        self.layers().with_exports(move |_, exports| exports.remove_nbd(&call.address, force))
     }
 
     fn map(&self, call: MapCall) -> Result<MapReply> {

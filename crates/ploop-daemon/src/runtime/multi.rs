@@ -7,6 +7,8 @@ use std::collections::HashMap;
 /// The front ends of one queue as one.
 pub struct MultiFront {
     children: Vec<Box<dyn FrontEnd>>,
+    /// Places of those that are gone.
+    empty: Vec<usize>,
     tags: Tags,
     keys: Keys,
     /// Who is polled first; moves on every turn so that no child starves another.
@@ -81,9 +83,37 @@ impl MultiFront {
     /// One front end made of several.
     #[must_use]
     pub fn new(children: Vec<Box<dyn FrontEnd>>) -> Self {
-        let strides = children.iter().map(|child| child.stride());
-        let stride = strides.reduce(Stride::and).unwrap_or_default();
-        Self { children, tags: Tags::default(), keys: Keys::default(), first: 0, stride }
+        let (tags, keys) = (Tags::default(), Keys::default());
+        let stride = Stride::default();
+        let mut multi = Self { children, empty: Vec::new(), tags, keys, first: 0, stride };
+        multi.set_stride();
+        multi
+    }
+
+    /// One more. It gets the place of one that is gone, if there is such a place.
+    pub fn add(&mut self, child: Box<dyn FrontEnd>) {
+        match self.empty.pop() {
+            Some(place) => self.children[place] = child,
+            None => self.children.push(child),
+        }
+        self.set_stride();
+    }
+
+    fn set_stride(&mut self) {
+        let strides = self.children.iter().map(|child| child.stride());
+        self.stride = strides.reduce(Stride::and).unwrap_or_default();
+    }
+}
+
+/// In the place of a front end that is gone.
+struct Nobody;
+
+impl FrontEnd for Nobody {
+    fn poll(&mut self, _intake: &mut dyn Intake) {}
+    fn ready(&mut self, _key: u32, _events: i32) {}
+    fn complete(&mut self, _tag: u64, _outcome: Outcome) {}
+    fn finished(&self) -> bool {
+        true
     }
 }
 
@@ -150,6 +180,12 @@ impl FrontEnd for MultiFront {
                 tags: &mut self.tags,
                 keys: &mut self.keys,
             });
+            if self.children[child].gone() {
+                // Its memory goes now; a late event of its watches finds nobody.
+                self.children[child] = Box::new(Nobody);
+                self.empty.push(child);
+                self.set_stride();
+            }
         }
         self.first = if count == 0 { 0 } else { (self.first + 1) % count };
     }

@@ -30,11 +30,26 @@ impl Nbd {
                 read_only: spec.read_only,
                 limits,
             };
-            let address = NbdAddr::parse(address)?;
-            let address = nbd.server.bind(&address, export)?;
-            nbd.words.push(format!("nbd {address}"));
+            nbd.listen(address, export)?;
         }
         Ok(nbd)
+    }
+
+    /// One address, for a disk that is served already.
+    ///
+    /// # Errors
+    /// As [`Nbd::bind`].
+    pub fn at(address: &str, export: ExportInfo) -> Result<Self> {
+        let server = NbdServer::new(NbdOptions::default());
+        let mut nbd = Self { server, words: Vec::new(), adopts: false };
+        nbd.listen(address, export)?;
+        Ok(nbd)
+    }
+
+    fn listen(&mut self, address: &str, export: ExportInfo) -> Result<()> {
+        let address = self.server.bind(&NbdAddr::parse(address)?, export)?;
+        self.words.push(format!("nbd {address}"));
+        Ok(())
     }
 
     /// Front ends are wanted for clients without an address.
@@ -73,6 +88,17 @@ impl Nbd {
     /// Clients that come from now on see this size.
     pub fn set_size(&self, bytes: u64) {
         self.server.set_size(bytes);
+    }
+
+    /// Ends it though the disk stays: its clients are cut off when their requests are answered.
+    pub fn leave(&mut self) {
+        self.server.leave();
+    }
+
+    /// Clients there are.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.server.clients()
     }
 
     /// Takes no more clients and removes the socket files.

@@ -139,7 +139,7 @@ impl Running {
     /// Does what a client wants of the session.
     fn work(&mut self, task: Task) {
         task(&mut self.session, &mut self.exports);
-        self.control.renew(&self.session);
+        self.control.renew(&self.session, &self.exports.words());
     }
 
     /// Jobs end where they do no harm; they may need the session for that.

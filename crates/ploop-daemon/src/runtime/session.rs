@@ -36,6 +36,8 @@ pub struct Session {
     threads: Threads,
     engine: &'static str,
     top: TopFile,
+    /// Front ends for the end of the next pause, by queue.
+    joining: Vec<Vec<MakeFront>>,
 }
 
 /// The file of the top, as long as it is served: who asks must not keep it open, and locked.
@@ -64,7 +66,8 @@ struct KeeperThread {
 
 /// What a paused queue does next.
 enum Next {
-    Serve(Device),
+    /// This device, with these front ends besides.
+    Serve(Device, Vec<MakeFront>),
     FailAll,
 }
 
@@ -127,6 +130,7 @@ impl Session {
                 threads,
                 engine,
                 top,
+                joining: Vec::new(),
             }),
             Err(failure) => {
                 let report = threads.end(&device);
@@ -236,20 +240,33 @@ impl Session {
             let _ = self.threads.paused.recv();
         }
         let (result, next) = match self.replace(also_write, operate) {
-            Ok((result, device)) => (result, Next::Serve(device)),
+            Ok((result, device)) => (result, Some(device)),
             Err(failure) => {
                 tracing::error!("the device has lost its images, every request fails: {failure}");
-                (Err(failure), Next::FailAll)
+                (Err(failure), None)
             }
         };
+        let mut joining = std::mem::take(&mut self.joining).into_iter();
         for queue in &self.threads.queues {
+            let fronts = joining.next().unwrap_or_default();
             let next = match &next {
-                Next::Serve(device) => Next::Serve(device.clone()),
-                Next::FailAll => Next::FailAll,
+                Some(device) => Next::Serve(device.clone(), fronts),
+                None => Next::FailAll,
             };
             let _ = queue.next.send(next);
         }
         result.map(|done| (done, Paused { time: begin.elapsed() }))
+    }
+
+    /// Puts more front ends on the queues, in a pause.
+    ///
+    /// # Errors
+    /// As [`Session::exchange`]; they are dropped then.
+    pub fn join(&mut self, fronts: Vec<Vec<MakeFront>>) -> Result<Paused> {
+        self.joining = fronts;
+        let done = self.exchange(Vec::new(), |_| Ok(()));
+        self.joining.clear();
+        done.map(|((), paused)| paused)
     }
 
     /// The part of a pause in which nothing is served.
@@ -455,7 +472,15 @@ fn run_queue(
         }
         let _ = gate.on_pause.send(());
         match gate.goes_on.recv() {
-            Ok(Next::Serve(device)) => queue.renew(&device, &mut front),
+            Ok(Next::Serve(device, makers)) => {
+                for make in makers {
+                    match make(Arc::clone(&waker)) {
+                        Ok(child) => front.add(child),
+                        Err(error) => tracing::error!(%error, "an export misses a queue"),
+                    }
+                }
+                queue.renew(&device, &mut front);
+            }
             Ok(Next::FailAll) | Err(_) => queue.fail_all(),
         }
     }
