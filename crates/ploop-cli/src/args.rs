@@ -322,7 +322,8 @@ pub struct Detach {
     /// Though the device is in use: its users get errors
     #[arg(long)]
     pub force: bool,
-    /// Close the disk and leave its device (ublk) to the next `attach`; whoever uses it waits
+    /// Close the disk and leave its device (ublk, Linux 6.16) to the next `attach`; whoever
+    /// uses it waits
     #[arg(long, conflicts_with = "force")]
     pub keep: bool,
 }

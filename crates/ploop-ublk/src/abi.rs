@@ -68,6 +68,8 @@ pub mod feature {
     pub const UPDATE_SIZE: u64 = 1 << 10;
     /// The driver puts requests' memory on the server's ring by itself.
     pub const AUTO_BUFFERS: u64 = 1 << 11;
+    /// A server may leave its device in good order.
+    pub const QUIESCE: u64 = 1 << 12;
 }
 
 /// States of a device.

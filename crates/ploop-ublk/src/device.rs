@@ -61,9 +61,10 @@ impl UblkDevice {
             return Self::take_over(control, info, options);
         }
         let queues = u16::try_from(options.queues).unwrap_or(1).max(1);
-        let recovery = feature::USER_RECOVERY | feature::USER_RECOVERY_REISSUE;
-        let flags = if options.recoverable { recovery } else { 0 };
         let offered = control.features()?;
+        let recovery = feature::USER_RECOVERY | feature::USER_RECOVERY_REISSUE;
+        let recovery = recovery | offered & feature::QUIESCE;
+        let flags = if options.recoverable { recovery } else { 0 };
         let copies = options.copies.unwrap_or(Copies::best(offered));
         if copies.flags() & !offered != 0 {
             return Err(Error::NoCopies { copies, offered });
@@ -175,11 +176,14 @@ impl UblkDevice {
         self.control.update_size(self.info.dev_id, bytes >> 9)
     }
 
-    /// Whether it outlives this server.
+    /// Whether it can be left to another server while in use. (Older drivers take a killed server
+    /// well, but lost a request when one queue's ring closed while another still served.)
     #[must_use]
     pub fn can_wait(&self) -> bool {
-        let recovery = self.info.flags & feature::USER_RECOVERY != 0;
-        recovery && self.info.server != 0 && self.started.load(Ordering::SeqCst)
+        let needed = feature::USER_RECOVERY | feature::QUIESCE;
+        self.info.flags & needed == needed
+            && self.info.server != 0
+            && self.started.load(Ordering::SeqCst)
     }
 
     /// Leaves it to the next server of the disk: the queues answer what they have begun and end,

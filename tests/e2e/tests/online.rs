@@ -257,7 +257,14 @@ fn a_pause_is_held_and_ends_by_itself() {
     assert!(call(&stage, "Resume").is_null());
     assert_eq!(call(&stage, "Resume"), 38, "the pause was over");
     stage.look();
-    stage.end();
+    // A server that is told to stop waits for nobody's pause (a minute long).
+    let (client, _) = stage.rest();
+    assert!(call(&stage, "Pause").is_null());
+    let begin = std::time::Instant::now();
+    assert_eq!(stage.server.take().unwrap().end("-TERM"), 0);
+    wants_clean(&stage.world, "a");
+    drop(client);
+    assert!(begin.elapsed() < std::time::Duration::from_secs(30), "{:?}", begin.elapsed());
 }
 
 #[test]

@@ -335,7 +335,7 @@ impl Exports {
             Ending::Keep if self.ublk.as_ref().is_some_and(UblkDevice::can_wait) => None,
             Ending::Keep => Some(
                 Failure::new(Code::Device, "the device cannot wait for another server")
-                    .hint("a ublk device can, when a record of changes is kept in /dev/shm"),
+                    .hint("a ublk device can, of Linux 6.16 or newer"),
             ),
         }
     }

@@ -33,8 +33,22 @@ pub struct Layers {
     target: PathBuf,
     /// Jobs, and who may change the layers.
     pub jobs: Jobs,
-    /// Set while a client holds the device paused.
-    paused: Arc<Mutex<Option<HeldPause>>>,
+    hold: Hold,
+}
+
+/// Set while a client holds the device paused.
+#[derive(Clone, Default)]
+pub struct Hold(Arc<Mutex<Option<HeldPause>>>);
+
+impl Hold {
+    /// Ends the pause, if there is one: a server that is to stop waits for nobody's.
+    pub fn end(&self) -> bool {
+        self.slot().take().is_some()
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<HeldPause>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A pause that a client holds: what is sent here is done in it. Nothing else changes the layers.
@@ -58,8 +72,13 @@ struct Facts {
 impl Layers {
     /// Of the disk at `target`; `events` reach the thread that has the session.
     #[must_use]
-    pub fn new(target: PathBuf, events: Sender<Event>) -> Self {
-        Self { events, target, jobs: Jobs::default(), paused: Arc::default() }
+    pub fn new(target: PathBuf, events: Sender<Event>, hold: Hold) -> Self {
+        Self { events, target, jobs: Jobs::default(), hold }
+    }
+
+    /// A server that is to stop goes on at once.
+    pub fn end_pause(&self) {
+        self.hold.end();
     }
 
     /// Has the thread that owns the session do something.
@@ -111,7 +130,7 @@ impl Layers {
     }
 
     fn paused(&self) -> MutexGuard<'_, Option<HeldPause>> {
-        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hold.slot()
     }
 
     fn facts(&self) -> Result<Facts> {
@@ -341,7 +360,7 @@ impl Layers {
         *self.paused() = Some(HeldPause { sender, turn });
         let (ready, is_ready) = sync_channel(1);
         let until = Instant::now() + limit.min(LONGEST_PAUSE);
-        let slot = Arc::clone(&self.paused);
+        let hold = self.hold.clone();
         let task = Box::new(move |session: &mut Session, _: &mut Exports| {
             let told = ready.clone();
             let result = session.exchange(Vec::new(), |options| {
@@ -349,7 +368,7 @@ impl Layers {
                 serve_pause(&inbox, until, options);
                 Ok(())
             });
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            hold.end();
             if let Err(failure) = result {
                 let _ = ready.try_send(Err(failure));
             }
@@ -364,8 +383,8 @@ impl Layers {
     /// # Errors
     /// It is over already (38): something else may have been written since.
     pub fn resume(&self) -> Result<()> {
-        let paused = self.paused().take();
-        paused.map(drop).ok_or_else(|| Failure::parameter("the device is not paused"))
+        let ended = self.hold.end();
+        if ended { Ok(()) } else { Err(Failure::parameter("the device is not paused")) }
     }
 
     /// Gives up the new top of a snapshot that was taken in this pause.

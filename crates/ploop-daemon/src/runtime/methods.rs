@@ -1,7 +1,7 @@
 //! What the control socket does with an open disk.
 
 use super::exports::Exports;
-use super::layers::Layers;
+use super::layers::{Hold, Layers};
 use super::mapping::map;
 use super::session::Session;
 use crate::control::Methods;
@@ -87,8 +87,13 @@ pub struct Fixed {
 impl Control {
     /// For a session that runs.
     #[must_use]
-    pub fn new(session: &Session, fixed: Fixed, claim: Claim, events: Sender<Event>) -> Self {
-        let layers = Layers::new(session.target().to_owned(), events.clone());
+    pub fn new(
+        session: &Session,
+        fixed: Fixed,
+        claim: Claim,
+        (events, hold): (Sender<Event>, Hold),
+    ) -> Self {
+        let layers = Layers::new(session.target().to_owned(), events.clone(), hold);
         let remote = session.remotes()[0].clone();
         let live = Live { device: session.device().clone(), remote, claim };
         let opened = Instant::now();
@@ -198,6 +203,7 @@ impl Methods for Control {
             _ => Ending::Plain,
         };
         let event = Event::Stop { how, reply };
+        self.layers().end_pause();
         let sent = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(event);
         sent.map_err(|_| stopping())?;
         result.recv().unwrap_or_else(|_| Err(stopping()))

@@ -5,6 +5,7 @@
 //! closed clean and its locks go (T19), then the registry's entry, then whoever asked hears of it.
 
 use super::exports::Exports;
+use super::layers::Hold;
 use super::methods::{Control, Ending, Event, Fixed, Task, version};
 use super::session::Session;
 use super::spec::ServeSpec;
@@ -39,7 +40,12 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let (events, inbox) = channel();
     // First of all: a signal between the in-use mark and the handlers would leave the mark.
     let on_signal = events.clone();
-    let told = move |count| drop(on_signal.send(Event::Signal(count)));
+    let hold = Hold::default();
+    let held = hold.clone();
+    let told = move |count| {
+        held.end();
+        drop(on_signal.send(Event::Signal(count)));
+    };
     signals::on_stop_signal(told).or_fail(Code::System, "signal handlers")?;
     if let Err(why) = memory::lock() {
         tracing::warn!("{why}");
@@ -71,7 +77,7 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let ready = (claim.entry().clone(), log.clone(), claim.socket());
     let ready_for = format!("serving {}", claim.entry().disk.display());
     let fixed = Fixed { version, engine: session.engine() };
-    let control = Control::new(&session, fixed, claim, events);
+    let control = Control::new(&session, fixed, claim, (events, hold));
     let mut running = Running { session, exports, control: Arc::new(control) };
     let server = match running.announce(ready, metrics.as_mut(), up) {
         Ok(server) => server,
