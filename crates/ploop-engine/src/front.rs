@@ -74,6 +74,13 @@ impl Buffer {
         Self { lent: Some(lent), ..self }
     }
 
+    /// `len` bytes of it, from byte `from` on.
+    #[must_use]
+    pub fn part(self, from: u64, len: u64) -> Self {
+        let lent = self.lent.map(|lent| Lent { at: lent.at + from, ..lent });
+        Self { ptr: self.ptr.wrapping_add(from as usize), len: len as usize, lent }
+    }
+
     /// Where the data is, when it is with a driver.
     #[must_use]
     pub const fn at_driver(self) -> Option<Lent> {

@@ -2,7 +2,7 @@
 //!
 //! A piece has at most one message under way, so the inboxes are sized once and never full (D5).
 
-use crate::front::Errno;
+use crate::front::{Buffer, Errno};
 use crossbeam_queue::ArrayQueue;
 use ploop_format::{BatPage, FileCluster, GuestCluster};
 use ploop_io::Waker;
@@ -18,7 +18,7 @@ pub struct Caller {
 }
 
 /// From a queue to the keeper.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum ToKeeper {
     /// Load a BAT page, then look up again.
     Load(Caller, BatPage),
@@ -41,8 +41,10 @@ pub enum ToKeeper {
         len: u64,
         /// The guest's bytes are zeros; nothing will be written by the queue.
         zero: bool,
+        /// The guest's bytes; valid until the answer.
+        data: Buffer,
     },
-    /// The queue's own part of a copy-up ended.
+    /// A queue has written a whole cluster to its new place, or could not.
     CopyUpWritten(Caller, GuestCluster, Result<(), Errno>),
     /// Take the mapping away; the cluster reads as zeros.
     Unmap(Caller, GuestCluster),
@@ -59,7 +61,7 @@ pub enum ToKeeper {
 pub enum Answer {
     /// Register and look up again from the start.
     Retry,
-    /// Write the guest's part of a copy-up at this byte of the top.
+    /// Write the whole cluster at this byte of the top, in place of a copy-up.
     WriteAt(u64),
     /// Done.
     Done,

@@ -1,15 +1,16 @@
 //! Copy-up: a cluster of a lower level is brought to the top before it is changed (F4, F13).
 //!
-//! The keeper claims the cluster and takes a clean one; the queue writes the guest's part there
-//! itself, the keeper copies what the guest does not cover. When both are done the keeper
-//! publishes the mapping and answers; the entry is staged only after a sync (F1).
+//! The keeper claims the cluster and takes a clean one. It reads the lower cluster, lays the
+//! guest's bytes over it and writes both at once; a guest that covers all of the cluster is written
+//! by its queue meanwhile. Then the keeper publishes the mapping and answers; the entry is staged
+//! only after a sync (F1).
 //!
 //! Order of what is taken: buffer, then claim, then cluster; nobody waits holding a later one (D4).
 
 use super::Keeper;
 use super::ops::Task;
 use crate::chain::Chain;
-use crate::front::Errno;
+use crate::front::{Buffer, Errno};
 use crate::limits::{COPY_BUFFER, COPY_BUFFERS};
 use crate::map::{Cell, Place};
 use crate::message::{Answer, Caller, ToKeeper};
@@ -24,9 +25,9 @@ use std::ops::Range;
 /// What a copy is doing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Step {
-    /// Reading this part of the cluster; so many bytes are there.
-    Read(Range<u64>, u64),
-    /// Writing this part of the cluster, which was read from `chunk` on.
+    /// Reading a part of this chunk of the cluster; so many bytes are there.
+    Read { chunk: Range<u64>, part: Range<u64>, done: u64 },
+    /// Writing a part of a chunk.
     Write { chunk: Range<u64>, part: Range<u64>, done: u64 },
     /// The keeper's part is done.
     Done,
@@ -37,13 +38,26 @@ struct Copy {
     /// Where the cluster was.
     from: (FileId, Sector, u64),
     to: FileCluster,
-    /// What the guest covers.
+    /// What the guest covers, and with what.
     guest: Range<u64>,
+    over: Over,
+    /// No queue writes to it, not any more.
     guest_done: bool,
     step: Step,
     buffer: Option<AlignedBuf>,
     error: Option<Errno>,
     waiters: Vec<Caller>,
+}
+
+/// What the guest has over the lower cluster.
+#[derive(Clone, Copy, Debug)]
+enum Over {
+    /// Zeros, or nothing.
+    Zeros,
+    /// These bytes; valid until the request is answered.
+    Bytes(Buffer),
+    /// All of it, written by the queue.
+    ByQueue,
 }
 
 /// Copy-ups under way.
@@ -79,7 +93,7 @@ impl<I: Io> Keeper<I> {
     }
 
     pub(super) fn copy_up(&mut self, message: ToKeeper) {
-        let ToKeeper::CopyUp { caller, cluster, from, len, zero } = message else { return };
+        let ToKeeper::CopyUp { caller, cluster, from, len, zero, data } = message else { return };
         if self.refuse(caller) {
             return;
         }
@@ -111,12 +125,18 @@ impl<I: Io> Keeper<I> {
         };
         self.set_cell(cluster, Cell { claimed: true, ..Cell::at(level, at, false) });
         let source = self.shared.chain.level(level);
+        let over = match (zero, covered) {
+            (true, _) => Over::Zeros,
+            (false, true) => Over::ByQueue,
+            (false, false) => Over::Bytes(data),
+        };
         let copy = Copy {
             caller,
             from: (source.fid, at, source.len),
             to,
             guest: from..from + len,
-            guest_done: zero,
+            over,
+            guest_done: !matches!(over, Over::ByQueue),
             step: Step::Done,
             buffer,
             error: None,
@@ -127,55 +147,52 @@ impl<I: Io> Keeper<I> {
             let start = self.position(to);
             self.map_top(cluster, start, true, Some(self.syncs.next()));
         }
-        if !zero {
+        if matches!(over, Over::ByQueue) {
             let start = self.cluster.file_start(to);
             self.answer(caller, Answer::WriteAt(start));
         }
         self.copy_from(cluster, 0);
     }
 
-    /// Goes on with the copy behind byte `pos` of the cluster.
+    /// Goes on with the copy at byte `pos` of the cluster.
     fn copy_from(&mut self, cluster: GuestCluster, pos: u64) {
         let size = self.cluster.bytes();
         let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
-        let mut pos = pos;
-        if copy.guest.contains(&pos) {
-            pos = copy.guest.end;
-        }
-        let (file, at, len) = copy.from;
+        let (_, at, len) = copy.from;
         // F18: behind the end of the lower file there are zeros, and the target has them already.
-        let end = if pos < copy.guest.start { copy.guest.start } else { size };
-        let end = end.min(len.saturating_sub(at.bytes()).next_multiple_of(PAGE)).min(size);
-        if pos >= end || copy.error.is_some() {
+        let lower = len.saturating_sub(at.bytes()).next_multiple_of(PAGE).min(size);
+        let end = lower.max(copy.guest.end);
+        if pos >= end || copy.error.is_some() || copy.buffer.is_none() {
             copy.step = Step::Done;
             self.finish_copy(cluster);
             return;
         }
         let chunk = pos..end.min(pos + COPY_BUFFER);
-        copy.step = Step::Read(chunk.clone(), 0);
-        self.read_step(cluster, file, at.bytes(), chunk, 0);
+        let part = outside(&chunk, &copy.guest);
+        let part = part.start..part.end.min(lower);
+        if part.is_empty() {
+            self.copy_there(cluster, chunk, 0..0);
+        } else {
+            self.read_step(cluster, chunk, part, 0);
+        }
     }
 
-    fn read_step(
-        &mut self,
-        cluster: GuestCluster,
-        file: FileId,
-        at: u64,
-        chunk: Range<u64>,
-        done: u64,
-    ) {
+    fn read_step(&mut self, cluster: GuestCluster, chunk: Range<u64>, part: Range<u64>, done: u64) {
         let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
         let Some(buffer) = &mut copy.buffer else { return };
-        let buf = buffer.as_mut_ptr().wrapping_add(done as usize);
+        let (file, at, _) = copy.from;
+        let skip = part.start - chunk.start + done;
+        let buf = buffer.as_mut_ptr().wrapping_add(skip as usize);
         let op = Op {
             token: self.tasks.add(Task::Copy(cluster)),
             kind: OpKind::Read,
             file,
-            offset: at + chunk.start + done,
-            len: chunk.end - chunk.start - done,
+            offset: at.bytes() + part.start + done,
+            len: part.end - part.start - done,
             buf,
             lent: None,
         };
+        copy.step = Step::Read { chunk, part, done };
         // SAFETY: the buffer holds a chunk and stays in `running` until this has completed; the
         // chain keeps the file open.
         unsafe { self.io.push(op) };
@@ -183,57 +200,67 @@ impl<I: Io> Keeper<I> {
 
     pub(super) fn copy_completed(&mut self, cluster: GuestCluster, result: i32) {
         let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
+        let step = copy.step.clone();
         if result < 0 {
-            copy.error = Some(Errno::from_raw_os_error(-result));
-            copy.step = Step::Done;
-            self.finish_copy(cluster);
-            return;
+            return self.copy_failed(cluster, Errno::from_raw_os_error(-result));
         }
-        match copy.step.clone() {
-            Step::Read(chunk, done) => self.copy_read(cluster, chunk, done + result as u64, result),
+        match step {
+            Step::Read { chunk, part, done } => {
+                let done = done + result as u64;
+                let (_, at, len) = copy.from;
+                let there = len.saturating_sub(at.bytes() + part.start);
+                let there = there.min(part.end - part.start);
+                if done >= there {
+                    self.copy_there(cluster, chunk, part.start..part.start + there);
+                } else if result == 0 {
+                    self.copy_failed(cluster, Errno::IO);
+                } else {
+                    self.read_step(cluster, chunk, part, done);
+                }
+            }
             Step::Write { chunk, part, done } => {
                 let done = done + result as u64;
-                if done < part.end - part.start {
-                    if result == 0 {
-                        copy.error = Some(Errno::IO);
-                        copy.step = Step::Done;
-                        self.finish_copy(cluster);
-                        return;
-                    }
-                    self.write_step(cluster, chunk, part, done);
-                } else {
+                if done >= part.end - part.start {
                     self.copy_from(cluster, chunk.end);
+                } else if result == 0 {
+                    self.copy_failed(cluster, Errno::IO);
+                } else {
+                    self.write_step(cluster, chunk, part, done);
                 }
             }
             Step::Done => {}
         }
     }
 
-    fn copy_read(&mut self, cluster: GuestCluster, chunk: Range<u64>, done: u64, result: i32) {
-        let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
-        let (file, at, len) = copy.from;
-        let want = chunk.end - chunk.start;
-        let there = len.saturating_sub(at.bytes() + chunk.start).min(want);
-        if done < there {
-            if result == 0 {
-                copy.error = Some(Errno::IO);
-                copy.step = Step::Done;
-                self.finish_copy(cluster);
-                return;
-            }
-            copy.step = Step::Read(chunk.clone(), done);
-            self.read_step(cluster, file, at.bytes(), chunk, done);
-            return;
+    fn copy_failed(&mut self, cluster: GuestCluster, errno: Errno) {
+        if let Some(copy) = self.copies.running.get_mut(&cluster.0) {
+            copy.error = Some(errno);
+            copy.step = Step::Done;
+            self.finish_copy(cluster);
         }
+    }
+
+    /// The lower level's part of a chunk is in the buffer: what it lacks are zeros, and the guest's
+    /// bytes come over both.
+    fn copy_there(&mut self, cluster: GuestCluster, chunk: Range<u64>, read: Range<u64>) {
+        let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
         let Some(buffer) = &mut copy.buffer else { return };
-        if !on(Bug::CopyUpTailStale) {
-            buffer[there as usize..want as usize].fill(0);
+        let place = |pos: u64| (pos.clamp(chunk.start, chunk.end) - chunk.start) as usize;
+        let bytes = &mut buffer[..place(chunk.end)];
+        if read.is_empty() {
+            bytes.fill(0);
+        } else if !on(Bug::CopyUpTailStale) {
+            bytes[..place(read.start)].fill(0);
+            bytes[place(read.end)..].fill(0);
+        }
+        let (from, to) = (place(copy.guest.start), place(copy.guest.end));
+        let skip = chunk.start.saturating_sub(copy.guest.start);
+        if !lay_over(copy.over, skip, &mut bytes[from..to.max(from)]) {
+            return self.copy_failed(cluster, Errno::IO);
         }
         // All-zero parts are not written: the target is clean.
-        let bytes = &buffer[..want as usize];
         let blocks = bytes.chunks(PAGE as usize);
-        let first = blocks.clone().position(|b| !is_zero(b));
-        let Some(first) = first else {
+        let Some(first) = blocks.clone().position(|b| !is_zero(b)) else {
             self.copy_from(cluster, chunk.end);
             return;
         };
@@ -241,6 +268,9 @@ impl<I: Io> Keeper<I> {
         let from = chunk.start + first as u64 * PAGE;
         let to = (chunk.start + (last.unwrap_or(first) as u64 + 1) * PAGE).min(chunk.end);
         self.write_step(cluster, chunk, from..to, 0);
+        if on(Bug::CopyUpAnswerEarly) {
+            self.finish_copy(cluster);
+        }
     }
 
     fn write_step(
@@ -323,5 +353,52 @@ impl<I: Io> Keeper<I> {
                 self.answer(caller, Answer::Failed(errno));
             }
         }
+    }
+}
+
+/// What is to be read of a chunk: not what the guest has at its edges.
+fn outside(chunk: &Range<u64>, guest: &Range<u64>) -> Range<u64> {
+    let start = if guest.contains(&chunk.start) { guest.end.min(chunk.end) } else { chunk.start };
+    let end =
+        if guest.start < chunk.end && guest.end >= chunk.end { guest.start } else { chunk.end };
+    start..end.max(start)
+}
+
+/// Puts the guest's bytes, from byte `skip` of them on, in their place. `false`: the driver that
+/// has them does not give them.
+fn lay_over(over: Over, skip: u64, place: &mut [u8]) -> bool {
+    match over {
+        Over::Zeros => place.fill(0),
+        Over::ByQueue => {}
+        Over::Bytes(data) => {
+            let part = data.part(skip, place.len() as u64);
+            if let Some(lent) = part.at_driver() {
+                return lent.read(0, place).is_ok();
+            }
+            // SAFETY: the front end's memory, which is readable for a write until its request is
+            // answered, and that happens after this; a piece lies inside of it. Our own buffer is
+            // nobody else's. A guest that changes its memory meanwhile gets either content.
+            unsafe { std::ptr::copy_nonoverlapping(part.ptr(), place.as_mut_ptr(), place.len()) };
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::outside;
+
+    #[test]
+    fn only_what_the_guest_does_not_have_at_an_edge_is_read() {
+        let of = |from, to| outside(&(100..200), &(from..to));
+        assert_eq!(of(0, 0), 100..200, "nothing");
+        assert_eq!(of(140, 160), 100..200, "in the middle");
+        assert_eq!(of(100, 130), 130..200);
+        assert_eq!(of(50, 130), 130..200);
+        assert_eq!(of(170, 200), 100..170);
+        assert_eq!(of(170, 900), 100..170);
+        assert!(of(100, 200).is_empty() && of(0, 900).is_empty());
+        assert_eq!(of(0, 100), 100..200, "before it");
+        assert_eq!(of(200, 300), 100..200, "behind it");
     }
 }

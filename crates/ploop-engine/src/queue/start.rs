@@ -2,7 +2,7 @@
 
 use super::Queue;
 use super::slots::{Job, Piece, Stage};
-use crate::front::{Errno, Operation, Outcome, Request};
+use crate::front::{Buffer, Errno, Operation, Outcome, Request};
 use crate::limits::CLUSTERS_PER_TURN;
 use crate::map::Cell;
 use crate::message::ToKeeper;
@@ -232,7 +232,7 @@ impl<I: Io> Queue<I> {
     fn follow(&mut self, index: u32, way: Route) -> Option<Outcome> {
         let piece = self.slots.pieces[index as usize];
         let caller = self.caller(index);
-        let flags = self.slots.requests[piece.request as usize].request.flags;
+        let Request { flags, buffer, .. } = self.slots.requests[piece.request as usize].request;
         let (stage, message) = match way {
             Route::Broken => return Some(Err(Errno::IO)),
             Route::Nothing => return self.settle(index),
@@ -253,11 +253,19 @@ impl<I: Io> Queue<I> {
                     from: piece.from,
                     len: piece.len,
                     zero: way == Route::CopyUpZero,
+                    data: buffer.part(piece.buffer, piece.len),
                 },
             ),
             Route::CopyUpWhole => (
                 Stage::Changing,
-                ToKeeper::CopyUp { caller, cluster: piece.cluster, from: 0, len: 0, zero: true },
+                ToKeeper::CopyUp {
+                    caller,
+                    cluster: piece.cluster,
+                    from: 0,
+                    len: 0,
+                    zero: true,
+                    data: Buffer::NONE,
+                },
             ),
             Route::MapClean => (Stage::Changing, ToKeeper::MapClean(caller, piece.cluster)),
             Route::Unmap => (Stage::Changing, ToKeeper::Unmap(caller, piece.cluster)),
