@@ -14,6 +14,7 @@ mod plan;
 mod replay;
 mod report;
 mod served;
+mod varlink;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -97,12 +98,25 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     let ploop = tool()?;
     let mut failures = Vec::new();
+    if steps.is_empty() {
+        by_varlinkctl(&mut store, &ploop, &mut failures)?;
+    }
     for (kernel, dir) in kernels.iter().zip(&dirs) {
         let vm = Vm { store: &store, series: &kernel.series, dir, ploop: &ploop };
         vm.test(&steps, most, &mut failures)?;
     }
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
+}
+
+/// A disk of this host, asked by another's client.
+fn by_varlinkctl(store: &mut Store, ploop: &Path, failures: &mut Vec<String>) -> Result<()> {
+    let served = Served::start(ploop, &store.path("served"))?;
+    match varlink::check(store, &served.run_dir()) {
+        Ok(told) => sh::say(&format!("{:<8} {told}", "host")),
+        Err(error) => failures.push(format!("varlinkctl: {error:#}")),
+    }
+    served.end().map(drop)
 }
 
 /// One kernel and what is tested under it.

@@ -41,7 +41,7 @@ codes! {
     System = 12, "system", "A system call failed.";
     Protocol = 13, "protocol", "The other side does not speak as agreed.";
     NoProgress = 14, "no_progress", "A copy does not converge.";
-    Stat = 15, "stat", "A file could not be examined.";
+    Examine = 15, "stat", "A file could not be examined.";
     Sync = 16, "sync", "A file could not be synced.";
     Busy = 17, "busy", "In use, or already there.";
     Flock = 18, "flock", "A lock failed.";

@@ -237,3 +237,18 @@ fn too_many_clients_are_turned_away_and_room_comes_back() {
     });
     assert!(again);
 }
+
+/// Types, methods and errors share one space of names: another client refuses the interface else.
+#[test]
+fn names_of_the_interface_are_its_only_ones() {
+    let mut seen = std::collections::BTreeSet::new();
+    for line in DESCRIPTION.lines() {
+        let mut words = line.split(|c: char| !c.is_ascii_alphanumeric());
+        let kind = words.next().unwrap_or_default();
+        if ["type", "method", "error"].contains(&kind) {
+            let name = words.next().unwrap();
+            assert!(seen.insert(name), "{name} stands twice");
+        }
+    }
+    assert!(seen.len() > 50, "{seen:?}");
+}

@@ -22,6 +22,8 @@ const HOST: &[&str] = &[
     "blockdev",
     "fstrim",
     "losetup",
+    "mount",
+    "umount",
 ];
 /// Programs of the unpacked tools.
 const TOOLS: &[&str] = &["usr/sbin/nbd-client", "usr/sbin/dmsetup", "usr/sbin/cryptsetup"];

@@ -38,6 +38,11 @@ impl Served {
         self.dir.join("vm")
     }
 
+    /// Where its control socket is.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
     /// Kills the server and starts another for every wish on the console.
     pub fn look_at(&mut self, console: &Path) -> Result<()> {
         let text = fs::read(console)?;

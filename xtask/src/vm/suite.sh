@@ -266,10 +266,23 @@ t_ublk_info() {
     [ "$(cat $q/fua)" = 1 ]
     [ "$(cat $q/discard_granularity)" = $((1 << 20)) ]
     [ "$(cat $q/write_zeroes_max_bytes)" -gt 0 ]
+    # A flush and a write with FUA reach the image, and are counted there.
+    before=$(flushes $dev)
+    dd if=/dev/urandom of=$dev bs=4k count=1 conv=fsync
+    [ "$(flushes $dev)" -gt "$before" ]
+    fio --name=fua --filename=$dev --rw=write --bs=4k --size=4k --offset=28k --direct=1 \
+        --sync=dsync --buffer_pattern=0x5a --output=/dev/null
+    dd if=$dev bs=4k skip=7 count=1 iflag=direct | tr -d Z | cmp - /dev/null
     ploop detach /disk/info
     dev=$(ploop attach --ro /disk/info)
     [ "$(blockdev --getro $dev)" = 1 ]
     ploop detach /disk/info
+}
+
+# Flush requests that a disk has ended.
+flushes() {
+    ploop stat --prometheus $1 | grep '^ploop_requests_total.*op="flush"' |
+        awk '{ n += $NF } END { print n + 0 }'
 }
 
 t_ublk_trim() {
@@ -328,6 +341,19 @@ t_ublk_mount() {
     cmp /tmp/some /mnt/some
     umount /mnt
     ploop detach /disk/umount
+    # By mount(8) of util-linux and its helper, once by hand and once by fstab.
+    ln -sf /usr/bin/mount /usr/bin/umount /bin/
+    ln -sf /usr/bin/ploop /sbin/mount.ploop
+    ln -sf /usr/bin/ploop /sbin/umount.ploop
+    /usr/bin/mount -t ploop -o noatime /disk/umount/DiskDescriptor.xml /mnt
+    cmp /tmp/some /mnt/some
+    /usr/bin/umount /mnt
+    echo '/disk/umount/DiskDescriptor.xml /mnt ploop ro,noauto 0 0' > /etc/fstab
+    /usr/bin/mount /mnt
+    cmp /tmp/some /mnt/some
+    if touch /mnt/more; then echo "written though read-only"; return 1; fi
+    /usr/bin/umount /mnt
+    [ -z "$(ploop list)" ]
     ploop check -f /disk/umount
 }
 

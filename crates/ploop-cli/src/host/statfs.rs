@@ -30,7 +30,7 @@ impl Statfs {
     /// It does not answer.
     pub fn of_mount(target: &Path) -> Result<Self> {
         let stat = rustix::fs::statvfs(target);
-        let stat = stat.or_fail(Code::Stat, format!("statfs {}", target.display()))?;
+        let stat = stat.or_fail(Code::Examine, format!("statfs {}", target.display()))?;
         Ok(Self {
             block_bytes: stat.f_frsize,
             blocks: stat.f_blocks,

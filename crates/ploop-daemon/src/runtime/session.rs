@@ -275,7 +275,9 @@ impl Session {
         also_write: Vec<ploop_format::Guid>,
         operate: impl FnOnce(&OpenOptions) -> ImageResult<T>,
     ) -> Result<(Result<T>, Device)> {
+        let begin = Instant::now();
         let report = self.threads.end_keeper();
+        let ended = begin.elapsed();
         let disk = self.disk.take().ok_or_else(lost)?;
         let how = Exchange {
             target: &self.target,
@@ -283,7 +285,15 @@ impl Session {
             options: &self.options,
             also_write,
         };
-        let (result, disk) = disk.exchange(report, Arc::new(RealDir), how, operate)?;
+        let mut times = [Duration::ZERO; 2];
+        let timed = |options: &OpenOptions| {
+            times[0] = begin.elapsed();
+            let done = operate(options);
+            times[1] = begin.elapsed();
+            done
+        };
+        let (result, disk) = disk.exchange(report, Arc::new(RealDir), how, timed)?;
+        let opened = begin.elapsed();
         let device = match self.device.successor(disk.spec()) {
             Ok(device) => device,
             Err(error) => return give_up(disk, Failure::new(Code::Device, error.to_string())),
@@ -292,6 +302,8 @@ impl Session {
             Ok(keeper) => self.threads.keeper = Some(keeper),
             Err(failure) => return give_up(disk, failure),
         }
+        let [closed, done] = times;
+        tracing::debug!(?ended, ?closed, ?done, ?opened, all = ?begin.elapsed(), "in a pause");
         self.top.set(&disk);
         self.device = device.clone();
         self.disk = Some(disk);
