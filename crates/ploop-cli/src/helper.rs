@@ -25,7 +25,7 @@ fn mount(words: &[OsString]) -> Result<Option<Vec<OsString>>> {
     };
     let mut out: Vec<OsString> = vec!["ploop".into(), "mount".into(), "-m".into(), dir.into()];
     // umount(8) then calls umount.ploop, which detaches.
-    let mut passed = vec!["uhelper=ploop".to_owned()];
+    let mut passed = vec!["helper=ploop".to_owned()];
     for option in options.iter().flat_map(|all| all.split(',')).filter(|one| !one.is_empty()) {
         match option.split_once('=') {
             Some(("fstype", fstype)) => out.extend(["-t".into(), fstype.into()]),
@@ -108,13 +108,13 @@ mod tests {
 
     #[test]
     fn what_mount_calls_is_what_ploop_does() {
-        let plain = "ploop mount -m /mnt -o uhelper=ploop /vz/d";
+        let plain = "ploop mount -m /mnt -o helper=ploop /vz/d";
         assert_eq!(meant("/sbin/mount.ploop /vz/d /mnt -o rw").as_deref(), Some(plain));
         let all = "mount.ploop /vz/d /mnt -sv -orw,noatime,x-systemd.after=a -o ro,fsck,fstype=xfs";
         assert_eq!(
             meant(all).as_deref(),
             Some(
-                "ploop mount -m /mnt -r -F -t xfs -o uhelper=ploop,noatime,x-systemd.after=a /vz/d"
+                "ploop mount -m /mnt -r -F -t xfs -o helper=ploop,noatime,x-systemd.after=a /vz/d"
             )
         );
         assert_eq!(meant("mount.ploop /vz/d /mnt -f"), None);

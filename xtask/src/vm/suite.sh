@@ -348,11 +348,13 @@ t_ublk_mount() {
     /usr/bin/mount -t ploop -o noatime /disk/umount/DiskDescriptor.xml /mnt
     cmp /tmp/some /mnt/some
     /usr/bin/umount /mnt
+    [ -z "$(ploop list)" ]
     echo '/disk/umount/DiskDescriptor.xml /mnt ploop ro,noauto 0 0' > /etc/fstab
     /usr/bin/mount /mnt
     cmp /tmp/some /mnt/some
     if touch /mnt/more; then echo "written though read-only"; return 1; fi
     /usr/bin/umount /mnt
+    ploop list
     [ -z "$(ploop list)" ]
     ploop check -f /disk/umount
 }
