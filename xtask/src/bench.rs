@@ -138,8 +138,12 @@ fn profile() -> Result<()> {
     let all = per_io(&["--warm"], &disk)?;
     let load = per_io(&["--raw"], &file)?;
     sh::say(&format!("{all} instructions per mapped read, {load} of them the load's own"));
+    ensure!(all - load.min(all) <= MOST, "at most {MOST} are allowed: what made reads dearer?");
     Ok(())
 }
+
+/// Instructions a mapped read may cost, without the load's own; counted with some room.
+const MOST: u64 = 1350;
 
 fn instructions(lab: &Lab, words: &[&str], target: &Path, count: &str) -> Result<u64> {
     let mut command = sh::program("valgrind");

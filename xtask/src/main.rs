@@ -76,6 +76,7 @@ fn run(task: &str, rest: &[String]) -> Result<()> {
             sim::mutate(&[])?;
             loom::run()?;
             stress::run(&[])?;
+            bench::run(&["--profile".to_owned()])?;
             fuzz::run(&[])?;
             demo::run()?;
             test::run(&[])
