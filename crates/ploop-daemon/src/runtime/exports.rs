@@ -238,7 +238,11 @@ impl Exports {
         let mut nbd = Nbd::at(&call.address, export)?;
         let fronts = nbd.fronts(limits, session.device().queues())?;
         session.join(fronts)?;
-        nbd.start()?;
+        if let Err(failure) = nbd.start() {
+            // Its front ends are on the queues already.
+            nbd.leave();
+            return Err(failure);
+        }
         let word = nbd.words().first().cloned().unwrap_or_default();
         self.added.push(nbd);
         Ok(word)

@@ -43,7 +43,9 @@ pub struct Hold(Arc<Mutex<Option<HeldPause>>>);
 impl Hold {
     /// Ends the pause, if there is one: a server that is to stop waits for nobody's.
     pub fn end(&self) -> bool {
-        self.slot().take().is_some()
+        // Its turn ends when the slot is free again.
+        let held = self.slot().take();
+        held.is_some()
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<HeldPause>> {

@@ -23,7 +23,6 @@ use ploop_io::{AlignedBuf, Io, OpKind};
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::ptr;
-use std::sync::Arc;
 
 /// One extension of the file: one length change at a time (F14).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -222,15 +221,15 @@ impl<I: Io> Keeper<I> {
     /// Hands clean clusters to a queue that allocates: two for each that it took, so that its stock
     /// fills up to its share.
     pub(super) fn fill_stock(&mut self, queue: u16) {
-        let shared = Arc::clone(&self.shared);
-        let stock = &shared.stocks[usize::from(queue)];
+        let queue = usize::from(queue);
         for _ in 0..2 {
+            let stock = &self.shared.stocks[queue];
             let most = self.space.available().div_ceil(STOCK_SHARE);
             if stock.is_full() || stock.len() as u64 >= most || self.closing {
                 return;
             }
             let Some(clean) = self.take_clean() else { return };
-            let _ = stock.push(clean.0);
+            let _ = self.shared.stocks[queue].push(clean.0);
         }
     }
 
