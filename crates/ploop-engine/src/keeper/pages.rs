@@ -30,6 +30,8 @@ struct Pending {
     index: usize,
     entry: u32,
     seq: u64,
+    /// When the entry changed.
+    since: u64,
     /// Staged when the sync with this number has ended.
     after_sync: u64,
 }
@@ -218,7 +220,8 @@ impl<I: Io> Keeper<I> {
         page.pending.retain(|p| p.index != slot.index);
         match after_sync {
             Some(after_sync) => {
-                page.pending.push(Pending { index: slot.index, entry, seq: self.seq, after_sync })
+                let (index, seq, since) = (slot.index, self.seq, self.now);
+                page.pending.push(Pending { index, entry, seq, since, after_sync });
             }
             None => {
                 put(&mut page.staged, slot.index, entry);
@@ -344,14 +347,14 @@ impl<I: Io> Keeper<I> {
     /// A page is about to be submitted as it is staged now.
     fn take_off(&mut self, at: BatPage, dsync: bool) {
         let number = self.pages.writes;
-        // What the last sync did not cover was changed after it began.
-        let next = self.syncs.began() + self.page_delay();
+        let delay = self.page_delay();
         let Some(page) = self.pages.dirty.get_mut(&at.0) else { return };
         let upto = page.pending.iter().map(|p| p.seq - 1).min().unwrap_or(self.seq);
         page.flight = Some(Flight { number, upto, dsync });
         self.pages.unwritten -= usize::from(page.unwritten);
         page.unwritten = false;
-        page.deadline = if page.pending.is_empty() { u64::MAX } else { next };
+        let oldest = page.pending.iter().map(|p| p.since).min();
+        page.deadline = oldest.map_or(u64::MAX, |since| since + delay);
         if on(Bug::RecordEarly) {
             self.off_record(at, upto);
         }
@@ -425,7 +428,6 @@ impl<I: Io> Keeper<I> {
 
     /// A sync has ended well: entries it covered are staged, pages it covered are durable.
     pub(super) fn pages_synced(&mut self, number: u64) {
-        let now = self.now;
         let mut durable = Vec::new();
         for (n, page) in &mut self.pages.dirty {
             let staged = &mut page.staged;
@@ -442,7 +444,6 @@ impl<I: Io> Keeper<I> {
                 self.pages.pending -= staged;
                 self.pages.unwritten += usize::from(!page.unwritten);
                 page.unwritten = true;
-                page.deadline = page.deadline.min(now);
             }
             let ended = page.written.iter().filter(|(_, sync)| *sync <= number);
             if let Some(upto) = ended.map(|(upto, _)| *upto).max() {

@@ -57,11 +57,6 @@ impl Syncs {
         self.running
     }
 
-    /// When the last one began.
-    pub fn began(&self) -> u64 {
-        self.began
-    }
-
     /// The last change that a flush has asked for.
     pub fn asked(&self) -> u64 {
         self.asked
