@@ -3,7 +3,7 @@
 use crate::chain::Chain;
 use crate::front::Limits;
 use crate::grace::Grace;
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Spare};
 use crate::limits::{EXTRA_PIECES, MAX_TRANSFER, MAX_ZERO, STOCK};
 use crate::map::Map;
 use crate::message::{Answer, Link, ToKeeper};
@@ -227,8 +227,14 @@ impl Device {
     /// The keeper, on the thread that will run it; `None` the second time.
     #[must_use]
     pub fn keeper<I: Io>(&self, io: I) -> Option<Keeper<I>> {
+        self.keeper_after(io, Spare::default())
+    }
+
+    /// As [`Device::keeper`], with memory of the keeper of the device before.
+    #[must_use]
+    pub fn keeper_after<I: Io>(&self, io: I, spare: Spare) -> Option<Keeper<I>> {
         let spec = self.spec.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some(Keeper::new(Arc::clone(&self.shared), spec, io))
+        Some(Keeper::new(Arc::clone(&self.shared), spec, io, spare))
     }
 
     /// Asks the queues to finish; the keeper is closed after they have returned.
@@ -246,6 +252,7 @@ impl Device {
         for queue in &self.shared.queues {
             queue.wake();
         }
+        self.shared.keeper.wake();
     }
 
     /// Makes the keeper look again, after a queue has returned.

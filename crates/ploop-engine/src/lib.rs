@@ -45,6 +45,6 @@ pub use front::{
     Buffer, Errno, ExtentRecord, Flags, FrontEnd, Intake, Limits, Operation, Outcome, Request,
     Stride,
 };
-pub use keeper::Keeper;
+pub use keeper::{Keeper, Spare};
 pub use queue::{Ended, Queue, Turn};
 pub use spec::{CloseReport, DeviceOptions, DeviceSpec, LevelKind, LevelSpec, OnEnospc};

@@ -9,6 +9,10 @@ use ploop_format::{ClusterSize, Header, Sector, Version};
 use ploop_io::RawFile;
 use std::path::Path;
 
+/// How a file begins: the header, none in a raw one.
+#[derive(Clone, Debug)]
+pub(crate) struct Start(pub Option<Head>);
+
 /// A header that was read and passed the checks every open needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
@@ -26,12 +30,14 @@ impl Head {
 
     /// As [`Head::read`]; `None` when the file has no ploop signature.
     pub fn read_if_ploop(file: &dyn RawFile, path: &Path) -> Result<Option<Self>> {
-        let mut start = [0u8; 16];
-        let got = file.read_at(&mut start, 0).at(ErrorKind::Read, "cannot read", path)?;
-        if got < start.len() || Version::of_signature(&start).is_none() {
+        let mut bytes = [0u8; HEADER_BYTES];
+        let got = file.read_at(&mut bytes, 0).at(ErrorKind::Read, "cannot read", path)?;
+        let signature = bytes.first_chunk().filter(|_| got >= 16);
+        if signature.and_then(Version::of_signature).is_none() {
             return Ok(None);
         }
-        Self::read(file, path).map(Some)
+        let header = Header::parse(&bytes[..got]).map_err(|e| bad(path, e))?;
+        Ok(Some(Self { header }))
     }
 
     /// Generation of the format.

@@ -2,7 +2,9 @@
 //! has the disk, and to the open behind it. Nobody gets in between.
 
 use crate::error::{ErrorKind, IoContext, Result};
+use crate::head::Start;
 use crate::lock::{self, Mode};
+use crate::open::Level;
 use ploop_io::File;
 use ploop_io::planted::{Bug, synced};
 use std::fmt;
@@ -25,6 +27,8 @@ struct Entry {
     write: bool,
     /// Its locks; `None` while they are let go.
     mode: Option<Mode>,
+    /// How it begins, as long as the locks keep everybody from writing.
+    start: Option<Start>,
 }
 
 impl fmt::Debug for Held {
@@ -42,9 +46,29 @@ impl Held {
         Self { lck, ..Self::default() }
     }
 
-    pub(crate) fn add(&self, path: &Path, file: &File, write: bool) {
-        let mode = Some(if write { Mode::Exclusive } else { Mode::Shared });
-        self.files().push(Entry { path: path.to_owned(), file: file.clone(), write, mode });
+    pub(crate) fn add(&self, level: &Level) {
+        let Level { path, file, write, .. } = level;
+        let mode = Some(if *write { Mode::Exclusive } else { Mode::Shared });
+        let start = (!write).then(|| Start(level.head.clone()));
+        let entry = Entry { path: path.clone(), file: file.clone(), write: *write, mode, start };
+        self.files().push(entry);
+    }
+
+    /// How a file begins, when that is known and nobody could change it since: its headers need
+    /// not be read while requests wait.
+    pub(crate) fn start(&self, path: &Path) -> Option<Start> {
+        let files = self.files();
+        let entry = files.iter().find(|entry| entry.path == path)?;
+        entry.start.clone().filter(|_| entry.mode == Some(Mode::Shared))
+    }
+
+    /// Remembers how a file begins that was read under its lock.
+    pub(crate) fn learn(&self, path: &Path, start: &Start) {
+        let mut files = self.files();
+        let entry = files.iter_mut().find(|entry| entry.path == path);
+        if let Some(entry) = entry.filter(|entry| entry.mode == Some(Mode::Shared)) {
+            entry.start = Some(start.clone());
+        }
     }
 
     /// Syncs every file that may have been written.
@@ -85,6 +109,9 @@ impl Held {
         let Some(entry) = files.iter_mut().find(|entry| entry.path == path) else {
             return lock::try_level(&**file, mode, base);
         };
+        if mode == Mode::Exclusive {
+            entry.start = None;
+        }
         if !Arc::ptr_eq(&entry.file, file) {
             lock::release(&*entry.file);
             let got = lock::try_level(&**file, mode, base)?;
@@ -94,6 +121,7 @@ impl Held {
                     file: file.clone(),
                     write: true,
                     mode: Some(mode),
+                    start: None,
                 };
             } else if !lock::try_level(&*entry.file, Mode::Shared, base)? {
                 entry.mode = None;

@@ -44,4 +44,4 @@ pub use info::{Info, SnapshotEntry, StatFs, info, snapshots, statfs};
 pub use lock::LockWait;
 pub use open::{Disk, Note, OpenOptions, Who};
 pub use restore::restore_descriptor;
-pub use snapshot::{NewDelta, Snapshot, Wish, snapshot, snapshot_as};
+pub use snapshot::{Ready, Snapshot, Wish, snapshot, snapshot_as};

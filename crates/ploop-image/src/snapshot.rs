@@ -7,7 +7,7 @@
 use crate::close::finish;
 use crate::create::{home_of, open_new};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
-use crate::open::plan::MAX_LEVELS;
+use crate::open::plan::{Document, MAX_LEVELS};
 use crate::open::{Disk, Note, OpenOptions, Prepared, recover, stamp};
 use crate::store;
 use ploop_format::descriptor::Temporary;
@@ -34,20 +34,25 @@ pub struct Wish {
     pub guid: Option<Guid>,
     /// It is to be merged away as soon as nobody has it open.
     pub temporary: bool,
-    /// A delta made beforehand; it is taken away when the snapshot fails.
-    pub ready: Option<NewDelta>,
+    /// Made beforehand; it is taken away when the snapshot fails.
+    pub ready: Option<Ready>,
 }
 
-/// A delta made beforehand, durable, that nothing names yet.
+/// What a snapshot needs, made beforehand: the new delta and the new descriptor, both durable. No
+/// descriptor in force names the delta yet.
 #[derive(Clone, Debug)]
-pub struct NewDelta {
+pub struct Ready {
+    guid: Guid,
     file: String,
     path: PathBuf,
+    text: String,
+    staged: store::Staged,
 }
 
-impl NewDelta {
-    /// Takes it away again, unless a descriptor names it by now.
+impl Ready {
+    /// Takes it away again, unless a descriptor names the delta by now.
     pub fn discard(&self, dir: &dyn Dir, target: &Path) {
+        self.staged.discard(dir);
         let named = crate::layers::describe(dir, target)
             .is_ok_and(|parsed| parsed.images.iter().any(|image| image.file == self.file));
         if !named {
@@ -58,20 +63,44 @@ impl NewDelta {
 }
 
 impl Disk {
-    /// Makes the delta of a snapshot while the disk is served: then requests need not wait for it
-    /// (P12).
+    /// Makes the files of a snapshot while the disk is served: then requests need not wait for
+    /// them (P12). Nothing else may change the layers until the snapshot is taken.
     ///
     /// # Errors
-    /// It is a lone image (38), or the file cannot be made.
-    pub fn prepare_snapshot(&self, dir: &dyn Dir, entropy: &dyn Entropy) -> Result<NewDelta> {
+    /// It is a lone image or the name is taken (38), or a file cannot be made.
+    pub fn prepare_snapshot(
+        &self,
+        dir: &dyn Dir,
+        entropy: &dyn Entropy,
+        wish: &Wish,
+    ) -> Result<Ready> {
         let Some(document) = &self.prepared.document else {
             return Err(ImageError::new(ErrorKind::Param, "a snapshot needs a descriptor"));
         };
+        let guid = wish.guid.unwrap_or_else(|| store::new_guid(entropy));
         let file = document.parsed.delta_file(store::new_guid(entropy));
+        let text = with_snapshot(document, guid, &file, wish.temporary)?;
         let path = document.home().join(&file);
         make_delta(dir, &path, &new_header(&self.prepared)?)?;
-        Ok(NewDelta { file, path })
+        match store::stage(dir, entropy, &document.path, &text) {
+            Ok(staged) => Ok(Ready { guid, file, path, text, staged }),
+            Err(error) => {
+                let _ = dir.unlink(&path);
+                Err(error)
+            }
+        }
     }
+}
+
+/// The text of a descriptor that has one more snapshot.
+fn with_snapshot(document: &Document, guid: Guid, file: &str, temporary: bool) -> Result<String> {
+    let mut parsed = document.parsed.clone();
+    let mut added = parsed.add_snapshot(guid, file);
+    if temporary {
+        added = added.and_then(|()| parsed.set_temporary(guid, Temporary::Yes));
+    }
+    let text = added.and_then(|()| parsed.to_xml());
+    text.map_err(|e| refused(&document.path, e))
 }
 
 /// Where the header keeps the size of the device.
@@ -141,25 +170,24 @@ fn take(
     if levels + 1 >= crate::open::ORIGINAL_LEVELS {
         prepared.notes.push(Note::LongChain(levels + 1));
     }
-    let guid = wish.guid.unwrap_or_else(|| store::new_guid(entropy));
-    let mut parsed = document.parsed.clone();
-    let file = match ready {
-        Some(ready) => ready.file.clone(),
-        None => parsed.delta_file(store::new_guid(entropy)),
+    let (guid, file) = match ready {
+        Some(ready) => (ready.guid, ready.file.clone()),
+        None => (
+            wish.guid.unwrap_or_else(|| store::new_guid(entropy)),
+            document.parsed.delta_file(store::new_guid(entropy)),
+        ),
     };
-    let mut added = parsed.add_snapshot(guid, &file);
-    if wish.temporary {
-        added = added.and_then(|()| parsed.set_temporary(guid, Temporary::Yes));
-    }
-    let text = added.and_then(|()| parsed.to_xml());
-    let text = text.map_err(|e| refused(&document.path, e))?;
+    let text = with_snapshot(&document, guid, &file, wish.temporary)?;
     let image = document.home().join(&file);
     repair(&mut prepared, &options)?;
     let header = new_header(&prepared)?;
     if !on(Bug::RenameBeforeDelta) && ready.is_none() {
         make_delta(dir, &image, &header)?;
     }
-    let staged = store::stage(dir, entropy, &document.path, &text);
+    let staged = match ready.filter(|ready| ready.text == text) {
+        Some(ready) => Ok(ready.staged.clone()),
+        None => store::stage(dir, entropy, &document.path, &text),
+    };
     let committed = staged.and_then(|staged| staged.commit(dir));
     if on(Bug::RenameBeforeDelta) && ready.is_none() {
         make_delta(dir, &image, &header)?;

@@ -25,7 +25,7 @@ pub(crate) fn file_name(path: &Path) -> Result<String> {
 }
 
 /// A text staged beside its descriptor: durable, not in force.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Staged {
     tmp: PathBuf,
     target: PathBuf,

@@ -6,7 +6,9 @@ use ploop_format::{Descriptor, Guid, Sector};
 use ploop_image::layers::{
     InTurn, Which, Work, delete, describe, drop_covered, grow, merge, merge_leftovers, switch, turn,
 };
-use ploop_image::{Disk, ErrorKind, ImageError, OpenOptions, info, snapshot};
+use ploop_image::{
+    Disk, ErrorKind, ImageError, OpenOptions, Ready, Wish, info, snapshot, snapshot_as,
+};
 use ploop_io::sim::{SimDir, SimEntropy, SimWorld};
 use std::path::Path;
 use std::sync::Arc;
@@ -61,19 +63,21 @@ pub struct Scene<'a> {
     world: &'a SimWorld,
     dir: SimDir,
     options: OpenOptions,
+    /// A snapshot's files, made beforehand.
+    ready: Option<Ready>,
 }
 
 impl<'a> Scene<'a> {
     /// The disk of a world.
     #[must_use]
     pub fn new(world: &'a SimWorld) -> Self {
-        Self::with(world, open_options(false))
+        Self::with(world, open_options(false), None)
     }
 
     /// The same with files that a device has open.
     #[must_use]
-    pub fn with(world: &'a SimWorld, options: OpenOptions) -> Self {
-        Self { world, dir: world.dir(), options }
+    pub fn with(world: &'a SimWorld, options: OpenOptions, ready: Option<Ready>) -> Self {
+        Self { world, dir: world.dir(), options, ready }
     }
 
     fn entropy(&self, number: u64) -> SimEntropy {
@@ -113,7 +117,8 @@ fn said<T>(result: Result<T, ImageError>) -> Result<(), ImageError> {
 
 fn take_snapshot(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     let entropy = scene.entropy(number);
-    said(snapshot(&scene.dir, &entropy, Path::new(DESCRIPTOR), None, &scene.options))
+    let wish = Wish { ready: scene.ready.clone(), ..Wish::default() };
+    said(snapshot_as(&scene.dir, &entropy, Path::new(DESCRIPTOR), &wish, &scene.options))
 }
 
 fn open_and_abort(scene: &Scene<'_>, _number: u64) -> Result<(), ImageError> {

@@ -4,7 +4,7 @@ use crate::front::SimFront;
 use ploop_engine::{
     CloseReport, Device, DeviceOptions, DeviceSpec, Errno, Keeper, OnEnospc, Queue, Request,
 };
-use ploop_image::{Disk, Exchange, ImageError, LockWait, OpenOptions};
+use ploop_image::{Disk, Exchange, ImageError, LockWait, OpenOptions, Ready, Wish};
 use ploop_io::Io;
 use ploop_io::sim::{IoProbe, Rng, SimIo, SimWorld};
 use std::path::Path;
@@ -251,12 +251,20 @@ impl Life {
         for lane in &mut self.lanes {
             lane.busy = true;
         }
+        self.keeper_busy = true;
     }
 
     /// All queues have paused.
     #[must_use]
     pub fn paused(&self) -> bool {
         self.lanes.iter().all(|lane| lane.paused)
+    }
+
+    /// The files of a snapshot, made before a pause; `None` when that failed.
+    #[must_use]
+    pub fn prepare_snapshot(&self, seed: u64) -> Option<Ready> {
+        let (dir, entropy) = (self.world.dir(), self.world.entropy(seed));
+        self.disk.as_ref()?.prepare_snapshot(&dir, &entropy, &Wish::default()).ok()
     }
 
     /// After all queues have paused and the keeper is done: closes the images, has `operate` change
@@ -281,7 +289,8 @@ impl Life {
         let device = device.map_err(|e| OpenError::Engine(e.to_string()))?;
         let io = self.world.io(seed);
         self.keeper_probe = io.probe();
-        self.keeper = device.keeper(io).ok_or_else(lost)?;
+        let spare = self.keeper.take_spare();
+        self.keeper = device.keeper_after(io, spare).ok_or_else(lost)?;
         (self.keeper_deadline, self.keeper_busy) = (None, true);
         for lane in &mut self.lanes {
             lane.queue.renew(&device, &mut lane.front);

@@ -1,5 +1,7 @@
 //! One run: a seed and a profile become a history of opens, requests, crashes and closes.
 
+mod exchange;
+
 use crate::explore::{self, Points};
 use crate::failure::{Failure, Report};
 use crate::layers::{self, LayerOp, Scene};
@@ -516,72 +518,6 @@ impl<'a> Sim<'a> {
             }
         }
         Err(format!("I16: {} requests never end", traffic.len()))
-    }
-
-    /// A layer operation while requests wait. `false`: the device was lost, as it may be when a
-    /// call fails; nothing but a crash ends this life.
-    fn exchange(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step<bool> {
-        let fits = |op: &&LayerOp| op.live() && (op.levels.0..=op.levels.1).contains(&self.levels);
-        let fitting: Vec<&LayerOp> = layers::OPS.iter().filter(fits).collect();
-        let Some(op) = self.rng.pick(&fitting).copied() else { return Ok(true) };
-        self.story.say(|| format!("layer operation {} while requests wait", op.name));
-        life.pause();
-        let mut closing = false;
-        for turns in 0.. {
-            let turn = life.turn(&mut self.rng);
-            self.settle(life, traffic)?;
-            self.space(life, traffic)?;
-            if !closing && life.paused() {
-                closing = true;
-                life.begin_close();
-            } else if closing && life.closed() {
-                break;
-            } else if turn == Turn::Idle || turns > recover::MANY_TURNS {
-                let wishes: Vec<_> = traffic.wishes().take(4).collect();
-                return Err(format!("I16: a pause hangs (keeper {closing}), left {wishes:?}"));
-            }
-        }
-        no_faults(&self.world);
-        let was_failed = life.device().is_failed();
-        let (failing, number) = (self.fails(4), self.rng.next_u64());
-        let calls = *self.rng.pick(&[12, 30, 80]).unwrap_or(&30);
-        let which = self.rng.below(calls);
-        if failing {
-            self.fail_one(which);
-        }
-        self.watch();
-        let (world, target) = (self.world.clone(), self.target.clone());
-        let done = life.exchange(&target, number, |options| {
-            (op.run)(&Scene::with(&world, options.clone()), number)
-        });
-        self.world.set_hook(None);
-        self.look_at_watched(op.name, Mark::May, false)?;
-        self.world.set_rates(self.profile.rates);
-        self.littered |= failing;
-        match done {
-            Ok(Ok(())) if was_failed => return Err("I10: a failed device went on".into()),
-            Ok(Ok(())) => {}
-            Ok(Err(error)) if failing => {
-                self.story.say(|| format!("it failed as it was made to: {error}"));
-                self.unsettled = true;
-            }
-            Ok(Err(error)) => {
-                let error = OpenError::Image(error);
-                return Err(format!("{} while requests wait: {error}", op.name));
-            }
-            Err(error) if failing || was_failed => {
-                self.story.say(|| format!("the device is lost: {error}"));
-                return Ok(false);
-            }
-            Err(error) => return Err(format!("{} while requests wait: {error}", op.name)),
-        }
-        let before = std::mem::take(&mut self.lower);
-        self.look_at_levels()?;
-        let same = |(path, hash): (&PathBuf, &u64)| self.lower.get(path) == Some(hash);
-        if !op.changes_lower && !failing && !before.iter().all(same) {
-            return Err(format!("I6: {} changed a lower image", op.name));
-        }
-        Ok(true)
     }
 
     fn settle(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step {

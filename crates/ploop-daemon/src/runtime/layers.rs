@@ -177,15 +177,17 @@ impl Layers {
             self.writable()?;
         }
         // P12: what can be made before requests wait is.
+        let plain = Wish { guid, temporary, ready: None };
+        let wish = plain.clone();
         let ready = match &turn {
             None => None,
-            Some(_) => Some(self.session(|session, _| {
+            Some(_) => Some(self.session(move |session, _| {
                 let disk = session.disk().ok_or_else(super::session::lost)?;
-                Ok(disk.prepare_snapshot(&RealDir, &RealEntropy)?)
+                Ok(disk.prepare_snapshot(&RealDir, &RealEntropy, &wish)?)
             })?),
         };
         let target = self.target.clone();
-        let wish = Wish { guid, temporary, ready: ready.clone() };
+        let wish = Wish { ready: ready.clone(), ..plain };
         let taken = self.pause(Vec::new(), move |options| {
             snapshot_as(&RealDir, &RealEntropy, &target, &wish, options)
         });

@@ -6,7 +6,7 @@ use super::spec::ServeSpec;
 use crate::failure::OrFail;
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::{RemoteFront, RemoteHandle, remote};
-use ploop_engine::{CloseReport, Device, Ended, FrontEnd, Limits};
+use ploop_engine::{CloseReport, Device, Ended, FrontEnd, Keeper, Limits};
 use ploop_image::{Disk, Exchange, OpenOptions, Result as ImageResult};
 use ploop_io::{Engine, EngineChoice, Io, RawFile, RealClock, RealDir, RealEntropy, Waker};
 use rustix::io::Errno;
@@ -31,7 +31,6 @@ pub struct Session {
     disk: Option<Disk>,
     target: PathBuf,
     options: OpenOptions,
-    choice: EngineChoice,
     remotes: Vec<RemoteHandle>,
     threads: Threads,
     engine: &'static str,
@@ -50,7 +49,7 @@ struct Threads {
     /// Queues that have paused.
     paused: Receiver<()>,
     on_pause: Sender<()>,
-    keeper: Option<KeeperThread>,
+    keeper: KeeperThread,
 }
 
 struct QueueThread {
@@ -59,9 +58,15 @@ struct QueueThread {
 }
 
 struct KeeperThread {
-    thread: JoinHandle<CloseReport>,
+    thread: JoinHandle<()>,
     waker: Waker,
+    /// It has a device that was not closed yet.
+    serves: bool,
     queues_ended: Arc<AtomicBool>,
+    /// How each device was closed.
+    reports: Receiver<CloseReport>,
+    /// Devices to go on with.
+    next: Sender<Device>,
 }
 
 /// What a paused queue does next.
@@ -113,7 +118,7 @@ impl Session {
             Err(failure) => return give_up(disk, failure),
         };
         let (on_pause, paused) = channel();
-        let mut threads = Threads { queues: Vec::new(), paused, on_pause, keeper: Some(keeper) };
+        let mut threads = Threads { queues: Vec::new(), paused, on_pause, keeper };
         let started = start_queues(&mut threads, &device, choice, remotes, fronts);
         let top = TopFile::default();
         top.set(&disk);
@@ -125,7 +130,6 @@ impl Session {
                 disk: Some(disk),
                 target,
                 options: super::open::options(spec),
-                choice,
                 remotes: handles,
                 threads,
                 engine,
@@ -276,7 +280,7 @@ impl Session {
         operate: impl FnOnce(&OpenOptions) -> ImageResult<T>,
     ) -> Result<(Result<T>, Device)> {
         let begin = Instant::now();
-        let report = self.threads.end_keeper();
+        let report = self.threads.close_device();
         let ended = begin.elapsed();
         let disk = self.disk.take().ok_or_else(lost)?;
         let how = Exchange {
@@ -298,10 +302,7 @@ impl Session {
             Ok(device) => device,
             Err(error) => return give_up(disk, Failure::new(Code::Device, error.to_string())),
         };
-        match start_keeper(&device, for_keeper(self.choice)) {
-            Ok(keeper) => self.threads.keeper = Some(keeper),
-            Err(failure) => return give_up(disk, failure),
-        }
+        self.threads.keep(&device);
         let [closed, done] = times;
         tracing::debug!(?ended, ?closed, ?done, ?opened, all = ?begin.elapsed(), "in a pause");
         self.top.set(&disk);
@@ -348,21 +349,30 @@ impl Threads {
             // It cannot have panicked: that ends the process (F27).
             let _ = queue.thread.join();
         }
-        self.end_keeper()
+        let report = self.close_device();
+        let KeeperThread { thread, next, .. } = self.keeper;
+        drop(next);
+        let _ = thread.join();
+        report
     }
 
     /// No queue begins anything any more: everything is written back.
-    fn end_keeper(&mut self) -> CloseReport {
-        let failure = |text: &str| CloseReport {
-            clean: false,
-            failure: Some(text.to_owned()),
-            end: 0,
-            mapped: true,
-        };
-        let Some(keeper) = self.keeper.take() else { return failure("there is no keeper") };
+    fn close_device(&mut self) -> CloseReport {
+        let keeper = &mut self.keeper;
+        if !std::mem::take(&mut keeper.serves) {
+            return not_clean("there is no device");
+        }
         keeper.queues_ended.store(true, Ordering::SeqCst);
         keeper.waker.wake();
-        keeper.thread.join().unwrap_or_else(|_| failure("the keeper's thread panicked"))
+        // It cannot have panicked: that ends the process (F27).
+        keeper.reports.recv().unwrap_or_else(|_| not_clean("the keeper has ended"))
+    }
+
+    /// The keeper goes on with another device; it is ready when the first message comes.
+    fn keep(&mut self, device: &Device) {
+        self.keeper.serves = true;
+        self.keeper.queues_ended.store(false, Ordering::SeqCst);
+        let _ = self.keeper.next.send(device.clone());
     }
 }
 
@@ -373,6 +383,8 @@ fn for_keeper(choice: EngineChoice) -> EngineChoice {
 
 fn start_keeper(device: &Device, choice: EngineChoice) -> Result<KeeperThread> {
     let (ready, started) = channel();
+    let (on_close, reports) = channel();
+    let (next, goes_on) = channel();
     let queues_ended = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&queues_ended);
     let device = device.clone();
@@ -380,28 +392,43 @@ fn start_keeper(device: &Device, choice: EngineChoice) -> Result<KeeperThread> {
         protect();
         let engine = match Engine::open(choice) {
             Ok((engine, _)) => engine,
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                return nothing_done();
-            }
+            Err(error) => return drop(ready.send(Err(error))),
         };
         let waker = engine.waker();
-        let Some(mut keeper) = device.keeper(engine) else {
-            let _ = ready.send(Err(io::Error::other("the device has a keeper already")));
-            return nothing_done();
+        let Some(keeper) = device.keeper(engine) else {
+            return drop(ready.send(Err(io::Error::other("the device has a keeper already"))));
         };
         let _ = ready.send(Ok(waker));
-        match keeper.run(&RealClock, &|| ended.load(Ordering::SeqCst)) {
-            Ok(report) => report,
-            Err(error) => broken("the keeper", &error),
-        }
+        drop(device);
+        run_keeper(keeper, &ended, &on_close, &goes_on);
     };
     let thread = std::thread::Builder::new().name("ploop-keeper".into()).spawn(run);
     let thread = thread.or_fail(Code::System, "cannot start the keeper's thread")?;
     let gone = |_| io::Error::other("the keeper's thread ended early");
     let waker = started.recv().unwrap_or_else(|error| Err(gone(error)));
     let waker = waker.or_fail(Code::System, "the keeper's ring")?;
-    Ok(KeeperThread { thread, waker, queues_ended })
+    Ok(KeeperThread { thread, waker, serves: true, queues_ended, reports, next })
+}
+
+/// One device after the other, on one ring and with the same memory.
+fn run_keeper(
+    mut keeper: Keeper<Engine>,
+    ended: &AtomicBool,
+    on_close: &Sender<CloseReport>,
+    goes_on: &Receiver<Device>,
+) {
+    loop {
+        match keeper.run(&RealClock, &|| ended.load(Ordering::SeqCst)) {
+            Ok(report) => drop(on_close.send(report)),
+            Err(error) => broken("the keeper", &error),
+        }
+        let Ok(device) = goes_on.recv() else { return };
+        let spare = keeper.take_spare();
+        keeper = match device.keeper_after(keeper.into_io(), spare) {
+            Some(keeper) => keeper,
+            None => return,
+        };
+    }
 }
 
 fn start_queues(
@@ -506,9 +533,8 @@ fn protect() {
     }
 }
 
-fn nothing_done() -> CloseReport {
-    let failure = Some("the keeper did not start".to_owned());
-    CloseReport { clean: false, failure, end: 0, mapped: true }
+fn not_clean(why: &str) -> CloseReport {
+    CloseReport { clean: false, failure: Some(why.to_owned()), end: 0, mapped: true }
 }
 
 /// A ring that fails as a whole leaves requests nobody can finish: as F27, the process ends, and

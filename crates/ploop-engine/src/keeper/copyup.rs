@@ -14,6 +14,7 @@ use crate::front::{Buffer, Errno};
 use crate::limits::{COPY_BUFFER, COPY_BUFFERS};
 use crate::map::{Cell, Place};
 use crate::message::{Answer, Caller, ToKeeper};
+use crate::sync::Ordering;
 use crate::zero::is_zero;
 use ploop_format::units::PAGE;
 use ploop_format::{FileCluster, GuestCluster, Sector};
@@ -60,8 +61,11 @@ enum Over {
     ByQueue,
 }
 
-/// Copy-ups under way.
+/// Memory that the next keeper goes on with: it takes longer to touch it anew than a pause may.
 #[derive(Default)]
+pub struct Spare(Vec<AlignedBuf>);
+
+/// Copy-ups under way.
 pub(super) struct Copies {
     running: HashMap<u64, Copy>,
     buffers: Vec<AlignedBuf>,
@@ -75,12 +79,17 @@ impl Copies {
         self.running.len()
     }
 
-    pub fn new(chain: &Chain) -> Self {
+    pub fn new(chain: &Chain, Spare(mut buffers): Spare) -> Self {
         // One level has nothing to copy from.
         let count = if chain.levels.len() > 1 { COPY_BUFFERS } else { 0 };
         let len = COPY_BUFFER.min(chain.cluster.bytes()) as usize;
-        let buffers = (0..count).map(|_| crate::memory::buffer(len)).collect();
+        buffers.retain(|buffer| buffer.len() == len);
+        buffers.resize_with(count, || crate::memory::buffer(len));
         Self { running: HashMap::new(), buffers, queue: VecDeque::new() }
+    }
+
+    pub fn take_spare(&mut self) -> Spare {
+        Spare(std::mem::take(&mut self.buffers))
     }
 }
 
@@ -95,6 +104,11 @@ impl<I: Io> Keeper<I> {
     pub(super) fn copy_up(&mut self, message: ToKeeper) {
         let ToKeeper::CopyUp { caller, cluster, from, len, zero, data } = message else { return };
         if self.refuse(caller) {
+            return;
+        }
+        if self.shared.pausing.load(Ordering::SeqCst) {
+            // A pause waits for what is under way, and this is a whole cluster.
+            self.answer(caller, Answer::Retry);
             return;
         }
         let top = self.shared.chain.top().id;
@@ -341,6 +355,11 @@ impl<I: Io> Keeper<I> {
     }
 
     pub(super) fn pump_copies(&mut self) {
+        if self.shared.pausing.load(Ordering::SeqCst) {
+            for message in std::mem::take(&mut self.copies.queue) {
+                self.copy_up(message);
+            }
+        }
         while !self.copies.buffers.is_empty() {
             let Some(message) = self.copies.queue.pop_front() else { return };
             self.copy_up(message);

@@ -32,6 +32,7 @@ use crate::front::Errno;
 use crate::message::{Answer, Caller, ToKeeper};
 use crate::spec::{CloseReport, DeviceSpec, LevelKind};
 use crate::sync::Ordering;
+pub use copyup::Spare;
 use ops::{Task, Tasks};
 use ploop_format::{ClusterSize, GuestCluster, Version};
 use ploop_io::planted::{Bug, on};
@@ -69,14 +70,14 @@ pub struct Keeper<I: Io> {
 }
 
 impl<I: Io> Keeper<I> {
-    pub(crate) fn new(shared: Arc<Shared>, spec: DeviceSpec, io: I) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, spec: DeviceSpec, io: I, spare: Spare) -> Self {
         shared.keeper.set_waker(io.waker());
         let top = shared.chain.top();
         let version = match top.kind {
             LevelKind::Ploop { version, .. } => Some(version),
             LevelKind::Raw => None,
         };
-        let copies = copyup::Copies::new(&shared.chain);
+        let copies = copyup::Copies::new(&shared.chain, spare);
         // Read-only: nobody knows what is in use, and there is nothing to clean.
         let active = version.is_some() && !shared.limits.read_only;
         let space =
@@ -103,6 +104,19 @@ impl<I: Io> Keeper<I> {
             shared,
             io,
         }
+    }
+
+    /// Memory for the keeper of the next device, when this one is done.
+    #[must_use]
+    pub fn take_spare(&mut self) -> Spare {
+        self.copies.take_spare()
+    }
+
+    /// The ring, for the keeper of the next device, when this one is done.
+    #[must_use]
+    pub fn into_io(self) -> I {
+        debug_assert!(self.tasks.is_empty());
+        self.io
     }
 
     /// The keeper's ring.

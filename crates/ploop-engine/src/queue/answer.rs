@@ -14,6 +14,10 @@ impl<I: Io> Queue<I> {
         let stage = self.slots.pieces[index as usize].stage;
         let outcome = match (answer, stage) {
             (_, Stage::Allocating | Stage::AwaitMap) => self.allocating_answered(index, answer),
+            (Answer::Retry, _) if self.pausing => {
+                self.given_back.push_back(index);
+                None
+            }
             (Answer::Retry, _) => self.start(index),
             (Answer::WriteAt(at), _) => {
                 self.write_copy_up(index, at);

@@ -66,6 +66,8 @@ pub struct Queue<I: Io> {
     /// Pieces held because the host has no space (F17), and when they are tried again.
     parked: VecDeque<u32>,
     parked_until: u64,
+    /// Pieces that the keeper gave back before it had begun them, because the device pauses.
+    given_back: VecDeque<u32>,
     /// Requests in flight that were held for space at least once.
     holding: usize,
     /// After a stop, held pieces got their last try (T17).
@@ -102,6 +104,7 @@ impl<I: Io> Queue<I> {
             resume: VecDeque::with_capacity(depth),
             parked: VecDeque::with_capacity(depth),
             parked_until: 0,
+            given_back: VecDeque::with_capacity(depth + EXTRA_PIECES),
             holding: 0,
             last_try: false,
             poll_at: None,
@@ -172,6 +175,7 @@ impl<I: Io> Queue<I> {
             self.answered(piece, answer);
         }
         self.unpark();
+        self.take_up();
         let held = if self.pausing { 0 } else { self.resume.len() };
         for _ in 0..held {
             if let Some(request) = self.resume.pop_front() {

@@ -1,6 +1,7 @@
 //! A pause: a queue ends what is under way and begins nothing new, then another device takes the
 //! place of the one it served. Requests wait in the front ends, and a few in here: those that were
-//! not cut to their end, and those held because the host has no space (F17).
+//! not cut to their end, those held because the host has no space (F17), and those whose cluster
+//! the keeper had not begun to copy.
 
 use super::Queue;
 use crate::device::Device;
@@ -34,6 +35,9 @@ impl<I: Io> Queue<I> {
         while let Some(index) = self.parked.pop_front() {
             self.end_and_advance(index, Err(Errno::IO));
         }
+        while let Some(index) = self.given_back.pop_front() {
+            self.end_and_advance(index, Err(Errno::IO));
+        }
         for n in std::mem::take(&mut self.resume) {
             let slot = &mut self.slots.requests[n as usize];
             slot.error = slot.error.or(Some(Errno::IO));
@@ -50,10 +54,22 @@ impl<I: Io> Queue<I> {
         }
     }
 
+    /// Begins again what the keeper gave back, in a pause that is over.
+    pub(super) fn take_up(&mut self) {
+        if self.pausing {
+            return;
+        }
+        while let Some(index) = self.given_back.pop_front() {
+            if let Some(outcome) = self.start(index) {
+                self.end_and_advance(index, outcome);
+            }
+        }
+    }
+
     /// Nothing but held pieces is under way.
     pub(super) fn is_drained(&self) -> bool {
         let outstanding = |slot: &super::slots::Slot| u64::from(slot.outstanding);
         let active = self.slots.requests.iter().filter(|slot| slot.active);
-        active.map(outstanding).sum::<u64>() == self.parked.len() as u64
+        active.map(outstanding).sum::<u64>() == (self.parked.len() + self.given_back.len()) as u64
     }
 }

@@ -3,6 +3,8 @@
 use super::plan::{Claim, Plan, Reach};
 use super::{Note, OpenOptions};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::head::{Head, Start};
+use crate::held::Held;
 use crate::lock::{self, LckFile, Mode};
 use ploop_io::{Dir, File, Ident, OpenHow};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ pub(crate) struct Opened {
     pub claim: Claim,
     pub file: File,
     pub ident: Ident,
+    /// How it begins, once it was looked at.
+    pub start: Option<Start>,
 }
 
 /// A disk whose files are open and locked.
@@ -27,6 +31,26 @@ pub(crate) struct Locked {
     /// Keeps the `.lck` file.
     pub lck: Option<File>,
     pub notes: Vec<Note>,
+}
+
+impl Opened {
+    /// Its header, read once; the file is locked.
+    pub fn head(&mut self, held: &Held) -> Result<Option<Head>> {
+        if self.start.is_none() {
+            self.start = held.start(&self.path);
+        }
+        if let Some(Start(head)) = &self.start {
+            return Ok(head.clone());
+        }
+        let start = Start(match self.claim {
+            Claim::Raw => None,
+            Claim::Ploop => Some(Head::read(&*self.file, &self.path)?),
+            Claim::Either => Head::read_if_ploop(&*self.file, &self.path)?,
+        });
+        held.learn(&self.path, &start);
+        self.start = Some(start.clone());
+        Ok(start.0)
+    }
 }
 
 enum Attempt {
@@ -187,7 +211,7 @@ fn open_files(
             let text = format!("{} and {} are one file", same.path.display(), path.display());
             return Err(ImageError::new(ErrorKind::Descriptor, text));
         }
-        files.push(Opened { path: path.clone(), claim: member.claim, file, ident });
+        files.push(Opened { path: path.clone(), claim: member.claim, file, ident, start: None });
     }
     Ok(files)
 }

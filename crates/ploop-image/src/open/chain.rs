@@ -1,7 +1,7 @@
 //! The levels of a disk: headers read, checked one by one and against the top.
 
 use super::attempt::{self, Locked, Opened};
-use super::plan::{Claim, ORIGINAL_LEVELS, Reach};
+use super::plan::{ORIGINAL_LEVELS, Reach};
 use super::{Note, OpenOptions, recover, settle};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head::Head;
@@ -68,7 +68,7 @@ impl Prepared {
     ) -> Result<Self> {
         let mut locked = attempt::lock_all(dir, target, options, reach)?;
         if !options.read_only {
-            let marked = settle::marked(&locked)?;
+            let marked = settle::marked(&mut locked, &options.held)?;
             if !marked.is_empty() {
                 drop(locked);
                 for (level, path) in &marked {
@@ -231,15 +231,11 @@ fn scan_top(top: &Level, table: &Table, changes: &[(GuestCluster, u32)]) -> Resu
 
 fn read_levels(locked: &mut Locked, options: &OpenOptions) -> Result<Vec<Level>> {
     let mut levels = Vec::with_capacity(locked.files.len());
-    for (n, opened) in locked.files.iter().enumerate() {
+    for (n, opened) in locked.files.iter_mut().enumerate() {
         let write = locked.writable && locked.plan.members[n].write;
-        let Opened { path, claim, file, .. } = opened;
+        let head = opened.head(&options.held)?;
+        let Opened { path, file, .. } = opened;
         let len = file.len().at(ErrorKind::Stat, "cannot stat", path)?;
-        let head = match claim {
-            Claim::Raw => None,
-            Claim::Ploop => Some(Head::read(&**file, path)?),
-            Claim::Either => Head::read_if_ploop(&**file, path)?,
-        };
         if options.direct && !file.caps().direct {
             locked.notes.push(Note::Buffered(path.clone()));
         }

@@ -142,7 +142,7 @@ impl Disk {
     pub fn held(&self) -> Held {
         let held = Held::locked(self.prepared._lck.clone());
         for level in &self.prepared.levels {
-            held.add(&level.path, &level.file, level.write);
+            held.add(level);
         }
         held
     }
