@@ -1,6 +1,7 @@
 //! A device: what its queues and its keeper share.
 
 use crate::chain::Chain;
+use crate::chain::Level;
 use crate::front::Limits;
 use crate::grace::Grace;
 use crate::keeper::{Keeper, Spare};
@@ -96,6 +97,10 @@ pub struct Shared {
     pub pausing: AtomicBool,
     /// The lowest level that a merge takes clusters from.
     pub floor: u8,
+    /// The lowest level that writes change in place.
+    pub in_place: u8,
+    /// The level under the top was written since a sync of it began.
+    pub below_written: AtomicBool,
     /// To the keeper.
     pub keeper: Link<ToKeeper>,
     /// To the queues.
@@ -109,6 +114,12 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// The level under the top, when writes change it in place.
+    pub fn below(&self) -> Option<&Level> {
+        let below = self.chain.top().id.checked_sub(1)?;
+        (self.in_place <= below).then(|| self.chain.level(below))
+    }
+
     /// F5: a sync failed, which is final for the file; the next life hears of it too (I10).
     pub fn fail(&self) {
         if let Some(record) = &self.record {
@@ -198,6 +209,8 @@ impl Device {
             stopping: AtomicBool::new(false),
             pausing: AtomicBool::new(false),
             floor: u8::try_from(spec.floor).unwrap_or(u8::MAX),
+            in_place: u8::try_from(spec.in_place).unwrap_or(u8::MAX),
+            below_written: AtomicBool::new(false),
             keeper: Link::new(messages),
             queues: (0..options.queues).map(|_| link()).collect(),
             stocks: (0..options.queues).map(|_| ArrayQueue::new(STOCK)).collect(),

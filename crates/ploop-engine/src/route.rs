@@ -30,6 +30,8 @@ pub struct Facts {
     pub top: u8,
     /// The lowest level that a merge takes clusters from.
     pub floor: u8,
+    /// The lowest level that writes change in place.
+    pub in_place: u8,
     /// The top is a plain file: its mapping never changes.
     pub raw_top: bool,
 }
@@ -49,8 +51,8 @@ pub enum Route {
     FillZeros,
     /// Read from a level.
     Read(u8, Sector),
-    /// Overwrite in the top.
-    Write(Sector),
+    /// Overwrite in this level, nearly always the top.
+    Write(u8, Sector),
     /// A hole, and data: the keeper maps a clean cluster (unless the data is all zeros).
     Allocate,
     /// A lower level has it: copy-up, also when the write covers it whole (F4).
@@ -99,7 +101,7 @@ impl Route {
             Self::Nothing => 3,
             Self::FillZeros => 4,
             Self::Read(..) => 5,
-            Self::Write(_) => 6,
+            Self::Write(..) => 6,
             Self::Allocate => 7,
             Self::CopyUp => 8,
             Self::CopyUpZero => 9,
@@ -150,7 +152,8 @@ pub fn route(kind: PieceKind, cell: Option<Cell>, facts: Facts) -> Route {
     let unmap = facts.whole && !facts.keep_blocks && !facts.raw_top;
     let unmap = unmap && (!cell.has_lower || on(Bug::UnmapAll));
     match (kind, in_top) {
-        (PieceKind::Write, true) => Route::Write(at),
+        (PieceKind::Write, true) => Route::Write(level, at),
+        (PieceKind::Write, false) if level >= facts.in_place => Route::Write(level, at),
         (PieceKind::Write, false) => Route::CopyUp,
         // F11: a discard of what the top does not have changes nothing.
         (PieceKind::Discard, false) => Route::Nothing,
@@ -172,7 +175,7 @@ mod tests {
     use super::*;
 
     const FACTS: Facts =
-        Facts { whole: false, keep_blocks: false, top: 2, floor: 1, raw_top: false };
+        Facts { whole: false, keep_blocks: false, top: 2, floor: 1, in_place: 2, raw_top: false };
     const WHOLE: Facts = Facts { whole: true, ..FACTS };
     const S: Sector = Sector(2048);
 
@@ -212,7 +215,11 @@ mod tests {
         use PieceKind::Write;
         assert_eq!(route(Write, None, FACTS), Route::Load);
         assert_eq!(route(Write, Some(Cell::HOLE), WHOLE), Route::Allocate);
-        assert_eq!(route(Write, top(true), FACTS), Route::Write(S));
+        assert_eq!(route(Write, top(true), FACTS), Route::Write(2, S));
+        let merging = Facts { in_place: 1, ..FACTS };
+        assert_eq!(route(Write, below(), merging), Route::Write(1, S), "it was the top");
+        let claimed = Cell { claimed: true, ..Cell::at(1, S, false) };
+        assert_eq!(route(Write, Some(claimed), merging), Route::Wait);
         assert_eq!(route(Write, below(), FACTS), Route::CopyUp);
         assert_eq!(route(Write, below(), WHOLE), Route::CopyUp, "covering too (F4)");
     }

@@ -58,6 +58,9 @@ pub struct DeviceSpec {
     pub preallocated: bool,
     /// The lowest level that [`crate::Operation::CopyUp`] takes clusters from.
     pub floor: usize,
+    /// The lowest level that writes change in place: the top, or the one under it too, when that
+    /// was the top before a merge turned the chain.
+    pub in_place: usize,
 }
 
 /// What to do when the host has no space.

@@ -52,11 +52,12 @@ impl Disk {
             return Err(ImageError::new(ErrorKind::NotClean, text)
                 .hint("what was flushed before the error is there; open it again to go on"));
         }
+        if let Some(below) = prepared.below() {
+            let synced = below.file.sync().at(ErrorKind::Sync, "cannot sync", &below.path);
+            synced.map_err(|e| stays(top, e))?;
+        }
         let end = (!prepared.preallocated).then_some(report.end);
-        finish(top, end, report.mapped).map_err(|e| {
-            let text = format!("{} stays marked in use", top.path.display());
-            ImageError::new(ErrorKind::NotClean, text).because(e)
-        })
+        finish(top, end, report.mapped).map_err(|e| stays(top, e))
     }
 
     /// Takes the open back when the device was not started: nothing was written.
@@ -75,6 +76,11 @@ impl Disk {
         };
         self.close(report)
     }
+}
+
+fn stays(top: &Level, why: ImageError) -> ImageError {
+    let text = format!("{} stays marked in use", top.path.display());
+    ImageError::new(ErrorKind::NotClean, text).because(why)
 }
 
 /// Everything durable, then the length, then the mark; `end` is the length to cut to.

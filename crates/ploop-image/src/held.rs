@@ -71,6 +71,11 @@ impl Held {
         }
     }
 
+    /// Nobody has anything open.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files().is_empty()
+    }
+
     /// Syncs every file that may have been written.
     pub(crate) fn sync(&self) -> Result<()> {
         for entry in self.files().iter().filter(|entry| entry.write) {

@@ -45,6 +45,8 @@ pub enum Group {
     Decision,
     /// The same of an operation on layers: hunted with the profile `operations`.
     Layer,
+    /// A wrong decision that only a merge beside traffic meets: hunted with the profile `merge`.
+    Merge,
     /// A sync that is not done.
     Drop,
     /// The same of an operation on layers: hunted with the profile `operations`.
@@ -90,7 +92,7 @@ bugs! {
     Decision ZeroShort "a zeroing ends after its first step (F24)",
     Decision LoadOldest "the oldest level wins when the map is loaded",
     Decision Page0NoHeader "page 0 is written without the header (F10)",
-    Equal ClaimIgnored "a queue does not see a claim: the keeper asks again and lets it wait (F4)",
+    Merge ClaimIgnored "a write begins in a cluster that is being copied (F4)",
     Decision CloseCutsTooFar "a close cuts one cluster too much (T19)",
     Decision CloseUnsettled "a close does not wait for the pages (I13)",
     Decision MarkNot "the in-use mark is not set (I12)",
@@ -101,6 +103,8 @@ bugs! {
     Layer MergeLowest "a merge takes a cluster from the lowest level that has it",
     Layer GrowHeaderEarly "a grow writes the header before the clusters are out of the way (I8)",
     Layer TurnKeepsOld "an image that becomes the top keeps what the levels over it had (F21)",
+    Merge BelowUnsynced "a flush forgets the level that was the top before a merge (I3)",
+    Merge BelowNoGrace "a cluster is copied while it is written where it is (I11)",
     Layer TurnUndoFirst "a failed turn takes old entries back under the new order (F21)",
     Layer DropUncovered "levels leave the chain before the top has what they have (F21)",
     Layer SwitchUnlinksFirst "a switch removes the old top before the descriptor is in force",

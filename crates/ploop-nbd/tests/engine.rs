@@ -56,6 +56,7 @@ fn image(path: &Path) -> DeviceSpec {
         record: None,
         preallocated: false,
         floor: 0,
+        in_place: usize::MAX,
     }
 }
 

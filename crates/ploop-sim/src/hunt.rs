@@ -33,8 +33,11 @@ fn processor_time() -> Duration {
 pub fn hunt(bug: Bug, profile: &str, first: u64, budget: Duration) -> Hunt {
     let start = processor_time();
     planted::choose(Some(bug));
-    let of_layers = matches!(bug.group(), Group::Layer | Group::LayerDrop);
-    let profile = if of_layers { "operations" } else { profile };
+    let profile = match bug.group() {
+        Group::Layer | Group::LayerDrop => "operations",
+        Group::Merge => "merge",
+        _ => profile,
+    };
     let mut runs = 0;
     let mut found = None;
     while found.is_none() && processor_time().saturating_sub(start) < budget {

@@ -32,6 +32,12 @@ impl LayerOp {
     pub fn live(&self) -> bool {
         self.name != "open-and-abort"
     }
+
+    /// Whether it is a step of a merge beside traffic, or makes something to merge.
+    #[must_use]
+    pub fn merges(&self) -> bool {
+        matches!(self.name, "snapshot" | "turn-top" | "turn-all" | "drop-covered")
+    }
 }
 
 /// All of them.

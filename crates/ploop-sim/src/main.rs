@@ -244,7 +244,7 @@ fn hunt(task: &str, options: &Options) -> ExitCode {
     let bugs = match &options.bug {
         Some(name) => Bug::named(name).into_iter().collect(),
         None if task == "planted" => {
-            of_group(|group| matches!(group, Group::Decision | Group::Layer))
+            of_group(|group| matches!(group, Group::Decision | Group::Layer | Group::Merge))
         }
         None => of_group(|group| matches!(group, Group::Drop | Group::LayerDrop | Group::Swap)),
     };

@@ -42,6 +42,9 @@ pub struct Profile {
     pub fua: u64,
     /// One of so many writes goes to two queues at once, each with its own content; 0: none.
     pub twins: u64,
+    /// One of so many writes meets a merge that copies its cluster up, and the layer operations
+    /// are those of a merge; 0: none.
+    pub merges: u64,
     /// The workload uses clusters again and again.
     pub churn: bool,
     /// Operations on the closed disk between the rounds.
@@ -57,12 +60,13 @@ pub struct Profile {
 }
 
 /// The names of the fixed profiles.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 12] = [
     "swarm",
     "crash",
     "fault",
     "layers",
     "operations",
+    "merge",
     "plain",
     "chain",
     "faults",
@@ -118,6 +122,7 @@ const FIELDS: &[Field] = &[
     field!(exhaustive: usize),
     field!(fua: u64),
     field!(twins: u64),
+    field!(merges: u64),
     field!(churn: bool),
     field!(layers: bool),
     field!(operations: usize),
@@ -169,6 +174,7 @@ impl Profile {
             operations: 1,
             live: 200,
             twins: 0,
+            merges: 0,
             churn: false,
             fua: 2,
             kill: false,
@@ -227,6 +233,7 @@ impl Profile {
                 rates: Rates { short: u32::from(seed.is_multiple_of(2)), ..rates },
                 ..Self::swarm(seed)
             },
+            "merge" => Self::merge(seed),
             "chain" => Self { levels: 3, ..plain },
             "faults" => {
                 let some = 65536 / 40;
@@ -331,11 +338,35 @@ impl Profile {
             live: 400,
             churn,
             twins: 0,
+            merges: 0,
             fua: *rng.pick(&[2, 2, 8]).unwrap_or(&2),
             kill: rng.chance(1, 2),
             world,
         }
         .with_twins(&mut rng)
+    }
+
+    /// A merge beside traffic.
+    fn merge(seed: u64) -> Self {
+        let swarm = Self::swarm(seed);
+        let (levels, queues) = (swarm.levels.max(2), swarm.queues.max(2));
+        let mut world = SimOptions { reorder: true, straggler: 20, ..swarm.world };
+        world.delay_max = 200_000;
+        Self {
+            name: "merge".into(),
+            layers: true,
+            live: 60,
+            merges: 2,
+            levels,
+            queues,
+            raw: false,
+            churn: false,
+            clusters: 8 + seed % 9,
+            space: None,
+            crash_every: swarm.crash_every.max(20),
+            world,
+            ..swarm
+        }
     }
 
     /// Some runs have writes that race for a hole.

@@ -129,7 +129,7 @@ impl<'a> Sim<'a> {
         let sectors = u64::from(cluster().sectors());
         let mut work = Workload::new(&mut rng, profile.clusters, profile.hot, sectors);
         (work.churn, work.twins) = (profile.churn, profile.twins);
-        work.fua = profile.fua;
+        (work.merges, work.fua) = (profile.merges, profile.fua);
         work.block = if rng.chance(1, 2) { 1 } else { 8 };
         Self {
             scope: work.scope(),
@@ -237,7 +237,8 @@ impl<'a> Sim<'a> {
         }
         let before = std::mem::take(&mut self.lower);
         self.look_at_levels()?;
-        if !op.changes_lower && before.iter().any(|(path, hash)| self.lower.get(path) != Some(hash))
+        if !op.changes_lower
+            && before.iter().any(|(path, hash)| *hash != 0 && self.lower.get(path) != Some(hash))
         {
             return Err(format!("I6: {} changed a lower image", op.name));
         }

@@ -40,7 +40,7 @@ pub fn add_level(world: &SimWorld, number: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// A hash of every image below the top (I6).
+/// A hash of every image below the top (I6); 0 for one that writes change in place.
 ///
 /// # Errors
 /// A file is not there.
@@ -49,10 +49,16 @@ pub fn lower_images(world: &SimWorld) -> Result<BTreeMap<PathBuf, u64>, String> 
     let descriptor = Descriptor::parse(&text).map_err(|e| e.to_string())?;
     let mut chain = descriptor.chain().map_err(|e| e.to_string())?;
     chain.pop();
+    // Written in place; a merge has turned the chain.
+    let turned = descriptor.turned().map_err(|e| e.to_string())?;
+    let below = turned.first();
     let mut hashes = BTreeMap::new();
     for image in chain {
         let path = Path::new(HOME).join(&image.file);
-        let hash = world.hash_file(&path).map_err(|e| e.to_string())?;
+        let hash = match below == Some(&image.guid) {
+            true => 0,
+            false => world.hash_file(&path).map_err(|e| e.to_string())?,
+        };
         hashes.insert(path, hash);
     }
     Ok(hashes)

@@ -20,6 +20,8 @@ pub struct Workload {
     pub churn: bool,
     /// One of so many writes has a twin; 0: none.
     pub twins: u64,
+    /// One of so many writes meets a copy-up of its cluster; 0: none.
+    pub merges: u64,
     /// So many of ten changes are FUA.
     pub fua: u64,
     next_value: Value,
@@ -49,6 +51,7 @@ impl Workload {
             block: 1,
             churn: false,
             twins: 0,
+            merges: 0,
             fua: 2,
             next_value: 0,
         }
@@ -123,7 +126,12 @@ impl Workload {
 
     /// A write to the same cluster, for another queue at the same time.
     fn twin(&mut self, wish: Wish, rng: &mut Rng) -> Option<Wish> {
-        let write = wish.operation == Operation::Write && self.twins > 0;
+        let write = wish.operation == Operation::Write;
+        if write && self.merges > 0 && rng.chance(1, self.merges) {
+            let first = wish.first - wish.first % self.cluster;
+            return Some(Wish::plain(Operation::CopyUp, first, self.cluster));
+        }
+        let write = write && self.twins > 0;
         if !write || !rng.chance(1, self.twins) {
             return None;
         }

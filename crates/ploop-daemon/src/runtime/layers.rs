@@ -9,8 +9,8 @@ use super::raise::Raise;
 use super::session::{Paused, Session};
 use crate::control::types::{DeleteReply, GrowReply, SnapshotReply};
 use crate::{Code, Failure, Result};
-use ploop_engine::Limits;
 use ploop_engine::remote::RemoteHandle;
+use ploop_engine::{Device, Limits};
 use ploop_format::{Descriptor, Guid, Sector};
 use ploop_image::layers::{Deleted, InTurn, Which, Work};
 use ploop_image::{Held, OpenOptions, Result as ImageResult, Wish, layers, snapshot_as};
@@ -63,6 +63,7 @@ struct HeldPause {
 /// What a job needs of the session.
 struct Facts {
     remotes: Vec<RemoteHandle>,
+    device: Device,
     limits: Limits,
     levels: usize,
     waiting: usize,
@@ -140,6 +141,7 @@ impl Layers {
             let disk = session.disk().ok_or_else(super::session::lost)?;
             Ok(Facts {
                 remotes: session.remotes().to_vec(),
+                device: session.device().clone(),
                 limits: session.device().limits(),
                 levels: disk.images().count(),
                 waiting: disk.waiting(),
@@ -302,10 +304,11 @@ impl Layers {
             job.paused(paused.time);
             total = turned.bytes;
         }
-        let Facts { remotes, limits, levels, waiting, .. } = self.facts()?;
+        let Facts { remotes, device, limits, levels, waiting, .. } = self.facts()?;
         let top = u32::try_from(levels - 1).unwrap_or(u32::MAX);
         let floor = u32::try_from(levels - 1 - waiting).unwrap_or(u32::MAX);
-        Raise { remotes: &remotes, limits, floor, top, total }.run(job)?;
+        Raise { remotes: &remotes, device: &device, limits, floor, top, total }.run(job)?;
+        drop(device);
         let target = self.target.clone();
         let (dropped, paused) = self.pause(Vec::new(), move |options| {
             layers::drop_covered(&RealDir, &RealEntropy, &target, options)

@@ -5,11 +5,17 @@ use super::jobs::Running;
 use super::mapping;
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::RemoteHandle;
-use ploop_engine::{Buffer, Errno, Flags, Limits, Operation, Request};
+use ploop_engine::{Buffer, Device, Errno, Flags, Limits, Operation, Request};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
-/// Clusters under way: a guest's copy-ups find buffers too (D4).
+/// Clusters under way while guests rest: their copy-ups find buffers too (D4).
 const IN_FLIGHT: usize = 4;
+/// A guest that was at work lately is expected to go on, for so many clusters.
+const EXPECTED: u32 = 32;
+/// Beside guests one cluster is under way at a time, and after it a rest of this part of the time
+/// that it took.
+const REST: f64 = 0.35;
 
 /// What is copied up, and how far it is.
 pub struct Raise<'a> {
@@ -23,6 +29,8 @@ pub struct Raise<'a> {
     pub top: u32,
     /// Bytes that the levels hold, as far as is known.
     pub total: u64,
+    /// Whose counters tell of guests at work.
+    pub device: &'a Device,
 }
 
 struct Window {
@@ -30,6 +38,10 @@ struct Window {
     ended: Receiver<Option<Errno>>,
     open: usize,
     next: usize,
+    /// Guests are at work, or were a few clusters ago.
+    beside: u32,
+    /// When the last cluster next to them began.
+    began: Option<Instant>,
 }
 
 impl Raise<'_> {
@@ -39,13 +51,35 @@ impl Raise<'_> {
     /// Cancelled (29), or a cluster cannot be copied.
     pub fn run(&self, job: &Running) -> Result<()> {
         let (sender, ended) = channel();
-        let mut window = Window { sender, ended, open: 0, next: 0 };
+        let mut window = Window { sender, ended, open: 0, next: 0, beside: 0, began: None };
         let copied = self.copy(job, &mut window);
         // Nothing is left under way, whatever happened.
         while window.open > 0 {
             let _ = window.wait();
         }
         copied
+    }
+
+    /// Guests keep most of the disk: next to them one cluster is copied after the other, with
+    /// rests between.
+    fn give_way(&self, window: &mut Window) -> Result<()> {
+        let queues = 0..self.device.queues();
+        let under_way: u64 = queues.map(|n| self.device.queue_stats(n).in_flight.get()).sum();
+        window.beside = match under_way > window.open as u64 {
+            true => EXPECTED,
+            false => window.beside.saturating_sub(1),
+        };
+        if window.beside == 0 {
+            return Ok(());
+        }
+        while window.open > 0 {
+            window.wait()?;
+        }
+        if let Some(began) = window.began.take() {
+            std::thread::sleep(began.elapsed().mul_f64(REST));
+        }
+        window.began = Some(Instant::now());
+        Ok(())
     }
 
     fn copy(&self, job: &Running, window: &mut Window) -> Result<()> {
@@ -66,6 +100,7 @@ impl Raise<'_> {
                             .hint("the disk is whole; ploop snapshot-merge goes on with it"));
                     }
                     let len = (self.limits.cluster - from % self.limits.cluster).min(end - from);
+                    self.give_way(window)?;
                     window.submit(self.remotes, from, len)?;
                     from += len;
                     done += len;

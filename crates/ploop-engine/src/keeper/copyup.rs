@@ -26,6 +26,8 @@ use std::ops::Range;
 /// What a copy is doing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Step {
+    /// The cluster can be written where it is: those who do must end first.
+    Grace,
     /// Reading a part of this chunk of the cluster; so many bytes are there.
     Read { chunk: Range<u64>, part: Range<u64>, done: u64 },
     /// Writing a part of a chunk.
@@ -101,28 +103,30 @@ impl<I: Io> Keeper<I> {
         }
     }
 
+    /// Where a cluster is that nobody copies, below the top; else the caller is answered.
+    fn place_below(&mut self, caller: Caller, cluster: GuestCluster) -> Option<(u8, Sector)> {
+        if self.shared.pausing.load(Ordering::SeqCst) {
+            // A pause waits for what is under way, and this is a whole cluster.
+            self.answer(caller, Answer::Retry);
+            return None;
+        }
+        let top = self.shared.chain.top().id;
+        match self.cell(cluster) {
+            Some(cell) if cell.claimed => self.wait_for_claim(caller, cluster),
+            Some(Cell { place: Place::At { level, at }, .. }) if level != top => {
+                return Some((level, at));
+            }
+            _ => self.answer(caller, Answer::Retry),
+        }
+        None
+    }
+
     pub(super) fn copy_up(&mut self, message: ToKeeper) {
         let ToKeeper::CopyUp { caller, cluster, from, len, zero, data } = message else { return };
         if self.refuse(caller) {
             return;
         }
-        if self.shared.pausing.load(Ordering::SeqCst) {
-            // A pause waits for what is under way, and this is a whole cluster.
-            self.answer(caller, Answer::Retry);
-            return;
-        }
-        let top = self.shared.chain.top().id;
-        let (level, at) = match self.cell(cluster) {
-            Some(cell) if cell.claimed => {
-                self.wait_for_claim(caller, cluster);
-                return;
-            }
-            Some(Cell { place: Place::At { level, at }, .. }) if level != top => (level, at),
-            _ => {
-                self.answer(caller, Answer::Retry);
-                return;
-            }
-        };
+        let Some((level, at)) = self.place_below(caller, cluster) else { return };
         if !self.room_on_record(message) {
             return;
         }
@@ -144,6 +148,8 @@ impl<I: Io> Keeper<I> {
             (false, true) => Over::ByQueue,
             (false, false) => Over::Bytes(data),
         };
+        // I11: nobody begins to write to a claimed cluster.
+        let written = level >= self.shared.in_place && !covered && !on(Bug::BelowNoGrace);
         let copy = Copy {
             caller,
             from: (source.fid, at, source.len),
@@ -151,7 +157,7 @@ impl<I: Io> Keeper<I> {
             guest: from..from + len,
             over,
             guest_done: !matches!(over, Over::ByQueue),
-            step: Step::Done,
+            step: if written { Step::Grace } else { Step::Done },
             buffer,
             error: None,
             waiters: Vec::new(),
@@ -165,6 +171,14 @@ impl<I: Io> Keeper<I> {
             let start = self.cluster.file_start(to);
             self.answer(caller, Answer::WriteAt(start));
         }
+        match written {
+            true => self.quarantine.claims.push(cluster),
+            false => self.copy_from(cluster, 0),
+        }
+    }
+
+    /// Nobody writes to a claimed cluster any more.
+    pub(super) fn claim_settled(&mut self, cluster: GuestCluster) {
         self.copy_from(cluster, 0);
     }
 
@@ -242,7 +256,7 @@ impl<I: Io> Keeper<I> {
                     self.write_step(cluster, chunk, part, done);
                 }
             }
-            Step::Done => {}
+            Step::Done | Step::Grace => {}
         }
     }
 
@@ -360,9 +374,16 @@ impl<I: Io> Keeper<I> {
                 self.copy_up(message);
             }
         }
-        while !self.copies.buffers.is_empty() {
-            let Some(message) = self.copies.queue.pop_front() else { return };
-            self.copy_up(message);
+        loop {
+            while !self.copies.buffers.is_empty()
+                && let Some(message) = self.copies.queue.pop_front()
+            {
+                self.copy_up(message);
+            }
+            // What ends at once gives its buffer back.
+            if self.quarantine.claims.is_empty() || !self.pump_grace() {
+                return;
+            }
         }
     }
 

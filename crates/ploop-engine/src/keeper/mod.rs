@@ -221,8 +221,20 @@ impl<I: Io> Keeper<I> {
     }
 
     fn push(&mut self, task: Task, kind: OpKind, offset: u64, len: u64, buf: *mut u8) {
+        self.push_to(task, self.top, kind, offset, len, buf);
+    }
+
+    fn push_to(
+        &mut self,
+        task: Task,
+        file: FileId,
+        kind: OpKind,
+        offset: u64,
+        len: u64,
+        buf: *mut u8,
+    ) {
         let token = self.tasks.add(task);
-        let op = Op { token, kind, file: self.top, offset, len, buf, lent: None };
+        let op = Op { token, kind, file, offset, len, buf, lent: None };
         // SAFETY: every caller passes a buffer that its task owns until the completion (page
         // flight, copy buffer, the zeros of `Space`), or null; the chain keeps the file open, and
         // the ring drains before the keeper's fields go.

@@ -15,11 +15,20 @@ struct Freed {
     since: u64,
 }
 
+/// What goes on when a grace period is over.
+struct Waiting {
+    period: Period,
+    freed: Vec<Freed>,
+    claims: Vec<GuestCluster>,
+}
+
 /// Clusters on their way from unmapped to dirty-but-free.
 #[derive(Default)]
 pub(super) struct Quarantine {
     fresh: Vec<Freed>,
-    in_grace: Option<(Period, Vec<Freed>)>,
+    /// Clusters that are to be copied, and may be written where they are.
+    pub claims: Vec<GuestCluster>,
+    in_grace: Option<Waiting>,
     undurable: Vec<Freed>,
     /// Their pages are wanted durable up to this change.
     wants: u64,
@@ -33,7 +42,7 @@ impl Quarantine {
     }
 
     pub fn len(&self) -> usize {
-        let in_grace = self.in_grace.as_ref().map_or(0, |(_, freed)| freed.len());
+        let in_grace = self.in_grace.as_ref().map_or(0, |waiting| waiting.freed.len());
         self.fresh.len() + in_grace + self.undurable.len()
     }
 
@@ -55,24 +64,7 @@ impl<I: Io> Keeper<I> {
     }
 
     pub(super) fn pump_quarantine(&mut self) {
-        if let Some((period, _)) = &mut self.quarantine.in_grace
-            && self.shared.grace.poll(period)
-            && let Some((_, mut freed)) = self.quarantine.in_grace.take()
-        {
-            self.quarantine.undurable.append(&mut freed);
-            self.quarantine.touched = true;
-        }
-        if self.quarantine.in_grace.is_none() && !self.quarantine.fresh.is_empty() {
-            // D9: one grace period for everything freed so far.
-            let freed = std::mem::take(&mut self.quarantine.fresh);
-            let mut period = self.shared.grace.begin();
-            if self.shared.grace.poll(&mut period) || on(Bug::ReuseNoGrace) {
-                self.quarantine.undurable.extend(freed);
-                self.quarantine.touched = true;
-            } else {
-                self.quarantine.in_grace = Some((period, freed));
-            }
-        }
+        self.pump_grace();
         // F16: without a guest's flush the keeper makes them durable itself.
         let hurry = self.closing || self.space.is_starved();
         let old = self.now.saturating_sub(QUARANTINE_NS);
@@ -93,6 +85,40 @@ impl<I: Io> Keeper<I> {
         self.pages.touched |= wants > self.quarantine.wants;
         self.quarantine.wants = wants;
         self.quarantine.undurable = wait;
+    }
+
+    /// D9: one grace period for everything that waits for one. Returns whether one is over.
+    pub(super) fn pump_grace(&mut self) -> bool {
+        let mut over = false;
+        if let Some(waiting) = &mut self.quarantine.in_grace {
+            if !self.shared.grace.poll(&mut waiting.period) {
+                return false;
+            }
+            over = true;
+            if let Some(waiting) = self.quarantine.in_grace.take() {
+                self.grace_is_over(waiting.freed, waiting.claims);
+            }
+        }
+        let freed = std::mem::take(&mut self.quarantine.fresh);
+        let claims = std::mem::take(&mut self.quarantine.claims);
+        if freed.is_empty() && claims.is_empty() {
+            return over;
+        }
+        let mut period = self.shared.grace.begin();
+        if self.shared.grace.poll(&mut period) || on(Bug::ReuseNoGrace) {
+            self.grace_is_over(freed, claims);
+            return true;
+        }
+        self.quarantine.in_grace = Some(Waiting { period, freed, claims });
+        over
+    }
+
+    fn grace_is_over(&mut self, mut freed: Vec<Freed>, claims: Vec<GuestCluster>) {
+        self.quarantine.touched |= !freed.is_empty();
+        self.quarantine.undurable.append(&mut freed);
+        for cluster in claims {
+            self.claim_settled(cluster);
+        }
     }
 
     pub(super) fn quarantine_deadline(&self) -> Option<u64> {

@@ -34,6 +34,9 @@ pub(super) struct Syncs {
     started: u64,
     done: u64,
     running: bool,
+    /// Files whose sync has not ended, and the first error.
+    files: usize,
+    error: Option<Errno>,
     /// A queue has the slot, and wakes the keeper when it gives it back.
     blocked: bool,
     /// When the last one began.
@@ -154,13 +157,30 @@ impl<I: Io> Keeper<I> {
         let kind = if on(Bug::NoSyncKeeper) { OpKind::Reserve } else { OpKind::Datasync };
         let len = u64::from(on(Bug::NoSyncKeeper));
         self.push(Task::Sync(number), kind, 0, len, ptr::null_mut());
+        self.syncs.files = 1;
+        // I3: what was written there before this moment has set the flag before.
+        let below = self.shared.below().map(|level| level.fid);
+        if let Some(file) = below
+            && self.shared.below_written.swap(false, Ordering::SeqCst)
+            && !on(Bug::BelowUnsynced)
+        {
+            self.push_to(Task::Sync(number), file, OpKind::Datasync, 0, 0, ptr::null_mut());
+            self.syncs.files += 1;
+        }
     }
 
     pub(super) fn sync_ended(&mut self, number: u64, result: i32) {
+        if result < 0 {
+            self.syncs.error.get_or_insert(Errno::from_raw_os_error(-result));
+        }
+        self.syncs.files -= 1;
+        if self.syncs.files > 0 {
+            return;
+        }
         self.syncs.running = false;
         self.pages.forget_due();
-        if result < 0 && !on(Bug::SyncErrorIgnored) {
-            let errno = Errno::from_raw_os_error(-result);
+        let error = self.syncs.error.take();
+        if let Some(errno) = error.filter(|_| !on(Bug::SyncErrorIgnored)) {
             let path = self.shared.chain.top().file.path();
             tracing::error!(
                 "sync of {} failed: {errno}; no flush succeeds any more",

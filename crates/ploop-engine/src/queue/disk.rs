@@ -7,6 +7,7 @@ use crate::grace::Ticket;
 use crate::limits::ZERO_BUFFER;
 use crate::message::ToKeeper;
 use crate::spec::LevelKind;
+use crate::sync::Ordering;
 use ploop_format::Sector;
 use ploop_io::planted::{Bug, on};
 use ploop_io::{Io, Op, OpKind};
@@ -33,9 +34,9 @@ impl<I: Io> Queue<I> {
         None
     }
 
-    /// Overwrites a piece in the top.
-    pub(super) fn write(&mut self, index: u32, at: Sector) -> Option<Outcome> {
-        let fid = self.shared.chain.top().fid;
+    /// Overwrites a piece in its level.
+    pub(super) fn write(&mut self, index: u32, level: u8, at: Sector) -> Option<Outcome> {
+        let fid = self.shared.chain.level(level).fid;
         let piece = &mut self.slots.pieces[index as usize];
         piece.file = fid;
         piece.at = at.bytes() + piece.from;
@@ -130,8 +131,13 @@ impl<I: Io> Queue<I> {
         if piece.stage == Stage::Allocating {
             return self.allocating_written(index, Ok(()));
         }
+        let read = piece.job == Job::Data(crate::route::PieceKind::Read);
+        if !read && piece.file != self.shared.chain.top().fid {
+            // Before the answer: a flush behind it finds the flag (I3).
+            self.shared.below_written.store(true, Ordering::SeqCst);
+        }
         self.release(index);
-        if piece.job == Job::Data(crate::route::PieceKind::Read) {
+        if read {
             return Some(self.fill_zeros(&piece, piece.readable));
         }
         if piece.plain { self.settle_by_flush(index) } else { self.settle(index) }

@@ -51,7 +51,8 @@ impl<I: Io> Queue<I> {
         if self.flushes.waiting.is_empty() || self.flushes.running {
             return;
         }
-        if !self.shared.sync_slot.take_for_flush() {
+        // Two files are the keeper's.
+        if self.shared.below().is_some() || !self.shared.sync_slot.take_for_flush() {
             for n in 0..self.flushes.waiting.len() {
                 let caller = self.caller(self.flushes.waiting[n]);
                 self.shared.keeper.send(ToKeeper::Flush(caller));

@@ -186,6 +186,7 @@ impl<I: Io> Queue<I> {
             keep_blocks: flags.no_unmap || self.shared.keep_blocks,
             top: self.shared.chain.top().id,
             floor: self.shared.floor,
+            in_place: self.shared.in_place,
             raw_top: self.shared.raw_top,
         };
         // I11, F9: register, fence, then look up.
@@ -197,7 +198,7 @@ impl<I: Io> Queue<I> {
         let way = route(kind, cell, facts);
         visit(|| self.covered(&piece, kind, way, cell));
         let in_place =
-            matches!(way, Route::Read(..) | Route::Write(_) | Route::Zero(_) | Route::Punch(_));
+            matches!(way, Route::Read(..) | Route::Write(..) | Route::Zero(_) | Route::Punch(_));
         // Zeros over a hole stay a hole.
         let zeros = way == Route::Allocate && self.all_zero(&piece);
         let way = if zeros { Route::Nothing } else { way };
@@ -238,7 +239,7 @@ impl<I: Io> Queue<I> {
             Route::Nothing => return self.settle(index),
             Route::FillZeros => return Some(self.fill_zeros(&piece, 0)),
             Route::Read(level, at) => return self.read(index, level, at),
-            Route::Write(at) => return self.write(index, at),
+            Route::Write(level, at) => return self.write(index, level, at),
             Route::Zero(at) => return self.zero(index, at),
             Route::Punch(at) => return self.punch(index, at),
             Route::CopyUpZero if flags.fast_zero => return Some(Err(Errno::OPNOTSUPP)),

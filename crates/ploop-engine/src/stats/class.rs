@@ -79,7 +79,7 @@ impl ClassId {
             (_, Route::Load | Route::Broken) => return None,
             (PieceKind::Read, Route::Read(level, _)) => READ + if level == top { 1 } else { 2 },
             (PieceKind::Read, _) => READ,
-            (PieceKind::Write, Route::Write(_)) => WRITE + 1,
+            (PieceKind::Write, Route::Write(..)) => WRITE + 1,
             (PieceKind::Write, Route::Allocate) => WRITE + 2,
             // A cluster is claimed only while it is copied up: waiting is part of that.
             (PieceKind::Write, Route::CopyUp | Route::Wait) => WRITE + 3,
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(name(Read, Route::Read(2, S)), ("read", "top"));
         assert_eq!(name(Read, Route::Read(0, S)), ("read", "below"));
         assert_eq!(name(Write, Route::Nothing), ("write", "nothing"));
-        assert_eq!(name(Write, Route::Write(S)), ("write", "top"));
+        assert_eq!(name(Write, Route::Write(2, S)), ("write", "top"));
         assert_eq!(name(Write, Route::Allocate), ("write", "allocate"));
         assert_eq!(name(Write, Route::CopyUp), ("write", "copy_up"));
         assert_eq!(name(Write, Route::Wait), ("write", "copy_up"));

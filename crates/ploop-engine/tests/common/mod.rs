@@ -146,6 +146,7 @@ pub fn spec(g: Geometry, paths: &[PathBuf], raw_base: bool) -> DeviceSpec {
         record: None,
         preallocated: false,
         floor: 0,
+        in_place: usize::MAX,
     }
 }
 

@@ -103,7 +103,11 @@ pub fn turn(
         let undone = order.and_then(|()| target.undo()).and_then(|()| unmark(&store));
         return Err(stopped(undone, error));
     }
-    target.finish()?;
+    // The next device takes the image over as it is, marked: to give a gigabyte back takes longer
+    // than requests may wait.
+    if options.held.is_empty() {
+        target.finish()?;
+    }
     Ok(Turned { image, levels: plan.sources.len(), bytes: clusters * cluster.bytes() })
 }
 

@@ -68,7 +68,7 @@ impl Prepared {
     ) -> Result<Self> {
         let mut locked = attempt::lock_all(dir, target, options, reach)?;
         if !options.read_only {
-            let marked = settle::marked(&mut locked, &options.held)?;
+            let marked = settle::marked(&mut locked, options)?;
             if !marked.is_empty() {
                 drop(locked);
                 for (level, path) in &marked {
@@ -77,15 +77,15 @@ impl Prepared {
                 locked = attempt::lock_all(dir, target, options, reach)?;
             }
         }
-        if locked.writable
-            && let Some(top) = locked.files.last()
-        {
-            // F6: what a former process wrote may be in the page cache only.
-            synced(Bug::NoSyncOpen, || top.file.sync()).at(
-                ErrorKind::Sync,
-                "cannot sync",
-                &top.path,
-            )?;
+        for (opened, member) in locked.files.iter().zip(&locked.plan.members) {
+            if locked.writable && member.write {
+                // F6: what a former process wrote may be in the page cache only.
+                synced(Bug::NoSyncOpen, || opened.file.sync()).at(
+                    ErrorKind::Sync,
+                    "cannot sync",
+                    &opened.path,
+                )?;
+            }
         }
         let levels = read_levels(&mut locked, options)?;
         check_chain(&levels, &mut locked.notes)?;
@@ -197,6 +197,13 @@ impl Prepared {
             return 0;
         }
         parsed.turned().map_or(0, |turned| turned.len()).min(self.levels.len() - 1)
+    }
+
+    /// The level under the top that was the top before a merge turned the chain: writes change it
+    /// in place.
+    pub fn below(&self) -> Option<&Level> {
+        let below = self.levels.len().checked_sub(2)?;
+        self.levels.get(below).filter(|level| level.write && self.waiting() > 0)
     }
 
     /// The top.

@@ -128,6 +128,7 @@ impl Disk {
             record: self.kept.as_ref().map(|kept| kept.record.clone()),
             preallocated: p.preallocated,
             floor: p.levels.len() - 1 - p.waiting(),
+            in_place: p.levels.len() - 1 - usize::from(p.below().is_some()),
         }
     }
 

@@ -156,6 +156,9 @@ impl Plan {
             );
             return Err(ImageError::new(ErrorKind::Descriptor, text));
         }
+        // The level that was the top before a merge turned the chain is written in place.
+        let turned = frozen.is_none() && parsed.turned().is_ok_and(|turned| !turned.is_empty());
+        let in_place = chain.len() - 1 - usize::from(turned);
         let marked = chain.iter().any(|image| image.kind == ImageType::Plain);
         let mut members = Vec::with_capacity(chain.len());
         for (level, image) in chain.iter().enumerate() {
@@ -172,7 +175,7 @@ impl Plan {
             }
             let write = match reach {
                 Some(reach) => reach.write.contains(&image.guid),
-                None => level + 1 == chain.len(),
+                None => level >= in_place,
             };
             members.push(Member { guid: image.guid, path, claim, write });
         }

@@ -6,7 +6,6 @@ use super::{Level, OpenOptions};
 use crate::close::finish;
 use crate::error::{ErrorKind, IoContext, Result};
 use crate::head::Head;
-use crate::held::Held;
 use crate::lock::{self, Mode};
 use crate::scan::scan;
 use ploop_io::planted::{Bug, synced};
@@ -14,14 +13,14 @@ use ploop_io::{Dir, OpenHow};
 use std::path::{Path, PathBuf};
 
 /// The lower images that carry the mark.
-pub(super) fn marked(locked: &mut Locked, held: &Held) -> Result<Vec<(usize, PathBuf)>> {
+pub(super) fn marked(locked: &mut Locked, options: &OpenOptions) -> Result<Vec<(usize, PathBuf)>> {
     let mut found = Vec::new();
     let lower = locked.files.len().saturating_sub(1);
     for (level, file) in locked.files.iter_mut().take(lower).enumerate() {
-        if locked.plan.members[level].write {
+        if options.also_write.contains(&locked.plan.members[level].guid) {
             continue;
         }
-        let head = file.head(held)?;
+        let head = file.head(&options.held)?;
         if head.is_some_and(|head| head.dirty() && !head.converting()) {
             found.push((level, file.path.clone()));
         }

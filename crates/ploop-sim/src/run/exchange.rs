@@ -12,7 +12,11 @@ impl Sim<'_> {
     /// A layer operation while requests wait. `false`: the device was lost, as it may be when a
     /// call fails; nothing but a crash ends this life.
     pub(super) fn exchange(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step<bool> {
-        let fits = |op: &&LayerOp| op.live() && (op.levels.0..=op.levels.1).contains(&self.levels);
+        let merges = self.profile.merges > 0;
+        let fits = |op: &&LayerOp| {
+            let here = (op.levels.0..=op.levels.1).contains(&self.levels);
+            op.live() && here && (op.merges() || !merges)
+        };
         let fitting: Vec<&LayerOp> = layers::OPS.iter().filter(fits).collect();
         let Some(op) = self.rng.pick(&fitting).copied() else { return Ok(true) };
         self.story.say(|| format!("layer operation {} while requests wait", op.name));
@@ -69,7 +73,8 @@ impl Sim<'_> {
         }
         let before = std::mem::take(&mut self.lower);
         self.look_at_levels()?;
-        let same = |(path, hash): (&PathBuf, &u64)| self.lower.get(path) == Some(hash);
+        let same =
+            |(path, hash): (&PathBuf, &u64)| *hash == 0 || self.lower.get(path) == Some(hash);
         if !op.changes_lower && !failing && !before.iter().all(same) {
             return Err(format!("I6: {} changed a lower image", op.name));
         }
