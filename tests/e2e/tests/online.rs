@@ -314,3 +314,55 @@ fn two_disks_are_frozen_at_one_moment_or_not_at_all() {
         wants_clean(&world, name);
     }
 }
+
+/// What a file takes on the host.
+fn allocated(path: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
+}
+
+#[test]
+fn a_merge_gives_space_back_as_it_goes() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    const BYTES: u64 = 16 << 20;
+    let world = World::new("online-space").unwrap();
+    let image = world.disk("a").unwrap();
+    world.ploop_ok(&["init", "-s", "64M", "-b", "128", "-t", "none", &image]);
+    let socket = world.text("s");
+    let server = world.serve(&["a", "--queues", "2", "--nbd", &format!("unix:{socket}")], 1);
+    let mut client = Client::connect(socket.as_ref()).unwrap();
+    let fill = |client: &mut Client, byte: u8| {
+        for at in (0..BYTES).step_by(1 << 20) {
+            client.write(at, &vec![byte; 1 << 20]).unwrap();
+        }
+        client.flush().unwrap();
+    };
+    fill(&mut client, 1);
+    let taken = world.ploop_ok(&["--json", "snapshot", "a"]).json();
+    let old_top = std::path::PathBuf::from(taken["image"].as_str().unwrap());
+    fill(&mut client, 2);
+    assert!(allocated(&old_top) >= BYTES);
+    // Four seconds; what has gone up is durable and given back after one.
+    let merge = ["--json", "snapshot-merge", "--rate", "4M", "a"];
+    let mut merge = world.ploop_command(&merge).spawn().unwrap();
+    let mut least = BYTES;
+    while merge.try_wait().unwrap().is_none() {
+        let now = allocated(&old_top);
+        // In the end the file is gone.
+        least = if now > 0 { least.min(now) } else { least };
+        // Writes in place meet clusters at all stages.
+        client.write(0, &[2; 4096]).unwrap();
+        client.write(BYTES - 4096, &[2; 4096]).unwrap();
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(merge.wait().unwrap().code(), Some(0));
+    assert!(least <= BYTES / 2, "the old top kept {least} bytes until the end");
+    for at in (0..BYTES).step_by(1 << 20) {
+        assert_eq!(client.read(at, 1 << 20).unwrap(), vec![2; 1 << 20], "at {at}");
+    }
+    client.disconnect().unwrap();
+    assert_eq!(server.end("-TERM"), 0);
+    wants_clean(&world, "a");
+}

@@ -41,6 +41,8 @@ struct Copy {
     /// Where the cluster was.
     from: (FileId, Sector, u64),
     to: FileCluster,
+    /// Its place in the level that is written in place and goes when a merge is over.
+    below: Option<Sector>,
     /// What the guest covers, and with what.
     guest: Range<u64>,
     over: Over,
@@ -154,6 +156,7 @@ impl<I: Io> Keeper<I> {
             caller,
             from: (source.fid, at, source.len),
             to,
+            below: (level >= self.shared.in_place).then_some(at),
             guest: from..from + len,
             over,
             guest_done: !matches!(over, Over::ByQueue),
@@ -351,6 +354,9 @@ impl<I: Io> Keeper<I> {
                 // I1, F1: durable only after a sync that starts from now on.
                 let after = (!on(Bug::CopyUpUnsynced)).then_some(self.syncs.next());
                 self.map_top(cluster, at, !on(Bug::StaleHasLower), after);
+                if let Some(place) = copy.below {
+                    self.quarantine_below(place, cluster);
+                }
                 self.shared.keeper_stats.copied_up.add(1);
                 self.answer(copy.caller, Answer::Done);
             }

@@ -9,6 +9,7 @@
 //! | `load.rs` | BAT pages into cells, on first touch |
 //! | `ahead.rs` | BAT pages into cells before they are touched |
 //! | `space.rs` | clean clusters: extension ahead of the frontier, cleaning of freed ones |
+//! | `below.rs` | what a merge has taken from the level under the top is given back |
 //! | `mapping.rs` | allocate, unmap, map clean: changes of one cell |
 //! | `copyup.rs` | bring a cluster up from a lower level |
 //! | `pages.rs` | 7 write back: staged page images, generations |
@@ -17,6 +18,7 @@
 //! | `quarantine.rs` | freed clusters: grace period, durable page, then cleaning |
 
 mod ahead;
+mod below;
 mod copyup;
 mod load;
 mod mapping;
@@ -61,6 +63,7 @@ pub struct Keeper<I: Io> {
     loads: load::Loads,
     ahead: ahead::Ahead,
     space: space::Space,
+    below: below::Below,
     quarantine: quarantine::Quarantine,
     copies: copyup::Copies,
     recorded: recorded::Recorded,
@@ -95,6 +98,7 @@ impl<I: Io> Keeper<I> {
             loads: load::Loads::default(),
             ahead: ahead::Ahead::default(),
             space,
+            below: below::Below::new(&shared),
             quarantine: quarantine::Quarantine::default(),
             copies,
             recorded: recorded::Recorded::new(spec.record),
@@ -191,6 +195,7 @@ impl<I: Io> Keeper<I> {
             Some(Task::Sync(number)) => self.sync_ended(number, c.result),
             Some(Task::Copy(cluster)) => self.copy_completed(cluster, c.result),
             Some(Task::Extend) => self.extend_completed(c.result),
+            Some(Task::Below) => self.below_given(c.result),
             Some(Task::Clean(range)) => self.cleaned(range, c.result),
             None => tracing::error!("a completion with the unknown token {}", c.token),
         }
@@ -203,6 +208,7 @@ impl<I: Io> Keeper<I> {
         self.pump_quarantine();
         self.pump_recorded();
         self.pump_space();
+        self.pump_below();
         self.pump_copies();
         self.pump_pages();
         self.pump_sync();

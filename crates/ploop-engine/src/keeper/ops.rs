@@ -18,6 +18,8 @@ pub(super) enum Task {
     Copy(GuestCluster),
     /// Extension: blocks, then length.
     Extend,
+    /// Space of the level under the top.
+    Below,
     /// Cleaning of file clusters.
     Clean(Range<u64>),
 }

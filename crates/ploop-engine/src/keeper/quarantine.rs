@@ -4,12 +4,20 @@
 use super::Keeper;
 use crate::grace::Period;
 use crate::limits::QUARANTINE_NS;
-use ploop_format::{BatPage, FileCluster, GuestCluster};
+use ploop_format::{BatPage, FileCluster, GuestCluster, Sector};
 use ploop_io::Io;
 use ploop_io::planted::{Bug, on};
 
+/// What becomes free.
+enum What {
+    /// A cluster of the top.
+    Cluster(FileCluster),
+    /// A place of the level under the top, whose cluster went up.
+    Below(Sector),
+}
+
 struct Freed {
-    cluster: FileCluster,
+    what: What,
     page: BatPage,
     seq: u64,
     since: u64,
@@ -55,8 +63,17 @@ impl Quarantine {
 impl<I: Io> Keeper<I> {
     /// Takes in the cluster that change `self.seq` has just unmapped.
     pub(super) fn quarantine_add(&mut self, cluster: FileCluster, guest: GuestCluster) {
+        self.leaves(What::Cluster(cluster), guest);
+    }
+
+    /// Takes in the place that change `self.seq` has just left for the top.
+    pub(super) fn quarantine_below(&mut self, at: Sector, guest: GuestCluster) {
+        self.leaves(What::Below(at), guest);
+    }
+
+    fn leaves(&mut self, what: What, guest: GuestCluster) {
         self.quarantine.fresh.push(Freed {
-            cluster,
+            what,
             page: guest.slot().page,
             seq: self.seq,
             since: self.now,
@@ -78,7 +95,10 @@ impl<I: Io> Keeper<I> {
             .into_iter()
             .partition(|f| pages.is_durable(f.page, f.seq) || on(Bug::ReuseUndurable));
         for freed in &free {
-            self.space.free_dirty(freed.cluster);
+            match freed.what {
+                What::Cluster(cluster) => self.space.free_dirty(cluster),
+                What::Below(at) => self.below.free(at),
+            }
         }
         let wants = wait.iter().filter(|f| hurry || f.since <= old).map(|f| f.seq).max();
         let wants = wants.unwrap_or(0);

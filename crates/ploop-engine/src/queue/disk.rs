@@ -112,6 +112,12 @@ impl<I: Io> Queue<I> {
 
     fn data_completed(&mut self, index: u32, result: i32) -> Option<Outcome> {
         let piece = &mut self.slots.pieces[index as usize];
+        let read = piece.job == Job::Data(crate::route::PieceKind::Read);
+        if !read && piece.file != self.shared.chain.top().fid {
+            // Before the answer: a flush behind it finds the flag (I3). A write that failed may
+            // have changed something too, and reads have shown it since.
+            self.shared.below_written.store(true, Ordering::SeqCst);
+        }
         if result < 0 {
             return self.data_failed(index, Errno::from_raw_os_error(-result));
         }
@@ -131,13 +137,8 @@ impl<I: Io> Queue<I> {
         if piece.stage == Stage::Allocating {
             return self.allocating_written(index, Ok(()));
         }
-        let read = piece.job == Job::Data(crate::route::PieceKind::Read);
-        if !read && piece.file != self.shared.chain.top().fid {
-            // Before the answer: a flush behind it finds the flag (I3).
-            self.shared.below_written.store(true, Ordering::SeqCst);
-        }
         self.release(index);
-        if read {
+        if piece.job == Job::Data(crate::route::PieceKind::Read) {
             return Some(self.fill_zeros(&piece, piece.readable));
         }
         if piece.plain { self.settle_by_flush(index) } else { self.settle(index) }

@@ -176,6 +176,20 @@ impl Prepared {
             self.notes.push(Note::Ragged { path: top.path.clone(), bytes: table.ragged() });
         }
         self.scan = Some(scan_top(top, &table, &self.changes)?);
+        self.look_below()
+    }
+
+    /// Whether the level under the top can be written in place: no two clusters share a place in
+    /// it. It was the top, but another tool may have turned the chain.
+    fn look_below(&mut self) -> Result<()> {
+        let Some((level, head)) = self.below().and_then(|l| l.head.as_ref().map(|h| (l, h))) else {
+            return Ok(());
+        };
+        let found = scan(&*level.file, &head.table(level.len), &[], &mut |_| {});
+        let bad = found.at(ErrorKind::Read, "cannot read the BAT of", &level.path)?.bad;
+        let good = bad == 0 && head.check_writable(&level.path).is_ok();
+        let below = self.levels.len() - 2;
+        self.levels[below].write = good;
         Ok(())
     }
 
