@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use ploop_engine::record::{Owner, RECORD_CHANGES, Record, record_words};
 use ploop_format::{GuestCluster, Sector};
-use ploop_image::{Disk, ErrorKind, Note, OpenOptions, snapshot};
+use ploop_image::{Disk, ErrorKind, Exchange, Note, OpenOptions, layers, snapshot};
 use ploop_io::{Ident, RealDir, RealEntropy, RealRecords, Records};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -167,4 +167,27 @@ fn without_a_place_for_the_record_the_disk_opens_and_says_so() {
     let disk = open(killed.disk.home.path(), &OpenOptions { records, ..quick() }).unwrap();
     assert!(disk.notes().iter().any(|n| matches!(n, Note::NoRecord { .. })), "{:?}", disk.notes());
     assert!(disk.spec().record.is_none());
+}
+
+#[test]
+fn an_image_that_a_merge_makes_the_top_has_no_record_of_an_older_life() {
+    let killed = Killed::new();
+    killed.leave(&killed.owner(), &[(3, 1), (7, 0)]);
+    // Somebody who knows nothing of records has closed the image and taken a snapshot of it.
+    let home = killed.disk.home.path();
+    open(home, &quick()).unwrap().close(clean(65_536, false)).unwrap();
+    snapshot(&RealDir, &RealEntropy, home, None, &quick()).unwrap();
+    let options = killed.options();
+    let disk = open(home, &options).unwrap();
+    let how =
+        Exchange { target: home, entropy: &RealEntropy, options: &options, also_write: vec![] };
+    let turned = disk.exchange(clean(65_536, false), Arc::new(RealDir), how, |options| {
+        layers::turn(&RealDir, &RealEntropy, home, layers::Which::Top, options)
+    });
+    let (turned, disk) = turned.unwrap();
+    turned.unwrap();
+    let left = |n: &Note| matches!(n, Note::LeftOver { .. });
+    assert!(!disk.notes().iter().any(left), "{:?}", disk.notes());
+    assert_eq!([killed.entry(3), killed.entry(7)], [0, 0]);
+    drop(disk);
 }

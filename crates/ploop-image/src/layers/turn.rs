@@ -17,7 +17,7 @@ use super::target::Target;
 use super::{document, grow, refused, same, unlink};
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::open::plan::Reach;
-use crate::open::{Level, Note, OpenOptions, Prepared};
+use crate::open::{Level, Note, OpenOptions, Prepared, recover};
 use crate::snapshot::repair;
 use ploop_format::descriptor::Temporary;
 use ploop_format::units::{HEADER_WORDS, PAGE_WORDS};
@@ -77,6 +77,8 @@ pub fn turn(
     let Some(level) = low.last_mut() else {
         return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
     };
+    // A record of a life that somebody has ended without us would count with the mark.
+    recover::forget(level, &options);
     let store = Store { dir, entropy, document: &planned };
     let Some(mut target) = Target::begin(level, cluster)? else {
         return Err(ImageError::new(ErrorKind::BadImage, "a raw image cannot be the top"));
