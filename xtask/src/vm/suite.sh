@@ -10,6 +10,8 @@ modules       60   /modules/order
 storage       60   /dev/vda
 loop_fs       240  /dev/loop-control
 loop_busy     120  /dev/loop-control
+resize_ext4   240  /dev/loop-control
+resize_xfs    240  /dev/loop-control
 nbd_client    240  /dev/nbd0
 nbd_fs        240  /dev/nbd0
 nbd_busy      120  /dev/nbd0
@@ -89,6 +91,44 @@ t_loop_busy() {
     if ploop detach /disk/busy; then echo "detached though mounted"; return 1; fi
     umount /mnt
     ploop detach /disk/busy
+}
+
+# The disk, its partition and the mounted file system grow while fio writes and verifies.
+resized() {
+    exercise /mnt 64M > /tmp/load 2>&1 &
+    load=$!
+    sleep 1
+    ploop resize -s $2 /disk/$1
+    kill -0 $load || { echo "the load was over before the resize was"; cat /tmp/load; return 1; }
+    set -- $(df -k /mnt | tail -1) $3
+    echo "$2 KiB of $7 wanted"
+    [ $2 -gt $7 ]
+    dd if=/dev/urandom of=/mnt/behind bs=1M count=$(($7 / 1024 * 3 / 4))
+    sync
+    wait $load || { cat /tmp/load; return 1; }
+    umount /mnt
+}
+
+t_resize_ext4() {
+    mkdir /disk/rext4
+    ploop init -s 160M /disk/rext4/root.hds
+    dev=$(ploop attach --via loop /disk/rext4)
+    mount -t ext4 ${dev}p1 /mnt
+    resized rext4 320M 260000
+    e2fsck -f -n ${dev}p1
+    ploop detach /disk/rext4
+    ploop check -f /disk/rext4
+}
+
+t_resize_xfs() {
+    new_disk rxfs 320M
+    dev=$(ploop attach --via loop /disk/rxfs)
+    mkfs.xfs -q $dev
+    mount -t xfs $dev /mnt
+    resized rxfs 480M 380000
+    xfs_repair -n $dev
+    ploop detach /disk/rxfs
+    ploop check -f /disk/rxfs
 }
 
 # A server in the foreground and the kernel's client on its socket.
