@@ -308,6 +308,7 @@ impl Layers {
         let top = u32::try_from(levels - 1).unwrap_or(u32::MAX);
         let floor = u32::try_from(levels - 1 - waiting).unwrap_or(u32::MAX);
         Raise { remotes: &remotes, device: &device, limits, floor, top, total }.run(job)?;
+        // Its files are to be free when their images go.
         drop(device);
         let target = self.target.clone();
         let (dropped, paused) = self.pause(Vec::new(), move |options| {

@@ -5,9 +5,10 @@ use super::jobs::Running;
 use super::mapping;
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::RemoteHandle;
+use ploop_engine::stats::{CLASSES, Class};
 use ploop_engine::{Buffer, Device, Errno, Flags, Limits, Operation, Request};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Clusters under way while guests rest: their copy-ups find buffers too (D4).
 const IN_FLIGHT: usize = 4;
@@ -16,6 +17,8 @@ const EXPECTED: u32 = 32;
 /// Beside guests one cluster is under way at a time, and after it a rest of this part of the time
 /// that it took.
 const REST: f64 = 0.35;
+/// A cancel waits for no longer rest than this.
+const LONGEST_REST: Duration = Duration::from_millis(100);
 
 /// What is copied up, and how far it is.
 pub struct Raise<'a> {
@@ -38,10 +41,10 @@ struct Window {
     ended: Receiver<Option<Errno>>,
     open: usize,
     next: usize,
-    /// Guests are at work, or were a few clusters ago.
+    /// For so many clusters guests are expected to be at work.
     beside: u32,
-    /// When the last cluster next to them began.
-    began: Option<Instant>,
+    /// What they had moved when the last cluster began.
+    moved: u64,
 }
 
 impl Raise<'_> {
@@ -51,7 +54,8 @@ impl Raise<'_> {
     /// Cancelled (29), or a cluster cannot be copied.
     pub fn run(&self, job: &Running) -> Result<()> {
         let (sender, ended) = channel();
-        let mut window = Window { sender, ended, open: 0, next: 0, beside: 0, began: None };
+        let (open, next, beside, moved) = (0, 0, 0, self.moved());
+        let mut window = Window { sender, ended, open, next, beside, moved };
         let copied = self.copy(job, &mut window);
         // Nothing is left under way, whatever happened.
         while window.open > 0 {
@@ -60,26 +64,26 @@ impl Raise<'_> {
         copied
     }
 
-    /// Guests keep most of the disk: next to them one cluster is copied after the other, with
-    /// rests between.
-    fn give_way(&self, window: &mut Window) -> Result<()> {
-        let queues = 0..self.device.queues();
-        let under_way: u64 = queues.map(|n| self.device.queue_stats(n).in_flight.get()).sum();
-        window.beside = match under_way > window.open as u64 {
+    /// Guests are at work, or were a few clusters ago.
+    fn beside_guests(&self, window: &mut Window) -> bool {
+        let moved = self.moved();
+        window.beside = match moved != std::mem::replace(&mut window.moved, moved) {
             true => EXPECTED,
             false => window.beside.saturating_sub(1),
         };
-        if window.beside == 0 {
-            return Ok(());
-        }
-        while window.open > 0 {
-            window.wait()?;
-        }
-        if let Some(began) = window.began.take() {
-            std::thread::sleep(began.elapsed().mul_f64(REST));
-        }
-        window.began = Some(Instant::now());
-        Ok(())
+        window.beside > 0
+    }
+
+    /// Bytes that guests have moved: neither copies nor the questions of jobs count.
+    fn moved(&self) -> u64 {
+        let guests = |class: &Class| {
+            matches!(class.operation, "read" | "write" | "discard" | "write_zeroes")
+        };
+        let of_queue = |n| {
+            let classes = CLASSES.iter().zip(&self.device.queue_stats(n).classes);
+            classes.filter(|(class, _)| guests(class)).map(|(_, stats)| stats.bytes.get())
+        };
+        (0..self.device.queues()).flat_map(of_queue).sum()
     }
 
     fn copy(&self, job: &Running, window: &mut Window) -> Result<()> {
@@ -100,8 +104,11 @@ impl Raise<'_> {
                             .hint("the disk is whole; ploop snapshot-merge goes on with it"));
                     }
                     let len = (self.limits.cluster - from % self.limits.cluster).min(end - from);
-                    self.give_way(window)?;
+                    let began = Instant::now();
                     window.submit(self.remotes, from, len)?;
+                    if self.beside_guests(window) {
+                        window.rest(began)?;
+                    }
                     from += len;
                     done += len;
                 }
@@ -135,6 +142,16 @@ impl Window {
         self.open += 1;
         self.next = (self.next + 1) % remotes.len();
         remotes[self.next].submit(request, done);
+        Ok(())
+    }
+
+    /// Guests keep most of the disk: the copy that began then ends before the next, and the disk is
+    /// theirs for a while.
+    fn rest(&mut self, began: Instant) -> Result<()> {
+        while self.open > 0 {
+            self.wait()?;
+        }
+        std::thread::sleep(began.elapsed().mul_f64(REST).min(LONGEST_REST));
         Ok(())
     }
 

@@ -106,7 +106,7 @@ impl<I: Io> Keeper<I> {
     }
 
     /// Where a cluster is that nobody copies, below the top; else the caller is answered.
-    fn place_below(&mut self, caller: Caller, cluster: GuestCluster) -> Option<(u8, Sector)> {
+    fn lower_place(&mut self, caller: Caller, cluster: GuestCluster) -> Option<(u8, Sector)> {
         if self.shared.pausing.load(Ordering::SeqCst) {
             // A pause waits for what is under way, and this is a whole cluster.
             self.answer(caller, Answer::Retry);
@@ -128,7 +128,7 @@ impl<I: Io> Keeper<I> {
         if self.refuse(caller) {
             return;
         }
-        let Some((level, at)) = self.place_below(caller, cluster) else { return };
+        let Some((level, at)) = self.lower_place(caller, cluster) else { return };
         if !self.room_on_record(message) {
             return;
         }
@@ -180,13 +180,8 @@ impl<I: Io> Keeper<I> {
         }
     }
 
-    /// Nobody writes to a claimed cluster any more.
-    pub(super) fn claim_settled(&mut self, cluster: GuestCluster) {
-        self.copy_from(cluster, 0);
-    }
-
     /// Goes on with the copy at byte `pos` of the cluster.
-    fn copy_from(&mut self, cluster: GuestCluster, pos: u64) {
+    pub(super) fn copy_from(&mut self, cluster: GuestCluster, pos: u64) {
         let size = self.cluster.bytes();
         let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
         let (_, at, len) = copy.from;

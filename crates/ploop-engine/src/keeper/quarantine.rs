@@ -137,7 +137,8 @@ impl<I: Io> Keeper<I> {
         self.quarantine.touched |= !freed.is_empty();
         self.quarantine.undurable.append(&mut freed);
         for cluster in claims {
-            self.claim_settled(cluster);
+            // Nobody writes to it where it is any more.
+            self.copy_from(cluster, 0);
         }
     }
 
