@@ -75,10 +75,6 @@ impl Syncs {
         self.running || self.blocked
     }
 
-    fn waiting(&self) -> usize {
-        self.flushes.len() + self.durables.len()
-    }
-
     /// Changes up to this number are waited for by flushes.
     pub fn flush_upto(&self) -> u64 {
         self.flushes.iter().map(|f| f.seq).max().unwrap_or(0)
@@ -208,31 +204,23 @@ impl<I: Io> Keeper<I> {
     /// Answers every flush and FUA whose changes are durable.
     pub(super) fn answer_durable(&mut self) {
         let done = self.syncs.done;
-        let waiting = self.syncs.waiting();
         let durable = if self.syncs.flushes.is_empty() { 0 } else { self.pages.durable_upto() };
-        let mut i = 0;
-        while i < self.syncs.flushes.len() {
-            let f = &self.syncs.flushes[i];
-            if f.sync <= done && f.seq <= durable {
-                let f = self.syncs.flushes.swap_remove(i);
-                self.shared.keeper_stats.flushes.add(1);
-                self.answer(f.caller, Answer::Done);
-            } else {
-                i += 1;
-            }
+        let flushed = |f: &Flush| f.sync <= done && f.seq <= durable;
+        let pages = &self.pages;
+        let is_durable = |d: &Durable| pages.is_durable(d.page, d.seq);
+        let flushes = self.syncs.flushes.iter().filter(|f| flushed(f)).count() as u64;
+        let durables = self.syncs.durables.iter().filter(|d| is_durable(d)).count() as u64;
+        // Before the answers: who gets one may look at the counters at once.
+        self.shared.keeper_stats.flushes.add(flushes);
+        self.shared.keeper_stats.sync_batches.record(flushes + durables);
+        while let Some(i) = self.syncs.flushes.iter().position(flushed) {
+            let f = self.syncs.flushes.swap_remove(i);
+            self.answer(f.caller, Answer::Done);
         }
-        let mut i = 0;
-        while i < self.syncs.durables.len() {
-            let d = &self.syncs.durables[i];
-            if self.pages.is_durable(d.page, d.seq) {
-                let d = self.syncs.durables.swap_remove(i);
-                self.answer(d.caller, Answer::Done);
-            } else {
-                i += 1;
-            }
+        while let Some(i) = self.syncs.durables.iter().position(is_durable) {
+            let d = self.syncs.durables.swap_remove(i);
+            self.answer(d.caller, Answer::Done);
         }
-        let answered = waiting - self.syncs.waiting();
-        self.shared.keeper_stats.sync_batches.record(answered as u64);
     }
 
     /// Nothing can become durable any more: everyone who waits for that fails (F5, I10), and so
