@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `server.rs` | one monitor at a time: its messages, and the end of its connection |
 //! | `handler.rs` | the messages of the protocol: memory, rings, configuration |
+//! | `back.rs` | what a monitor is told unasked: another size |
 //! | `memory.rs` | the guest's memory in this process |
 //! | `ring.rs` | a split virtqueue: heads in, used heads out, notifications |
 //! | `inflight.rs` | the page a monitor keeps for us: what a dead server had taken |
@@ -20,6 +21,7 @@
 //! does not exist. A monitor is trusted with its own memory only: one that makes its memory file
 //! shorter under us ends this server with SIGBUS, as it would end any other.
 
+mod back;
 mod chain;
 mod config;
 mod error;

@@ -1,5 +1,6 @@
 //! The server of a disk: one monitor at a time.
 
+use crate::back;
 use crate::config::{Config, Identity};
 use crate::error::{Error, Result};
 use crate::front::{Inbox, VhostFront};
@@ -7,6 +8,7 @@ use crate::handler::Handler;
 use ploop_engine::Limits;
 use ploop_engine::arena::Arena;
 use rustix::net::{Shutdown, shutdown};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vhost::vhost_user::{BackendReqHandler, Error as Vhost};
@@ -26,6 +28,8 @@ pub struct VhostServer {
 #[derive(Default)]
 struct Now {
     socket: Option<UnixStream>,
+    /// Its back channel, if the monitor has one.
+    back: Option<OwnedFd>,
     stopped: bool,
 }
 
@@ -72,26 +76,39 @@ impl VhostServer {
             }
             now.socket = Some(socket.try_clone().map_err(what)?);
         }
+        let messages = socket.try_clone().map_err(what)?;
         let handler = Handler::new(Arc::clone(&self.config), Arc::clone(&self.queues));
         let handler = Arc::new(Mutex::new(handler));
         let mut requests = BackendReqHandler::from_stream(socket, Arc::clone(&handler));
         let ended = loop {
+            // An error of the socket is the library's to meet.
+            let back = back::peek(&messages).unwrap_or_default();
             if let Err(error) = requests.handle_request() {
                 break error;
             }
+            if back.is_some() {
+                self.now().back = back;
+            }
         };
         handler.lock().unwrap_or_else(PoisonError::into_inner).end();
-        self.now().socket = None;
+        let mut now = self.now();
+        (now.socket, now.back) = (None, None);
+        drop(now);
         match ended {
             Vhost::Disconnected | Vhost::PartialMessage | Vhost::SocketBroken(_) => Ok(()),
             error => Err(error.into()),
         }
     }
 
-    /// What is read from now on as the size of the disk. The driver of a running guest does not
-    /// hear of it: the protocol library has no message for that.
+    /// What is read from now on as the size of the disk. The driver of a running guest hears of it
+    /// if its monitor has a back channel.
     pub fn set_size(&self, bytes: u64) {
         self.config.set_size(bytes);
+        if let Some(back) = &self.now().back
+            && let Err(error) = back::config_changed(back)
+        {
+            tracing::warn!("a monitor cannot be told of the new size: {error}");
+        }
     }
 
     /// Whether a monitor is connected.

@@ -339,3 +339,26 @@ fn machines_come_and_go() {
     assert_eq!(server.end("-TERM"), 0);
     wants_clean(&world, "a");
 }
+
+#[test]
+fn a_machine_hears_that_its_disk_has_grown() {
+    let world = World::new("vhost-grow").unwrap();
+    disk(&world);
+    let (server, socket) = serve(&world, &[]);
+    let mut peer = Peer::connect(&socket, Options::default()).unwrap();
+    let old = DISK / 512;
+    assert_eq!(peer.queues[0].one(0, &Wish::new(IN, old, 4096)).unwrap().status, IOERR);
+    assert!(peer.wait_for_config_change(Duration::ZERO).is_err(), "a notice of nothing");
+    for (size, sectors) in [("80M", 160 << 10), ("96M", 192 << 10)] {
+        world.ploop_ok(&["grow", "-s", size, "a"]);
+        peer.wait_for_config_change(Duration::from_secs(30)).unwrap();
+        assert_eq!(peer.sectors().unwrap(), sectors);
+        let last = Wish::new(OUT, sectors - 8, 4096);
+        assert_eq!(peer.queues[0].one(0, &last).unwrap().status, OK);
+    }
+    // A machine that does not care any more does not hold up the next grow.
+    drop(peer);
+    world.ploop_ok(&["grow", "-s", "128M", "a"]);
+    assert_eq!(server.end("-TERM"), 0);
+    wants_clean(&world, "a");
+}

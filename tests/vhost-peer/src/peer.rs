@@ -2,17 +2,22 @@
 
 use crate::queue::{Layout, Queue};
 use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserInflight, VhostUserProtocolFeatures as Protocol,
 };
-use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::vhost_user::{
+    Frontend, FrontendReqHandler, HandlerResult, VhostUserFrontend, VhostUserFrontendReqHandler,
+};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 
 const PROTOCOL: u64 = 1 << 30;
@@ -74,9 +79,22 @@ impl Memory {
     }
 }
 
+/// What the device says unasked.
+type Notices = Option<FrontendReqHandler<ConfigChanged>>;
+
+/// The only notice that is understood.
+struct ConfigChanged;
+
+impl VhostUserFrontendReqHandler for ConfigChanged {
+    fn handle_config_change(&self) -> HandlerResult<u64> {
+        Ok(0)
+    }
+}
+
 /// A virtual machine's side of a device.
 pub struct Peer {
     frontend: Frontend,
+    notices: Notices,
     /// What the device offers.
     pub features: u64,
     /// The rings, to be driven by a thread each.
@@ -93,12 +111,12 @@ impl Peer {
     /// Of the protocol or the system.
     pub fn connect(path: &Path, options: Options) -> Result<Self> {
         let layout = Layout::of(&options);
-        let memory = std::sync::Arc::new(Memory::new(layout.ring * options.queues)?);
+        let memory = Arc::new(Memory::new(layout.ring * options.queues)?);
         let queues = (0..options.queues)
-            .map(|n| Queue::new(std::sync::Arc::clone(&memory), n * layout.ring, layout))
+            .map(|n| Queue::new(Arc::clone(&memory), n * layout.ring, layout))
             .collect::<Result<Vec<_>>>()?;
-        let (frontend, features) = hello(path, &options)?;
-        let mut peer = Self { frontend, features, queues, inflight: None, layout };
+        let (frontend, features, notices) = hello(path, &options)?;
+        let mut peer = Self { frontend, notices, features, queues, inflight: None, layout };
         peer.start()?;
         Ok(peer)
     }
@@ -109,8 +127,7 @@ impl Peer {
     /// # Errors
     /// As [`Peer::connect`].
     pub fn reconnect(&mut self, path: &Path) -> Result<()> {
-        let (frontend, features) = hello(path, &self.layout.options)?;
-        (self.frontend, self.features) = (frontend, features);
+        (self.frontend, self.features, self.notices) = hello(path, &self.layout.options)?;
         self.start()
     }
 
@@ -178,6 +195,21 @@ impl Peer {
         Ok(u64::from_le_bytes(bytes.as_slice().try_into()?))
     }
 
+    /// Waits until the device says that its configuration is another one.
+    ///
+    /// # Errors
+    /// It says nothing for that long, or something else.
+    pub fn wait_for_config_change(&mut self, most: Duration) -> Result<()> {
+        let notices = self.notices.as_mut().context("the device has no back channel")?;
+        // SAFETY: the handler keeps its socket open meanwhile.
+        let socket = unsafe { BorrowedFd::borrow_raw(notices.as_raw_fd()) };
+        let mut ready = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+        let most = most.try_into()?;
+        ensure!(poll(&mut ready, Some(&most))? == 1, "the device says nothing");
+        notices.handle_request()?;
+        Ok(())
+    }
+
     /// Asks for a volatile cache, or for none.
     ///
     /// # Errors
@@ -213,7 +245,7 @@ impl Peer {
     }
 }
 
-fn hello(path: &Path, options: &Options) -> Result<(Frontend, u64)> {
+fn hello(path: &Path, options: &Options) -> Result<(Frontend, u64, Notices)> {
     let path = path.to_str().context("a path that is no text")?;
     let mut frontend = Frontend::connect(path, options.queues as u64)?;
     frontend.set_owner()?;
@@ -224,7 +256,16 @@ fn hello(path: &Path, options: &Options) -> Result<(Frontend, u64)> {
     wanted |= if options.indirect { INDIRECT } else { 0 };
     let offered = frontend.get_protocol_features()?;
     let mine = Protocol::MQ | Protocol::CONFIG | Protocol::INFLIGHT_SHMFD | Protocol::REPLY_ACK;
-    frontend.set_protocol_features(offered & mine)?;
+    let mine = offered & (mine | Protocol::BACKEND_REQ);
+    frontend.set_protocol_features(mine)?;
     frontend.set_features(features & wanted)?;
-    Ok((frontend, features))
+    let notices = match mine.contains(Protocol::BACKEND_REQ) {
+        true => {
+            let notices = FrontendReqHandler::new(Arc::new(ConfigChanged))?;
+            frontend.set_backend_request_fd(&notices.get_tx_raw_fd())?;
+            Some(notices)
+        }
+        false => None,
+    };
+    Ok((frontend, features, notices))
 }

@@ -1,5 +1,5 @@
 //! The machine's second disk: a ploop disk of this host, over vhost-user-blk. The machine asks for
-//! its server to be killed, as a line on its console.
+//! its server to be killed, or the disk to be made larger, as a line on its console.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -12,6 +12,8 @@ use crate::sh;
 
 /// What the machine says when it wants its server dead.
 const KILL: &str = "host: kill";
+/// And when it wants 128 MiB more.
+const GROW: &str = "host: grow";
 
 /// A disk with its server.
 pub struct Served {
@@ -19,6 +21,7 @@ pub struct Served {
     dir: PathBuf,
     server: Child,
     kills: usize,
+    grows: usize,
 }
 
 impl Served {
@@ -30,7 +33,7 @@ impl Served {
         let mut command = in_dir(ploop, dir);
         sh::run(command.args(["init", "-s", "512M", "-t", "none", "disk/root.hds"]))?;
         let server = serve(ploop, dir)?;
-        Ok(Self { ploop: ploop.to_owned(), dir: dir.to_owned(), server, kills: 0 })
+        Ok(Self { ploop: ploop.to_owned(), dir: dir.to_owned(), server, kills: 0, grows: 0 })
     }
 
     /// Where the machine connects to.
@@ -43,16 +46,22 @@ impl Served {
         self.dir.join("run")
     }
 
-    /// Kills the server and starts another for every wish on the console.
+    /// Does what is wished for on the console: kills the server and starts another, or makes the
+    /// disk larger.
     pub fn look_at(&mut self, console: &Path) -> Result<()> {
         let text = fs::read(console)?;
         let text = String::from_utf8_lossy(&text);
-        let wishes = text.lines().filter(|line| line.trim() == KILL).count();
-        while self.kills < wishes {
+        let wishes = |wish: &str| text.lines().filter(|line| line.trim() == wish).count();
+        while self.kills < wishes(KILL) {
             self.kills += 1;
             self.server.kill()?;
             self.server.wait()?;
             self.server = serve(&self.ploop, &self.dir)?;
+        }
+        while self.grows < wishes(GROW) {
+            self.grows += 1;
+            let size = format!("{}M", 512 + 128 * self.grows);
+            sh::run(in_dir(&self.ploop, &self.dir).args(["grow", "-s", &size, "disk"]))?;
         }
         Ok(())
     }

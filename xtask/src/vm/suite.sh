@@ -19,6 +19,7 @@ nbd_kill      300  /dev/nbd0
 vhost_fs      240  /dev/vdb
 vhost_trim    120  /dev/vdb
 vhost_kill    240  /dev/vdb
+vhost_grow    120  /dev/vdb
 vhost_root    120  /dev/vdb
 root          120  /on-disk
 ublk_fs       240  /dev/ublk-control
@@ -238,6 +239,31 @@ t_vhost_kill() {
     wait $fio || { cat /tmp/fio; return 1; }
     umount /mnt
     e2fsck -f -n /dev/vdb
+}
+
+# The host makes the disk larger under fio: the machine hears of it, and so does its file system.
+t_vhost_grow() {
+    mkfs.ext4 -q -F /dev/vdb
+    mount -t ext4 /dev/vdb /mnt
+    fio --name=verify --filename=/mnt/data --size=48M --rw=randwrite --bsrange=4k-64k \
+        --ioengine=libaio --iodepth=32 --direct=1 --verify=crc32c --do_verify=1 \
+        --verify_fatal=1 --time_based --runtime=6 --output=/tmp/fio &
+    fio=$!
+    sleep 2
+    old=$(blockdev --getsize64 /dev/vdb)
+    echo 'host: grow' > /dev/console
+    for n in $(seq 100); do
+        [ "$(blockdev --getsize64 /dev/vdb)" = "$old" ] || break
+        sleep 0.1
+    done
+    [ "$(blockdev --getsize64 /dev/vdb)" = $((old + (128 << 20))) ]
+    kill -0 $fio
+    resize2fs /dev/vdb
+    wait $fio || { cat /tmp/fio; return 1; }
+    dd if=/dev/urandom of=/mnt/last bs=1M count=500 conv=fsync
+    umount /mnt
+    e2fsck -f -n /dev/vdb
+    dd if=/dev/vdb of=/dev/null bs=4k count=1 skip=$(((old + (128 << 20)) / 4096 - 1)) iflag=direct
 }
 
 # All this goes on the disk, for a machine that boots from it.
