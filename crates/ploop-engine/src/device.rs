@@ -16,7 +16,7 @@ use crate::sync_slot::SyncSlot;
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 use ploop_format::units::SECTOR_SHIFT;
-use ploop_io::Io;
+use ploop_io::{FileId, Io};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
@@ -99,6 +99,8 @@ pub struct Shared {
     pub floor: u8,
     /// The lowest level that writes change in place.
     pub in_place: u8,
+    /// The top goes down into the plain file under it, which is written in place.
+    pub down: bool,
     /// The level under the top was written since a sync of it began.
     pub below_written: AtomicBool,
     /// To the keeper.
@@ -118,6 +120,14 @@ impl Shared {
     pub fn below(&self) -> Option<&Level> {
         let below = self.chain.top().id.checked_sub(1)?;
         (self.in_place <= below).then(|| self.chain.level(below))
+    }
+
+    /// A file was written, before the answer: a flush behind it finds the flag (I3). A write that
+    /// failed may have changed something too, and reads have shown it since.
+    pub fn written(&self, file: FileId) {
+        if file != self.chain.top().fid {
+            self.below_written.store(true, Ordering::SeqCst);
+        }
     }
 
     /// F5: a sync failed, which is final for the file; the next life hears of it too (I10).
@@ -195,6 +205,8 @@ impl Device {
         };
         let messages = options.queues * (options.depth * 2 + EXTRA_PIECES) * 2 + 64;
         let link = || Link::new((options.depth * 2 + EXTRA_PIECES) * 2);
+        let below = chain.levels.len().checked_sub(2).filter(|below| spec.in_place <= *below);
+        let down = below.is_some_and(|below| chain.levels[below].kind == LevelKind::Raw);
         let shared = Shared {
             map: Map::new(clusters),
             grace: Grace::new(options.queues),
@@ -210,6 +222,7 @@ impl Device {
             pausing: AtomicBool::new(false),
             floor: u8::try_from(spec.floor).unwrap_or(u8::MAX),
             in_place: u8::try_from(spec.in_place).unwrap_or(u8::MAX),
+            down,
             below_written: AtomicBool::new(false),
             keeper: Link::new(messages),
             queues: (0..options.queues).map(|_| link()).collect(),

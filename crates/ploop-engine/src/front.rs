@@ -23,9 +23,10 @@ pub enum Operation {
     /// Where the range is stored: fills `buf` with [`ExtentRecord`]s, as many as fit; the outcome
     /// is the number of bytes filled. Describes a prefix of the range, at least one record.
     Extents,
-    /// Clusters of the range that a level from [`crate::DeviceSpec::floor`] up has are brought to
-    /// the top; nothing else changes. The work of a merge.
-    CopyUp,
+    /// The work of a merge; what is read stays the same. Clusters of the range that a level from
+    /// [`crate::DeviceSpec::floor`] up has are brought to the top; over a plain file that is
+    /// written in place, what the top has is brought down to it.
+    Merge,
 }
 
 /// Modifiers of a request.

@@ -44,6 +44,8 @@ pub enum ToKeeper {
         /// The guest's bytes; valid until the answer.
         data: Buffer,
     },
+    /// Bring the cluster down to the plain file under the top.
+    CopyDown(Caller, GuestCluster),
     /// A queue has written a whole cluster to its new place, or could not.
     CopyUpWritten(Caller, GuestCluster, Result<(), Errno>),
     /// Take the mapping away; the cluster reads as zeros.

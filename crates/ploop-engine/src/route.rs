@@ -15,8 +15,8 @@ pub enum PieceKind {
     Discard,
     /// Write zeroes.
     Zero,
-    /// Bring to the top.
-    CopyUp,
+    /// Bring to where a merge wants it.
+    Merge,
 }
 
 /// What else the decision depends on.
@@ -32,6 +32,8 @@ pub struct Facts {
     pub floor: u8,
     /// The lowest level that writes change in place.
     pub in_place: u8,
+    /// The top goes down into the plain file under it, which is written in place.
+    pub down: bool,
     /// The top is a plain file: its mapping never changes.
     pub raw_top: bool,
 }
@@ -61,19 +63,21 @@ pub enum Route {
     CopyUpZero,
     /// A merge: copy-up of a whole cluster, nothing changed.
     CopyUpWhole,
+    /// A merge: the top's cluster goes to its place in the plain file.
+    CopyDown,
     /// Zeros over a whole cluster that a lower level has: map a clean cluster.
     MapClean,
     /// Zeros over a mapped cluster that no lower level has: unmap it.
     Unmap,
-    /// Zeros at this place of the top, by punching or writing.
-    Zero(Sector),
+    /// Zeros at this place of a level, nearly always the top, by punching or writing.
+    Zero(u8, Sector),
     /// Give blocks back at this place of the top; edges stay.
     Punch(Sector),
 }
 
 impl Route {
     /// The names of the routes, by [`Route::number`].
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 16] = [
         "Load",
         "Broken",
         "Wait",
@@ -89,6 +93,7 @@ impl Route {
         "Zero",
         "Punch",
         "CopyUpWhole",
+        "CopyDown",
     ];
 
     /// Its place in [`Route::NAMES`].
@@ -107,9 +112,10 @@ impl Route {
             Self::CopyUpZero => 9,
             Self::MapClean => 10,
             Self::Unmap => 11,
-            Self::Zero(_) => 12,
+            Self::Zero(..) => 12,
             Self::Punch(_) => 13,
             Self::CopyUpWhole => 14,
+            Self::CopyDown => 15,
         }
     }
 }
@@ -122,7 +128,7 @@ pub const fn route_possible(kind: PieceKind, number: u16) -> bool {
         PieceKind::Write => matches!(number, 0..=2 | 6..=8),
         PieceKind::Discard => matches!(number, 0..=3 | 11 | 13),
         PieceKind::Zero => matches!(number, 0..=3 | 9..=12),
-        PieceKind::CopyUp => matches!(number, 0..=3 | 14),
+        PieceKind::Merge => matches!(number, 0..=3 | 14..=15),
     }
 }
 
@@ -161,11 +167,14 @@ pub fn route(kind: PieceKind, cell: Option<Cell>, facts: Facts) -> Route {
         (PieceKind::Discard | PieceKind::Zero, true) if unmap => Route::Unmap,
         // F11: unmapping would bring the lower level's bytes back.
         (PieceKind::Discard, true) => Route::Punch(at),
-        (PieceKind::Zero, true) => Route::Zero(at),
+        (PieceKind::Zero, true) => Route::Zero(level, at),
+        (PieceKind::Zero, false) if facts.down => Route::Zero(level, at),
         (PieceKind::Zero, false) if facts.whole => Route::MapClean,
         (PieceKind::Zero, false) => Route::CopyUpZero,
-        (PieceKind::CopyUp, false) if level >= facts.floor => Route::CopyUpWhole,
-        (PieceKind::CopyUp, _) => Route::Nothing,
+        (PieceKind::Merge, true) if facts.down => Route::CopyDown,
+        (PieceKind::Merge, _) if facts.down => Route::Nothing,
+        (PieceKind::Merge, false) if level >= facts.floor => Route::CopyUpWhole,
+        (PieceKind::Merge, _) => Route::Nothing,
         (PieceKind::Read, _) => Route::FillZeros,
     }
 }
@@ -174,8 +183,15 @@ pub fn route(kind: PieceKind, cell: Option<Cell>, facts: Facts) -> Route {
 mod tests {
     use super::*;
 
-    const FACTS: Facts =
-        Facts { whole: false, keep_blocks: false, top: 2, floor: 1, in_place: 2, raw_top: false };
+    const FACTS: Facts = Facts {
+        whole: false,
+        keep_blocks: false,
+        top: 2,
+        floor: 1,
+        in_place: 2,
+        down: false,
+        raw_top: false,
+    };
     const WHOLE: Facts = Facts { whole: true, ..FACTS };
     const S: Sector = Sector(2048);
 
@@ -200,14 +216,34 @@ mod tests {
 
     #[test]
     fn a_merge_takes_what_its_levels_have() {
-        use PieceKind::CopyUp;
-        assert_eq!(route(CopyUp, None, FACTS), Route::Load);
-        assert_eq!(route(CopyUp, below(), FACTS), Route::CopyUpWhole);
-        assert_eq!(route(CopyUp, Some(Cell::at(0, S, false)), FACTS), Route::Nothing);
-        assert_eq!(route(CopyUp, top(true), FACTS), Route::Nothing);
-        assert_eq!(route(CopyUp, Some(Cell::HOLE), FACTS), Route::Nothing);
+        use PieceKind::Merge;
+        assert_eq!(route(Merge, None, FACTS), Route::Load);
+        assert_eq!(route(Merge, below(), FACTS), Route::CopyUpWhole);
+        assert_eq!(route(Merge, Some(Cell::at(0, S, false)), FACTS), Route::Nothing);
+        assert_eq!(route(Merge, top(true), FACTS), Route::Nothing);
+        assert_eq!(route(Merge, Some(Cell::HOLE), FACTS), Route::Nothing);
         let claimed = Cell { claimed: true, ..Cell::at(1, S, false) };
-        assert_eq!(route(CopyUp, Some(claimed), FACTS), Route::Wait);
+        assert_eq!(route(Merge, Some(claimed), FACTS), Route::Wait);
+    }
+
+    #[test]
+    fn a_top_goes_down_into_a_plain_file() {
+        use PieceKind::{Discard, Merge, Write, Zero};
+        let down = Facts { top: 1, floor: 0, in_place: 0, down: true, ..FACTS };
+        let whole = Facts { whole: true, ..down };
+        let (top, base) = (Some(Cell::at(1, S, true)), Some(Cell::at(0, S, false)));
+        assert_eq!(route(Merge, top, down), Route::CopyDown);
+        assert_eq!(route(Merge, base, down), Route::Nothing);
+        // Nothing new comes to the top, and nothing in it may show what lies below.
+        assert_eq!(route(Write, base, whole), Route::Write(0, S));
+        assert_eq!(route(Zero, base, whole), Route::Zero(0, S));
+        assert_eq!(route(Zero, base, down), Route::Zero(0, S));
+        assert_eq!(route(Discard, base, whole), Route::Nothing);
+        assert_eq!(route(Write, top, down), Route::Write(1, S));
+        assert_eq!(route(Zero, top, whole), Route::Zero(1, S));
+        assert_eq!(route(Discard, top, whole), Route::Punch(S));
+        let claimed = Cell { claimed: true, ..Cell::at(1, S, true) };
+        assert_eq!(route(Merge, Some(claimed), down), Route::Wait);
     }
 
     #[test]
@@ -245,10 +281,10 @@ mod tests {
         assert_eq!(route(Zero, below(), WHOLE), Route::MapClean);
         assert_eq!(route(Zero, below(), FACTS), Route::CopyUpZero);
         assert_eq!(route(Zero, top(false), WHOLE), Route::Unmap);
-        assert_eq!(route(Zero, top(true), WHOLE), Route::Zero(S));
-        assert_eq!(route(Zero, top(false), FACTS), Route::Zero(S));
+        assert_eq!(route(Zero, top(true), WHOLE), Route::Zero(2, S));
+        assert_eq!(route(Zero, top(false), FACTS), Route::Zero(2, S));
         let keep = Facts { keep_blocks: true, ..WHOLE };
-        assert_eq!(route(Zero, top(false), keep), Route::Zero(S));
+        assert_eq!(route(Zero, top(false), keep), Route::Zero(2, S));
     }
 
     #[test]

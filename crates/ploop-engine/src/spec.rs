@@ -56,10 +56,10 @@ pub struct DeviceSpec {
     pub record: Option<Record>,
     /// Discard must not give space back (a preallocated disk, C8).
     pub preallocated: bool,
-    /// The lowest level that [`crate::Operation::CopyUp`] takes clusters from.
+    /// The lowest level that [`crate::Operation::Merge`] takes clusters from.
     pub floor: usize,
     /// The lowest level that writes change in place: the top, or the one under it too, when that
-    /// was the top before a merge turned the chain.
+    /// was the top before a merge turned the chain, or is a plain file that the top goes into.
     pub in_place: usize,
 }
 

@@ -103,7 +103,7 @@ impl Transfer {
         let len = match self.operation {
             Operation::Read | Operation::Write => left.min(cuts.transfer).min(here),
             Operation::Discard | Operation::WriteZeroes => left.min(cuts.zero),
-            Operation::Flush | Operation::Extents | Operation::CopyUp => left,
+            Operation::Flush | Operation::Extents | Operation::Merge => left,
         };
         let buffer = match (self.operation, block) {
             (Operation::Read | Operation::Write, Some(block)) => {

@@ -5,8 +5,8 @@ mod common;
 use common::*;
 use ploop_format::{Descriptor, Guid, Sector, Temporary};
 use ploop_image::layers::{
-    Copier, Deleted, InTurn, Merged, Move, Which, Work, delete, grow, merge, merge_leftovers,
-    switch,
+    Copier, Deleted, InTurn, Merged, Move, Which, Work, delete, drop_empty, grow, lower, merge,
+    merge_leftovers, switch,
 };
 use ploop_image::{CheckOptions, ErrorKind, ImageError, Kind, check, snapshot};
 use ploop_io::{File, RealDir, RealEntropy};
@@ -172,6 +172,48 @@ fn a_raw_base_takes_levels_in() {
         assert!(bytes[slot * BYTES as usize..][..BYTES as usize].iter().all(|b| *b == want));
     }
     assert_eq!(chain(home).len(), 1);
+}
+
+#[test]
+fn a_top_leaves_a_raw_base_only_when_it_is_empty() {
+    let disk = TestDisk::with(&options(Kind::Raw { sparse: true }));
+    let home = disk.home.path();
+    fs::File::options().write(true).open(disk.image()).unwrap().set_len(3 * BYTES).unwrap();
+    let guid = take(home);
+    write_cluster(&top(home), SMALL, 7, 0x37);
+    let error = drop_empty(&RealDir, &RealEntropy, home, &quick()).unwrap_err();
+    assert_eq!(error.exit_code(), 38);
+    assert!(error.to_string().contains("cluster 7 is in"), "{error}");
+    assert_eq!(chain(home).len(), 2);
+    // The base is as long as the device, and nobody's snapshot any more.
+    let began = lower(&RealDir, &RealEntropy, home, &quick()).unwrap();
+    assert_eq!((began.levels, began.bytes), (1, BYTES));
+    assert_eq!(fs::metadata(disk.image()).unwrap().len(), 20_480 * 512);
+    assert_eq!(descriptor(home).shot(guid).unwrap().temporary, Temporary::Yes);
+    assert!(drop_empty(&RealDir, &RealEntropy, home, &quick()).is_err(), "still not empty");
+    // Nobody brought it down: the way of a closed disk goes on.
+    run(home, Which::Top).unwrap();
+    assert_eq!(chain(home).len(), 1);
+    assert_eq!(fs::read(disk.image()).unwrap()[7 * BYTES as usize], 0x37);
+    // Under an empty top.
+    take(home);
+    lower(&RealDir, &RealEntropy, home, &quick()).unwrap();
+    assert_eq!(drop_empty(&RealDir, &RealEntropy, home, &quick()).unwrap().levels, 1);
+    assert_eq!(chain(home).len(), 1);
+}
+
+#[test]
+fn only_a_raw_base_takes_a_top_down() {
+    let (disk, ..) = three();
+    let home = disk.home.path();
+    let before = fs::read(home.join("DiskDescriptor.xml")).unwrap();
+    for result in [
+        lower(&RealDir, &RealEntropy, home, &quick()).map(drop),
+        drop_empty(&RealDir, &RealEntropy, home, &quick()).map(drop),
+    ] {
+        assert_eq!(result.unwrap_err().exit_code(), 38);
+    }
+    assert_eq!(fs::read(home.join("DiskDescriptor.xml")).unwrap(), before);
 }
 
 /// Fails, or finds the host full, after some copies.

@@ -15,7 +15,7 @@ pub struct Cover {
     seen: BTreeMap<Key, (u64, u64)>,
 }
 
-const KINDS: [&str; 5] = ["read", "write", "discard", "zero", "copy-up"];
+const KINDS: [&str; 5] = ["read", "write", "discard", "zero", "merge"];
 const STATES: [&str; 4] = ["dirty", "lower", "whole", "fua"];
 
 impl Cover {
@@ -52,7 +52,7 @@ impl Cover {
             PieceKind::Write,
             PieceKind::Discard,
             PieceKind::Zero,
-            PieceKind::CopyUp,
+            PieceKind::Merge,
         ];
         let mut holes = Vec::new();
         let (mut pairs, mut crashed_pairs) = (0, 0);

@@ -4,7 +4,8 @@ use crate::life::open_options;
 use crate::scene::DESCRIPTOR;
 use ploop_format::{Descriptor, Guid, Sector};
 use ploop_image::layers::{
-    InTurn, Which, Work, delete, describe, drop_covered, grow, merge, merge_leftovers, switch, turn,
+    InTurn, Which, Work, delete, describe, drop_covered, drop_empty, grow, lower, merge,
+    merge_leftovers, switch, turn,
 };
 use ploop_image::{
     Disk, ErrorKind, ImageError, OpenOptions, Ready, Wish, info, snapshot, snapshot_as,
@@ -36,7 +37,14 @@ impl LayerOp {
     /// Whether it is a step of a merge beside traffic, or makes something to merge.
     #[must_use]
     pub fn merges(&self) -> bool {
-        matches!(self.name, "snapshot" | "turn-top" | "turn-all" | "drop-covered")
+        let turns = matches!(self.name, "snapshot" | "turn-top" | "turn-all" | "drop-covered");
+        turns || self.goes_down()
+    }
+
+    /// Whether it is a step of a merge into a raw base.
+    #[must_use]
+    pub fn goes_down(&self) -> bool {
+        matches!(self.name, "lower" | "drop-empty")
     }
 }
 
@@ -54,6 +62,8 @@ pub const OPS: &[LayerOp] = &[
     LayerOp { name: "turn-top", run: turn_top, levels: (2, 9), changes_lower: true },
     LayerOp { name: "turn-all", run: turn_all, levels: (3, 9), changes_lower: true },
     LayerOp { name: "drop-covered", run: end_turn, levels: (2, 9), changes_lower: true },
+    LayerOp { name: "lower", run: go_down, levels: (2, 2), changes_lower: true },
+    LayerOp { name: "drop-empty", run: end_down, levels: (2, 2), changes_lower: true },
     LayerOp { name: "grow", run: grow_some, levels: (1, 9), changes_lower: false },
 ];
 
@@ -169,6 +179,18 @@ fn turn_all(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
 fn end_turn(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     let (entropy, target) = (scene.entropy(number), Path::new(DESCRIPTOR));
     said(drop_covered(&scene.dir, &entropy, target, &scene.options))
+}
+
+/// Refused where the base is not raw.
+fn go_down(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
+    let (entropy, target) = (scene.entropy(number), Path::new(DESCRIPTOR));
+    said(lower(&scene.dir, &entropy, target, &scene.options))
+}
+
+/// Refused until nothing is left in the top.
+fn end_down(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
+    let (entropy, target) = (scene.entropy(number), Path::new(DESCRIPTOR));
+    said(drop_empty(&scene.dir, &entropy, target, &scene.options))
 }
 
 fn merge_all(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {

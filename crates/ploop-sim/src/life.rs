@@ -1,6 +1,7 @@
 //! One life of a device: opened by the real image code, driven step by step, closed or lost.
 
 use crate::front::SimFront;
+use crate::scene;
 use ploop_engine::{
     CloseReport, Device, DeviceOptions, DeviceSpec, Errno, Keeper, OnEnospc, Queue, Request,
 };
@@ -282,8 +283,10 @@ impl Life {
         let disk = self.disk.take().ok_or_else(lost)?;
         let entropy = self.world.entropy(seed);
         let (options, entropy) = (&self.options, &entropy);
-        let how = Exchange { target, entropy, options, also_write: Vec::new() };
         let dir = Arc::new(self.world.dir());
+        // Where it is raw and marked, the top goes down into it.
+        let also_write = scene::raw_base(&*dir, target).into_iter().collect();
+        let how = Exchange { target, entropy, options, also_write };
         let (done, disk) = disk.exchange(self.keeper.report(), dir, how, operate)?;
         let device = self.device.successor(spec(&disk, self.from_all));
         let device = device.map_err(|e| OpenError::Engine(e.to_string()))?;

@@ -349,7 +349,8 @@ impl Profile {
     /// A merge beside traffic.
     fn merge(seed: u64) -> Self {
         let swarm = Self::swarm(seed);
-        let (levels, queues) = (swarm.levels.max(2), swarm.queues.max(2));
+        let raw = seed.is_multiple_of(3);
+        let (levels, queues) = (if raw { 2 } else { swarm.levels.max(2) }, swarm.queues.max(2));
         let mut world = SimOptions { reorder: true, straggler: 20, ..swarm.world };
         world.delay_max = 200_000;
         Self {
@@ -359,7 +360,7 @@ impl Profile {
             merges: 2,
             levels,
             queues,
-            raw: false,
+            raw,
             churn: false,
             clusters: 8 + seed % 9,
             space: None,

@@ -2,9 +2,11 @@
 
 use crate::life::{OpenError, open_options};
 use crate::profile::{Profile, cluster};
-use ploop_format::Sector;
-use ploop_format::descriptor::Descriptor;
+use ploop_format::descriptor::{Descriptor, Temporary};
+use ploop_format::{Guid, ImageType, Sector};
+use ploop_image::layers::describe;
 use ploop_image::{CreateOptions, Kind, create, snapshot};
+use ploop_io::Dir;
 use ploop_io::sim::SimWorld;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,14 @@ pub fn add_level(world: &SimWorld, number: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// The base, where it is raw.
+#[must_use]
+pub fn raw_base(dir: &dyn Dir, target: &Path) -> Option<Guid> {
+    let parsed = describe(dir, target).ok()?;
+    let base = parsed.chain().ok()?.into_iter().next()?;
+    (base.kind == ImageType::Plain).then_some(base.guid)
+}
+
 /// A hash of every image below the top (I6); 0 for one that writes change in place.
 ///
 /// # Errors
@@ -51,7 +61,11 @@ pub fn lower_images(world: &SimWorld) -> Result<BTreeMap<PathBuf, u64>, String> 
     chain.pop();
     // Written in place; a merge has turned the chain.
     let turned = descriptor.turned().map_err(|e| e.to_string())?;
-    let below = turned.first();
+    // Or the top goes down into it.
+    let base = chain.first().filter(|base| chain.len() == 1 && base.kind == ImageType::Plain);
+    let base = base.and_then(|base| descriptor.shot(base.guid));
+    let base = base.filter(|shot| shot.temporary == Temporary::Yes).map(|shot| &shot.guid);
+    let below = turned.first().or(base);
     let mut hashes = BTreeMap::new();
     for image in chain {
         let path = Path::new(HOME).join(&image.file);

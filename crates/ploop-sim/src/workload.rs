@@ -113,8 +113,8 @@ impl Workload {
             }
             97 => Wish::plain(Operation::Extents, first, count),
             // A merge at work: all of a small device, so that it comes to its end.
-            _ if self.size <= 64 * self.cluster => Wish::plain(Operation::CopyUp, 0, self.size),
-            _ => Wish::plain(Operation::CopyUp, first, count),
+            _ if self.size <= 64 * self.cluster => Wish::plain(Operation::Merge, 0, self.size),
+            _ => Wish::plain(Operation::Merge, first, count),
         }
     }
 
@@ -129,7 +129,7 @@ impl Workload {
         let write = wish.operation == Operation::Write;
         if write && self.merges > 0 && rng.chance(1, self.merges) {
             let first = wish.first - wish.first % self.cluster;
-            return Some(Wish::plain(Operation::CopyUp, first, self.cluster));
+            return Some(Wish::plain(Operation::Merge, first, self.cluster));
         }
         let write = write && self.twins > 0;
         if !write || !rng.chance(1, self.twins) {

@@ -19,14 +19,14 @@ pub fn wants_in_use_only(world: &World, disk: &str) {
     assert_eq!(json["findings"].as_array().map(Vec::len), Some(0), "{json}");
 }
 
-/// After a clean close: 0, and QEMU agrees. Its code 3 is leaks alone: clusters that trims freed
-/// in the middle of the file, which only a new write takes again.
+/// After a clean close: 0, and QEMU agrees about images that are not raw. Its code 3 is leaks
+/// alone: clusters that trims freed in the middle of the file, which only a new write takes again.
 pub fn wants_clean(world: &World, disk: &str) {
     let json = world.ploop_ok(&["--json", "check", "-f", disk]).json();
     let images = json["images"].as_array().into_iter().flatten();
-    let paths: Vec<_> = images.filter_map(|image| image["image"].as_str()).collect();
-    assert!(!paths.is_empty(), "{json}");
-    for image in paths {
+    assert_ne!(images.clone().count(), 0, "{json}");
+    let ploop = images.filter(|image| image["version"] != 0);
+    for image in ploop.filter_map(|image| image["image"].as_str()) {
         let said = world.run("qemu-img", &["check", "-f", "parallels", image]);
         assert!(said.code == 0 || said.code == 3, "{said:?}");
     }

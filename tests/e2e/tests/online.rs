@@ -366,3 +366,95 @@ fn a_merge_gives_space_back_as_it_goes() {
     assert_eq!(server.end("-TERM"), 0);
     wants_clean(&world, "a");
 }
+
+/// A disk of a raw base, and a top with some of what the client writes.
+fn raw_stage(name: &str) -> Stage {
+    let stage = Stage::new(name, &["-f", "raw"]);
+    thread::sleep(Duration::from_millis(200));
+    stage.snapshot();
+    thread::sleep(Duration::from_millis(300));
+    stage
+}
+
+#[test]
+fn the_top_goes_down_into_a_raw_base_while_a_client_writes() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    let mut stage = raw_stage("online-raw");
+    let done = stage.ploop(&["snapshot-merge", "a"]).json();
+    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!(stage.images(), 1);
+    stage.look();
+    // All of several levels, the frozen ones first.
+    for _ in 0..3 {
+        stage.snapshot();
+    }
+    stage.look();
+    stage.ploop(&["snapshot-merge", "-A", "a"]);
+    assert_eq!(stage.images(), 1);
+    stage.look();
+    let files = std::fs::read_dir(stage.world.path("a")).unwrap().flatten();
+    let files: Vec<_> = files.map(|f| f.file_name().into_string().unwrap()).collect();
+    assert_eq!(files.iter().filter(|f| f.starts_with("root.hds")).count(), 1, "{files:?}");
+    // What is there is the device, byte for byte.
+    let (mut client, ledger) = stage.rest();
+    let content = Stage::sum(&mut client);
+    let raw = std::fs::read(stage.world.path("a").join("root.hds")).unwrap();
+    assert_eq!(raw.len(), 64 << 20);
+    assert!(raw[..content.len()] == content[..], "the base is something else");
+    stage.go(client, ledger);
+    stage.snapshot();
+    stage.end();
+}
+
+#[test]
+fn a_merge_into_a_raw_base_that_is_cancelled_goes_on_with_the_next_one() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    let mut stage = raw_stage("online-raw-cancel");
+    let merge = ["--json", "snapshot-merge", "--rate", "2M", "a"];
+    let mut slow = stage.world.ploop_command(&merge).spawn().unwrap();
+    thread::sleep(Duration::from_millis(900));
+    assert_eq!(stage.world.ploop(&["snapshot", "a"]).code, 17);
+    stage.ploop(&["jobs", "--cancel", "1", "a"]);
+    assert_ne!(slow.wait().unwrap().code(), Some(0));
+    stage.look();
+    assert_eq!(stage.images(), 2);
+    // A life without the job, then the rest.
+    let (client, ledger) = stage.rest();
+    client.disconnect().unwrap();
+    assert_eq!(stage.server.take().unwrap().end("-TERM"), 0);
+    stage.open(ledger);
+    stage.look();
+    stage.ploop(&["snapshot-merge", "a"]);
+    assert_eq!(stage.images(), 1);
+    stage.look();
+    stage.end();
+}
+
+#[test]
+fn a_merge_into_a_raw_base_survives_a_kill() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    let mut stage = raw_stage("online-raw-kill");
+    let merge = ["--json", "snapshot-merge", "--rate", "2M", "a"];
+    let mut slow = stage.world.ploop_command(&merge).spawn().unwrap();
+    thread::sleep(Duration::from_millis(900));
+    let (client, ledger) = stage.rest();
+    drop((client, stage.server.take()));
+    assert_ne!(slow.wait().unwrap().code(), Some(0));
+    stage.open(ledger);
+    stage.look();
+    // Closed, the original's way ends it too.
+    let (client, ledger) = stage.rest();
+    client.disconnect().unwrap();
+    assert_eq!(stage.server.take().unwrap().end("-TERM"), 0);
+    stage.world.ploop_ok(&["snapshot-merge", "a"]);
+    assert_eq!(stage.images(), 1);
+    stage.open(ledger);
+    stage.look();
+    stage.end();
+}

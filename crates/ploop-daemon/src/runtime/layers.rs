@@ -67,6 +67,7 @@ struct Facts {
     limits: Limits,
     levels: usize,
     waiting: usize,
+    raw_base: bool,
     held: Held,
     options: OpenOptions,
     read_only: bool,
@@ -145,6 +146,7 @@ impl Layers {
                 limits: session.device().limits(),
                 levels: disk.images().count(),
                 waiting: disk.waiting(),
+                raw_base: disk.has_raw_base(),
                 held: disk.held(),
                 options: session.options().clone(),
                 read_only: disk.read_only(),
@@ -283,11 +285,19 @@ impl Layers {
 
     fn merge_now(&self, which: Which, job: &Running) -> Result<()> {
         let parsed = self.descriptor()?;
-        let waiting = self.facts()?.waiting;
+        let Facts { waiting, raw_base, levels, .. } = self.facts()?;
+        let into_raw = |all| raw_base && (all || levels == 2);
         match which {
-            Which::One(guid) if guid != parsed.top => self.merge_below(guid, &parsed, job),
+            Which::One(guid) if guid != parsed.top => self.merge_below(which, &parsed, job),
+            Which::Frozen => self.merge_below(which, &parsed, job),
             // What was begun before goes on.
             _ if waiting > 0 => self.merge_down(None, job),
+            _ if into_raw(which == Which::All) => {
+                if levels > 2 {
+                    self.merge_below(Which::Frozen, &parsed, job)?;
+                }
+                self.merge_into_raw(job)
+            }
             Which::All => self.merge_down(Some(Which::All), job),
             Which::Top | Which::One(_) => self.merge_down(Some(Which::Top), job),
         }
@@ -307,7 +317,7 @@ impl Layers {
         let Facts { remotes, device, limits, levels, waiting, .. } = self.facts()?;
         let top = u32::try_from(levels - 1).unwrap_or(u32::MAX);
         let floor = u32::try_from(levels - 1 - waiting).unwrap_or(u32::MAX);
-        Raise { remotes: &remotes, device: &device, limits, floor, top, total }.run(job)?;
+        Raise { remotes: &remotes, device: &device, limits, levels: floor..top, total }.run(job)?;
         // Its files are to be free when their images go.
         drop(device);
         let target = self.target.clone();
@@ -321,18 +331,53 @@ impl Layers {
         Ok(())
     }
 
-    /// A snapshot goes into its parent, both frozen: by a copy beside the device, which then opens
-    /// the chain without it.
-    fn merge_below(&self, guid: Guid, parsed: &Descriptor, job: &Running) -> Result<()> {
-        let shot = parsed.shot(guid).ok_or_else(|| {
-            Failure::new(Code::NoSnapshot, format!("there is no snapshot {guid}"))
+    /// The top goes down into the raw base under it, which is written in place meanwhile, see
+    /// [`layers::lower`].
+    fn merge_into_raw(&self, job: &Running) -> Result<()> {
+        let parsed = self.descriptor()?;
+        let chain = parsed.chain().map_err(|e| Failure::parameter(e.to_string()))?;
+        let base = chain.first().map(|image| image.guid);
+        let target = self.target.clone();
+        let (turned, paused) = self.pause(base.into_iter().collect(), move |options| {
+            layers::lower(&RealDir, &RealEntropy, &target, options)
         })?;
-        let on_chain = parsed.chain().is_ok_and(|c| c.iter().any(|image| image.guid == guid));
+        job.paused(paused.time);
+        let Facts { remotes, device, limits, .. } = self.facts()?;
+        let raise =
+            Raise { remotes: &remotes, device: &device, limits, levels: 1..2, total: turned.bytes };
+        let done = raise.run(job);
+        drop(device);
+        let target = self.target.clone();
+        let stopped = done.is_err();
+        let (dropped, paused) = self.pause(Vec::new(), move |options| match stopped {
+            // The base is only read again.
+            true => Ok(None),
+            false => layers::drop_empty(&RealDir, &RealEntropy, &target, options).map(Some),
+        })?;
+        job.paused(paused.time);
+        for note in dropped.into_iter().flat_map(|dropped| dropped.notes) {
+            tracing::warn!("{note}");
+        }
+        done
+    }
+
+    /// Frozen levels go into one below them: by a copy beside the device, which then opens the
+    /// chain without them.
+    fn merge_below(&self, which: Which, parsed: &Descriptor, job: &Running) -> Result<()> {
+        let chain = parsed.chain().unwrap_or_default();
+        let mut frozen: Vec<Guid> = chain.iter().rev().skip(1).map(|image| image.guid).collect();
+        let mut on_chain = true;
+        if let Which::One(guid) = which {
+            let shot = parsed.shot(guid).ok_or_else(|| {
+                Failure::new(Code::NoSnapshot, format!("there is no snapshot {guid}"))
+            })?;
+            on_chain = frozen.contains(&guid);
+            frozen = vec![guid, shot.parent];
+        }
         let work = |options: &OpenOptions| {
             let copier = Together::default();
             let work =
                 &mut Work { progress: &mut |done, total| job.go_on(done, total), copier: &copier };
-            let which = Which::One(guid);
             let merged = layers::merge(&RealDir, &RealEntropy, &self.target, which, options, work)?;
             for note in merged.notes {
                 tracing::warn!("{note}");
@@ -346,9 +391,8 @@ impl Layers {
             return work(&with(facts.options, facts.held.lock_only()));
         }
         let target = self.target.clone();
-        let (_, paused) = self.pause(vec![guid, shot.parent], move |options| {
-            layers::fit(&RealDir, &target, guid, options)
-        })?;
+        let (_, paused) =
+            self.pause(frozen, move |options| layers::fit(&RealDir, &target, which, options))?;
         job.paused(paused.time);
         let result = self.facts().and_then(|facts| work(&with(facts.options, facts.held)));
         let (_, paused) = self.pause(Vec::new(), |_| Ok(()))?;

@@ -1,5 +1,5 @@
 //! The long part of a merge of an open disk: what the levels under the top have is copied up by the
-//! engine, cluster by cluster, while guests go on.
+//! engine, or what the top has down into a raw base, cluster by cluster, while guests go on.
 
 use super::jobs::Running;
 use super::mapping;
@@ -7,6 +7,7 @@ use crate::{Code, Failure, Result};
 use ploop_engine::remote::RemoteHandle;
 use ploop_engine::stats::{CLASSES, Class};
 use ploop_engine::{Buffer, Device, Errno, Flags, Limits, Operation, Request};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,8 @@ pub struct Raise<'a> {
     pub remotes: &'a [RemoteHandle],
     /// Of the device.
     pub limits: Limits,
-    /// The levels to take from: this one and all between it and the top.
-    pub floor: u32,
-    /// The top.
-    pub top: u32,
+    /// The levels to take from.
+    pub levels: Range<u32>,
     /// Bytes that the levels hold, as far as is known.
     pub total: u64,
     /// Whose counters tell of guests at work.
@@ -93,7 +92,7 @@ impl Raise<'_> {
             for extent in part.extents {
                 let end = extent.offset_bytes + extent.length_bytes;
                 at = end;
-                if !extent.level.is_some_and(|level| (self.floor..self.top).contains(&level)) {
+                if !extent.level.is_some_and(|level| self.levels.contains(&level)) {
                     continue;
                 }
                 let mut from = extent.offset_bytes;
@@ -129,7 +128,7 @@ impl Window {
         }
         let request = Request {
             tag: 0,
-            operation: Operation::CopyUp,
+            operation: Operation::Merge,
             flags: Flags::default(),
             offset,
             len,

@@ -1,4 +1,5 @@
-//! Copy-up: a cluster of a lower level is brought to the top before it is changed (F4, F13).
+//! Copy-up: a cluster of a lower level is brought to the top before it is changed (F4, F13). And
+//! its like of a merge into a plain file, which brings the top's clusters down.
 //!
 //! The keeper claims the cluster and takes a clean one. It reads the lower cluster, lays the
 //! guest's bytes over it and writes both at once; a guest that covers all of the cluster is written
@@ -26,7 +27,7 @@ use std::ops::Range;
 /// What a copy is doing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Step {
-    /// The cluster can be written where it is: those who do must end first.
+    /// The cluster could be written where it is: those who do must end first.
     Grace,
     /// Reading a part of this chunk of the cluster; so many bytes are there.
     Read { chunk: Range<u64>, part: Range<u64>, done: u64 },
@@ -36,13 +37,25 @@ enum Step {
     Done,
 }
 
+/// Where a copy goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum To {
+    /// To a clean cluster of the top.
+    Top {
+        /// That one.
+        cluster: FileCluster,
+        /// Its place in the level that is written in place and goes when a merge is over.
+        below: Option<Sector>,
+    },
+    /// From this cluster of the top to its place in the plain file under it.
+    Base(FileCluster),
+}
+
 struct Copy {
     caller: Caller,
-    /// Where the cluster was.
+    /// Where the cluster was: file, place, where the file ends for it.
     from: (FileId, Sector, u64),
-    to: FileCluster,
-    /// Its place in the level that is written in place and goes when a merge is over.
-    below: Option<Sector>,
+    to: To,
     /// What the guest covers, and with what.
     guest: Range<u64>,
     over: Over,
@@ -105,19 +118,16 @@ impl<I: Io> Keeper<I> {
         }
     }
 
-    /// Where a cluster is that nobody copies, below the top; else the caller is answered.
-    fn lower_place(&mut self, caller: Caller, cluster: GuestCluster) -> Option<(u8, Sector)> {
+    /// Where a cluster is that nobody copies; else the caller is answered.
+    fn unclaimed(&mut self, caller: Caller, cluster: GuestCluster) -> Option<(u8, Sector)> {
         if self.shared.pausing.load(Ordering::SeqCst) {
             // A pause waits for what is under way, and this is a whole cluster.
             self.answer(caller, Answer::Retry);
             return None;
         }
-        let top = self.shared.chain.top().id;
         match self.cell(cluster) {
             Some(cell) if cell.claimed => self.wait_for_claim(caller, cluster),
-            Some(Cell { place: Place::At { level, at }, .. }) if level != top => {
-                return Some((level, at));
-            }
+            Some(Cell { place: Place::At { level, at }, .. }) => return Some((level, at)),
             _ => self.answer(caller, Answer::Retry),
         }
         None
@@ -128,7 +138,10 @@ impl<I: Io> Keeper<I> {
         if self.refuse(caller) {
             return;
         }
-        let Some((level, at)) = self.lower_place(caller, cluster) else { return };
+        let Some((level, at)) = self.unclaimed(caller, cluster) else { return };
+        if level == self.shared.chain.top().id {
+            return self.answer(caller, Answer::Retry);
+        }
         if !self.room_on_record(message) {
             return;
         }
@@ -155,8 +168,7 @@ impl<I: Io> Keeper<I> {
         let copy = Copy {
             caller,
             from: (source.fid, at, source.len),
-            to,
-            below: (level >= self.shared.in_place).then_some(at),
+            to: To::Top { cluster: to, below: (level >= self.shared.in_place).then_some(at) },
             guest: from..from + len,
             over,
             guest_done: !matches!(over, Over::ByQueue),
@@ -180,13 +192,58 @@ impl<I: Io> Keeper<I> {
         }
     }
 
+    /// A merge into a plain file: what the top has of the cluster goes to its place there.
+    pub(super) fn copy_down(&mut self, caller: Caller, cluster: GuestCluster) {
+        if self.refuse(caller) {
+            return;
+        }
+        let (chain, size) = (&self.shared.chain, self.cluster.bytes());
+        let (top, file) = (chain.top().id, chain.top().fid);
+        let Some((level, at)) = self.unclaimed(caller, cluster) else { return };
+        if level != top {
+            return self.answer(caller, Answer::Retry);
+        }
+        let message = ToKeeper::CopyDown(caller, cluster);
+        if !self.room_on_record(message) {
+            return;
+        }
+        let Some(buffer) = self.copies.buffers.pop() else {
+            return self.copies.queue.push_back(message);
+        };
+        self.set_cell(cluster, Cell { claimed: true, ..Cell::at(level, at, true) });
+        // The plain file ends with the device.
+        let left = self.shared.limits.size - self.cluster.guest_start(cluster);
+        let copy = Copy {
+            caller,
+            from: (file, at, at.bytes() + left.min(size)),
+            to: To::Base(FileCluster(at.bytes() >> self.cluster.log2())),
+            guest: 0..0,
+            over: Over::Zeros,
+            guest_done: true,
+            step: Step::Grace,
+            buffer: Some(buffer),
+            error: None,
+            waiters: Vec::new(),
+        };
+        self.copies.running.insert(cluster.0, copy);
+        // I11: nobody begins to write to a claimed cluster; who does must end first.
+        match on(Bug::DownNoGrace) {
+            false => self.quarantine.claims.push(cluster),
+            true => self.copy_from(cluster, 0),
+        }
+    }
+
     /// Goes on with the copy at byte `pos` of the cluster.
     pub(super) fn copy_from(&mut self, cluster: GuestCluster, pos: u64) {
         let size = self.cluster.bytes();
         let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
         let (_, at, len) = copy.from;
         // F18: behind the end of the lower file there are zeros, and the target has them already.
-        let lower = len.saturating_sub(at.bytes()).next_multiple_of(PAGE).min(size);
+        let lower = len.saturating_sub(at.bytes());
+        let lower = match copy.to {
+            To::Top { .. } => lower.next_multiple_of(PAGE).min(size),
+            To::Base(_) => lower,
+        };
         let end = lower.max(copy.guest.end);
         if pos >= end || copy.error.is_some() || copy.buffer.is_none() {
             copy.step = Step::Done;
@@ -284,6 +341,10 @@ impl<I: Io> Keeper<I> {
         if !lay_over(copy.over, skip, &mut bytes[from..to.max(from)]) {
             return self.copy_failed(cluster, Errno::IO);
         }
+        if matches!(copy.to, To::Base(_)) && !on(Bug::DownDropsZeros) {
+            // It has other bytes there.
+            return self.write_step(cluster, chunk.clone(), chunk, 0);
+        }
         // All-zero parts are not written: the target is clean.
         let blocks = bytes.chunks(PAGE as usize);
         let Some(first) = blocks.clone().position(|b| !is_zero(b)) else {
@@ -306,15 +367,21 @@ impl<I: Io> Keeper<I> {
         part: Range<u64>,
         done: u64,
     ) {
-        let size = self.cluster;
+        let (size, shared) = (self.cluster, &self.shared);
         let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
         let Some(buffer) = &mut copy.buffer else { return };
         let skip = part.start - chunk.start + done;
         let buf = buffer.as_mut_ptr().wrapping_add(skip as usize);
-        let offset = size.file_start(copy.to) + part.start + done;
-        let len = part.end - part.start - done;
+        let (file, start) = match copy.to {
+            To::Top { cluster, .. } => (self.top, size.file_start(cluster)),
+            To::Base(_) => match shared.below() {
+                Some(below) => (below.fid, size.guest_start(cluster)),
+                None => return,
+            },
+        };
+        let (offset, len) = (start + part.start + done, part.end - part.start - done);
         copy.step = Step::Write { chunk, part, done };
-        self.push(Task::Copy(cluster), OpKind::Write, offset, len, buf);
+        self.push_to(Task::Copy(cluster), file, OpKind::Write, offset, len, buf);
     }
 
     /// The queue has written the guest's part, or could not.
@@ -345,19 +412,14 @@ impl<I: Io> Keeper<I> {
         let error = copy.error.filter(|_| !on(Bug::CopyUpFailedMapped));
         match error.or(refused) {
             None => {
-                let at = self.position(copy.to);
-                // I1, F1: durable only after a sync that starts from now on.
-                let after = (!on(Bug::CopyUpUnsynced)).then_some(self.syncs.next());
-                self.map_top(cluster, at, !on(Bug::StaleHasLower), after);
-                if let Some(place) = copy.below {
-                    self.quarantine_below(place, cluster);
-                }
-                self.shared.keeper_stats.copied_up.add(1);
+                self.copied(cluster, copy.to);
                 self.answer(copy.caller, Answer::Done);
             }
             Some(errno) => {
-                // F13: half a copy is inside.
-                self.space.free_dirty(copy.to);
+                if let To::Top { cluster, .. } = copy.to {
+                    // F13: half a copy is inside.
+                    self.space.free_dirty(cluster);
+                }
                 if let Some(cell) = self.cell(cluster) {
                     self.set_cell(cluster, Cell { claimed: false, ..cell });
                 }
@@ -369,17 +431,37 @@ impl<I: Io> Keeper<I> {
         }
     }
 
+    /// A copy is whole: the map says where the cluster is now.
+    fn copied(&mut self, cluster: GuestCluster, to: To) {
+        // I1, F1: durable only after a sync that starts from now on.
+        let after = Some(self.syncs.next());
+        match to {
+            To::Top { cluster: to, below } => {
+                let after = after.filter(|_| !on(Bug::CopyUpUnsynced));
+                self.map_top(cluster, self.position(to), !on(Bug::StaleHasLower), after);
+                if let Some(place) = below {
+                    self.quarantine_below(place, cluster);
+                }
+                self.shared.keeper_stats.copied_up.add(1);
+            }
+            To::Base(was) => {
+                let after = after.filter(|_| !on(Bug::DownUnsynced));
+                self.map_base(cluster, was, after);
+            }
+        }
+    }
+
     pub(super) fn pump_copies(&mut self) {
         if self.shared.pausing.load(Ordering::SeqCst) {
             for message in std::mem::take(&mut self.copies.queue) {
-                self.copy_up(message);
+                self.message(message);
             }
         }
         loop {
             while !self.copies.buffers.is_empty()
                 && let Some(message) = self.copies.queue.pop_front()
             {
-                self.copy_up(message);
+                self.message(message);
             }
             // What ends at once gives its buffer back.
             if self.quarantine.claims.is_empty() || !self.pump_grace() {
@@ -390,7 +472,7 @@ impl<I: Io> Keeper<I> {
 
     pub(super) fn fail_waiting_copies(&mut self, errno: Errno) {
         for message in std::mem::take(&mut self.copies.queue) {
-            if let ToKeeper::CopyUp { caller, .. } = message {
+            if let ToKeeper::CopyUp { caller, .. } | ToKeeper::CopyDown(caller, _) = message {
                 self.answer(caller, Answer::Failed(errno));
             }
         }

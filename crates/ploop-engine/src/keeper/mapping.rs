@@ -141,6 +141,23 @@ impl<I: Io> Keeper<I> {
         self.change(cluster, cell, entry.unwrap_or(0), after_sync);
     }
 
+    /// Gives a cluster of the top up for the plain file under it, which has what it has. The
+    /// entry goes only after this sync: until then it hides nothing but the same bytes.
+    pub(super) fn map_base(
+        &mut self,
+        cluster: GuestCluster,
+        was: FileCluster,
+        after_sync: Option<u64>,
+    ) {
+        let Some(below) = self.shared.below() else { return };
+        let at = Sector(self.cluster.guest_start(cluster) >> SECTOR_SHIFT);
+        let (fid, cell) = (below.fid, Cell::at(below.id, at, false));
+        self.shared.written(fid);
+        self.change(cluster, cell, 0, after_sync);
+        self.space.unmapped(was);
+        self.quarantine_add(was, cluster);
+    }
+
     /// The one place where a mapping changes: record, dirty mark, staged image, then the cell.
     fn change(&mut self, cluster: GuestCluster, cell: Cell, entry: u32, after_sync: Option<u64>) {
         self.seq += 1;

@@ -177,6 +177,7 @@ impl<I: Io> Keeper<I> {
             ToKeeper::Allocate(caller, cluster) => self.allocate(caller, cluster),
             ToKeeper::AllocateAt(caller, cluster, to) => self.allocate_at(caller, cluster, to),
             ToKeeper::CopyUp { .. } => self.copy_up(message),
+            ToKeeper::CopyDown(caller, cluster) => self.copy_down(caller, cluster),
             ToKeeper::CopyUpWritten(caller, cluster, result) => {
                 self.copy_up_written(caller, cluster, result);
             }

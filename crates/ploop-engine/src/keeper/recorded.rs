@@ -115,6 +115,7 @@ fn changer(message: &ToKeeper) -> Option<Caller> {
         | ToKeeper::AllocateAt(caller, ..)
         | ToKeeper::MapClean(caller, _)
         | ToKeeper::Unmap(caller, _)
+        | ToKeeper::CopyDown(caller, _)
         | ToKeeper::CopyUp { caller, .. } => Some(*caller),
         _ => None,
     }

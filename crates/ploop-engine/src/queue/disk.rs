@@ -1,13 +1,13 @@
 //! Stages 5 and 6 for operations in place: submit, and what follows a completion.
 
 use super::Queue;
-use super::slots::{Job, Stage};
+use super::slots::{Job, Piece, Stage};
+use crate::chain::Level;
 use crate::front::{Errno, Outcome};
 use crate::grace::Ticket;
 use crate::limits::ZERO_BUFFER;
 use crate::message::ToKeeper;
 use crate::spec::LevelKind;
-use crate::sync::Ordering;
 use ploop_format::Sector;
 use ploop_io::planted::{Bug, on};
 use ploop_io::{Io, Op, OpKind};
@@ -113,10 +113,8 @@ impl<I: Io> Queue<I> {
     fn data_completed(&mut self, index: u32, result: i32) -> Option<Outcome> {
         let piece = &mut self.slots.pieces[index as usize];
         let read = piece.job == Job::Data(crate::route::PieceKind::Read);
-        if !read && piece.file != self.shared.chain.top().fid {
-            // Before the answer: a flush behind it finds the flag (I3). A write that failed may
-            // have changed something too, and reads have shown it since.
-            self.shared.below_written.store(true, Ordering::SeqCst);
+        if !read {
+            self.shared.written(piece.file);
         }
         if result < 0 {
             return self.data_failed(index, Errno::from_raw_os_error(-result));
@@ -181,9 +179,15 @@ impl<I: Io> Queue<I> {
         None
     }
 
+    /// The level that a piece goes to.
+    fn level_of(&self, piece: &Piece) -> &Level {
+        let top = self.shared.chain.top();
+        self.shared.below().filter(|below| below.fid == piece.file).unwrap_or(top)
+    }
+
     /// Zeroes a piece in place: whole blocks by the file system, edges by writing (F24).
-    pub(super) fn zero(&mut self, index: u32, at: Sector) -> Option<Outcome> {
-        let fid = self.shared.chain.top().fid;
+    pub(super) fn zero(&mut self, index: u32, level: u8, at: Sector) -> Option<Outcome> {
+        let fid = self.shared.chain.level(level).fid;
         let piece = &mut self.slots.pieces[index as usize];
         piece.file = fid;
         piece.at = at.bytes() + piece.from;
@@ -222,7 +226,7 @@ impl<I: Io> Queue<I> {
             self.release(index);
             return self.settle_by_flush(index);
         }
-        let block = u64::from(self.shared.chain.top().file.caps().block.max(1));
+        let block = u64::from(self.level_of(&piece).file.caps().block.max(1));
         let pos = piece.at + piece.done;
         let keep = flags.no_unmap || self.shared.keep_blocks;
         let how = if !keep && !self.no_punch {
@@ -286,6 +290,7 @@ impl<I: Io> Queue<I> {
     fn zero_completed(&mut self, index: u32, result: i32) -> Option<Outcome> {
         let piece = &mut self.slots.pieces[index as usize];
         let discard = piece.job == Job::Data(crate::route::PieceKind::Discard);
+        self.shared.written(piece.file);
         if result < 0 {
             let errno = Errno::from_raw_os_error(-result);
             let unsupported = matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV);

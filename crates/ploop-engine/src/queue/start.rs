@@ -33,7 +33,7 @@ impl<I: Io> Queue<I> {
         let limits = &self.shared.limits;
         let changes = matches!(
             request.operation,
-            Operation::Write | Operation::Discard | Operation::WriteZeroes | Operation::CopyUp
+            Operation::Write | Operation::Discard | Operation::WriteZeroes | Operation::Merge
         );
         if changes && limits.read_only {
             return Err(Errno::ROFS);
@@ -145,7 +145,7 @@ impl<I: Io> Queue<I> {
                 Operation::Read => PieceKind::Read,
                 Operation::Write => PieceKind::Write,
                 Operation::Discard => PieceKind::Discard,
-                Operation::CopyUp => PieceKind::CopyUp,
+                Operation::Merge => PieceKind::Merge,
                 _ => PieceKind::Zero,
             });
         }
@@ -187,6 +187,7 @@ impl<I: Io> Queue<I> {
             top: self.shared.chain.top().id,
             floor: self.shared.floor,
             in_place: self.shared.in_place,
+            down: self.shared.down,
             raw_top: self.shared.raw_top,
         };
         // I11, F9: register, fence, then look up.
@@ -198,7 +199,7 @@ impl<I: Io> Queue<I> {
         let way = route(kind, cell, facts);
         visit(|| self.covered(&piece, kind, way, cell));
         let in_place =
-            matches!(way, Route::Read(..) | Route::Write(..) | Route::Zero(_) | Route::Punch(_));
+            matches!(way, Route::Read(..) | Route::Write(..) | Route::Zero(..) | Route::Punch(_));
         // Zeros over a hole stay a hole.
         let zeros = way == Route::Allocate && self.all_zero(&piece);
         let way = if zeros { Route::Nothing } else { way };
@@ -240,7 +241,7 @@ impl<I: Io> Queue<I> {
             Route::FillZeros => return Some(self.fill_zeros(&piece, 0)),
             Route::Read(level, at) => return self.read(index, level, at),
             Route::Write(level, at) => return self.write(index, level, at),
-            Route::Zero(at) => return self.zero(index, at),
+            Route::Zero(level, at) => return self.zero(index, level, at),
             Route::Punch(at) => return self.punch(index, at),
             Route::CopyUpZero if flags.fast_zero => return Some(Err(Errno::OPNOTSUPP)),
             Route::Load => (Stage::Asked, ToKeeper::Load(caller, piece.cluster.slot().page)),
@@ -268,6 +269,7 @@ impl<I: Io> Queue<I> {
                     data: Buffer::NONE,
                 },
             ),
+            Route::CopyDown => (Stage::Changing, ToKeeper::CopyDown(caller, piece.cluster)),
             Route::MapClean => (Stage::Changing, ToKeeper::MapClean(caller, piece.cluster)),
             Route::Unmap => (Stage::Changing, ToKeeper::Unmap(caller, piece.cluster)),
         };

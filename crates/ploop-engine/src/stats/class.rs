@@ -25,7 +25,7 @@ const fn class(operation: &'static str, route: &'static str) -> Class {
 }
 
 /// Every operation and route, in the order of [`super::QueueStats::classes`].
-pub const CLASSES: [Class; 19] = [
+pub const CLASSES: [Class; 20] = [
     class("read", "hole"),
     class("read", "top"),
     class("read", "below"),
@@ -43,8 +43,9 @@ pub const CLASSES: [Class; 19] = [
     class("write_zeroes", "allocate"),
     class("write_zeroes", "copy_up"),
     class("extents", "map"),
-    class("copy_up", "nothing"),
-    class("copy_up", "copy_up"),
+    class("merge", "nothing"),
+    class("merge", "copy_up"),
+    class("merge", "copy_down"),
 ];
 
 const READ: u8 = 0;
@@ -53,7 +54,7 @@ const FLUSH: u8 = 7;
 const DISCARD: u8 = 8;
 const ZERO: u8 = 11;
 const EXTENTS: u8 = 16;
-const COPY_UP: u8 = 17;
+const MERGE: u8 = 17;
 
 impl ClassId {
     /// The first line of an operation: what a request counts as before a piece of it has a route.
@@ -66,7 +67,7 @@ impl ClassId {
             Operation::Discard => DISCARD,
             Operation::WriteZeroes => ZERO,
             Operation::Extents => EXTENTS,
-            Operation::CopyUp => COPY_UP,
+            Operation::Merge => MERGE,
         })
     }
 
@@ -87,13 +88,14 @@ impl ClassId {
             (PieceKind::Discard, Route::Punch(_)) => DISCARD + 1,
             (PieceKind::Discard, Route::Unmap) => DISCARD + 2,
             (PieceKind::Discard, _) => DISCARD,
-            (PieceKind::Zero, Route::Zero(_)) => ZERO + 1,
+            (PieceKind::Zero, Route::Zero(..)) => ZERO + 1,
             (PieceKind::Zero, Route::Unmap) => ZERO + 2,
             (PieceKind::Zero, Route::MapClean) => ZERO + 3,
             (PieceKind::Zero, Route::CopyUpZero | Route::Wait) => ZERO + 4,
             (PieceKind::Zero, _) => ZERO,
-            (PieceKind::CopyUp, Route::CopyUpWhole | Route::Wait) => COPY_UP + 1,
-            (PieceKind::CopyUp, _) => COPY_UP,
+            (PieceKind::Merge, Route::CopyUpWhole | Route::Wait) => MERGE + 1,
+            (PieceKind::Merge, Route::CopyDown) => MERGE + 2,
+            (PieceKind::Merge, _) => MERGE,
         };
         Some(Self(line))
     }
@@ -119,7 +121,7 @@ mod tests {
         Operation::Discard,
         Operation::WriteZeroes,
         Operation::Extents,
-        Operation::CopyUp,
+        Operation::Merge,
     ];
 
     #[test]
@@ -141,7 +143,7 @@ mod tests {
     #[test]
     fn every_way_has_its_line() {
         const S: Sector = Sector(2048);
-        use PieceKind::{Discard, Read, Write, Zero};
+        use PieceKind::{Discard, Merge, Read, Write, Zero};
         assert_eq!(name(Read, Route::FillZeros), ("read", "hole"));
         assert_eq!(name(Read, Route::Read(2, S)), ("read", "top"));
         assert_eq!(name(Read, Route::Read(0, S)), ("read", "below"));
@@ -155,11 +157,14 @@ mod tests {
         assert_eq!(name(Discard, Route::Punch(S)), ("discard", "punch"));
         assert_eq!(name(Discard, Route::Unmap), ("discard", "unmap"));
         assert_eq!(name(Zero, Route::Nothing), ("write_zeroes", "nothing"));
-        assert_eq!(name(Zero, Route::Zero(S)), ("write_zeroes", "top"));
+        assert_eq!(name(Zero, Route::Zero(2, S)), ("write_zeroes", "top"));
         assert_eq!(name(Zero, Route::Unmap), ("write_zeroes", "unmap"));
         assert_eq!(name(Zero, Route::MapClean), ("write_zeroes", "allocate"));
         assert_eq!(name(Zero, Route::CopyUpZero), ("write_zeroes", "copy_up"));
-        for kind in [Read, Write, Discard, Zero] {
+        assert_eq!(name(Merge, Route::Nothing), ("merge", "nothing"));
+        assert_eq!(name(Merge, Route::CopyUpWhole), ("merge", "copy_up"));
+        assert_eq!(name(Merge, Route::CopyDown), ("merge", "copy_down"));
+        for kind in [Read, Write, Discard, Zero, Merge] {
             assert_eq!(ClassId::of(kind, Route::Load, 2), None);
             assert_eq!(ClassId::of(kind, Route::Broken, 2), None);
         }

@@ -5,7 +5,7 @@ use crate::front::Operation;
 
 /// Kinds of request counted, in the order of [`QueueStats::errors`].
 pub const OPERATIONS: [&str; 7] =
-    ["read", "write", "flush", "discard", "write_zeroes", "extents", "copy_up"];
+    ["read", "write", "flush", "discard", "write_zeroes", "extents", "merge"];
 
 /// Index of an operation in [`OPERATIONS`].
 #[must_use]
@@ -17,7 +17,7 @@ pub const fn operation_index(operation: Operation) -> usize {
         Operation::Discard => 3,
         Operation::WriteZeroes => 4,
         Operation::Extents => 5,
-        Operation::CopyUp => 6,
+        Operation::Merge => 6,
     }
 }
 

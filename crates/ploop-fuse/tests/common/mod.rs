@@ -133,7 +133,7 @@ impl Disk {
             Operation::Flush => {
                 self.flushes.fetch_add(1, Ordering::Relaxed);
             }
-            Operation::Discard | Operation::CopyUp => {}
+            Operation::Discard | Operation::Merge => {}
             Operation::WriteZeroes => {
                 let mut stored = self.stored.lock().unwrap();
                 let whole = range.start.div_ceil(CLUSTER as usize)..range.end / CLUSTER as usize;

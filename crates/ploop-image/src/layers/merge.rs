@@ -39,6 +39,8 @@ pub enum Which {
     One(Guid),
     /// All into the base.
     All,
+    /// All below the top into the base.
+    Frozen,
 }
 
 /// A merge that was made.
@@ -68,11 +70,12 @@ impl Plan {
         let no = |error| refused(&document.path, error);
         let tip = match which {
             Which::Top | Which::All => parsed.top,
+            Which::Frozen => parsed.shot(parsed.top).map_or(Guid::NONE, |top| top.parent),
             Which::One(guid) => guid,
         };
         let chain = parsed.chain_of(tip).map_err(no)?;
         let first = match which {
-            Which::All => 0,
+            Which::All | Which::Frozen => 0,
             Which::Top | Which::One(_) => chain.len().saturating_sub(2),
         };
         if chain.len() < 2 {
@@ -87,7 +90,7 @@ impl Plan {
     }
 
     /// The descriptor when it is done, and the images that are gone.
-    fn after(
+    pub fn after(
         &self,
         parsed: &Descriptor,
     ) -> Result<(Descriptor, Vec<ImageRef>), ploop_format::DescriptorError> {
@@ -171,14 +174,14 @@ pub fn merge(
     Ok(Merged { image, levels: gone.len(), bytes, notes })
 }
 
-/// Makes the parent of a snapshot as large as the snapshot, while a device that shows them pauses:
-/// [`merge`] can then go on beside the device, for it moves nothing that is read.
+/// Makes an image as large as the frozen ones that go into it, while a device that shows them
+/// pauses: [`merge`] can then go on beside the device, for it moves nothing that is read.
 ///
 /// # Errors
 /// As [`merge`].
-pub fn fit(dir: &dyn Dir, target: &Path, guid: Guid, options: &OpenOptions) -> Result<()> {
+pub fn fit(dir: &dyn Dir, target: &Path, which: Which, options: &OpenOptions) -> Result<()> {
     let planned = document(dir, target)?;
-    let plan = Plan::make(&planned, Which::One(guid))?;
+    let plan = Plan::make(&planned, which)?;
     let options = OpenOptions { read_only: false, ..options.clone() };
     let mut prepared = Prepared::open_reach(dir, target, &options, Some(&plan.reach()))?;
     same(&planned, prepared.document.as_ref())?;

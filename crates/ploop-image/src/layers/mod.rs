@@ -6,6 +6,7 @@
 //! | `delete.rs` | a snapshot goes: with its file, into its child, or as soon as it can |
 //! | `merge.rs` | levels into the one below them, each cluster once |
 //! | `turn.rs` | a merge while the disk is in use: the lowest image becomes the top |
+//! | `lower.rs` | the same where the lowest image is raw: it is written in place |
 //! | `target.rs` | the image that levels are merged into: its BAT, its free clusters |
 //! | `lookup.rs` | where a level has a cluster |
 //! | `copy.rs` | one cluster from a file to another, zeros left out |
@@ -20,6 +21,7 @@ mod copy;
 mod delete;
 mod grow;
 mod lookup;
+mod lower;
 mod merge;
 mod relocate;
 mod switch;
@@ -29,6 +31,7 @@ mod turn;
 pub use copy::{Copier, InTurn, Move};
 pub use delete::{Deleted, delete};
 pub use grow::{Grown, grow};
+pub use lower::{drop_empty, lower};
 pub use merge::{Merged, Which, fit, merge, merge_leftovers};
 pub use switch::{Switched, switch};
 pub use turn::{Dropped, Turned, drop_covered, turn};

@@ -7,8 +7,9 @@ use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head::Head;
 use crate::scan::{self, BadEntry, Scan, Table, scan};
 use crate::store;
+use ploop_format::descriptor::Temporary;
 use ploop_format::{ClusterSize, GuestCluster, Sector};
-use ploop_io::planted::{Bug, synced};
+use ploop_io::planted::{Bug, on, synced};
 use ploop_io::{Dir, File, Ident};
 use std::path::{Path, PathBuf};
 
@@ -78,7 +79,7 @@ impl Prepared {
             }
         }
         for (opened, member) in locked.files.iter().zip(&locked.plan.members) {
-            if locked.writable && member.write {
+            if locked.writable && (member.write || member.written && !on(Bug::BaseUnsynced)) {
                 // F6: what a former process wrote may be in the page cache only.
                 synced(Bug::NoSyncOpen, || opened.file.sync()).at(
                     ErrorKind::Sync,
@@ -213,11 +214,22 @@ impl Prepared {
         parsed.turned().map_or(0, |turned| turned.len()).min(self.levels.len() - 1)
     }
 
-    /// The level under the top that was the top before a merge turned the chain: writes change it
-    /// in place.
+    /// The level under the top that was the top before a merge turned the chain, or the raw base
+    /// that the top goes into: writes change it in place.
     pub fn below(&self) -> Option<&Level> {
         let below = self.levels.len().checked_sub(2)?;
-        self.levels.get(below).filter(|level| level.write && self.waiting() > 0)
+        let merges = self.waiting() > 0 || self.goes_down();
+        self.levels.get(below).filter(|level| level.write && merges)
+    }
+
+    /// The top goes into a raw base, which was opened for it ([`crate::layers::lower`]).
+    fn goes_down(&self) -> bool {
+        let [base, _] = &self.levels[..] else { return false };
+        let parsed = self.document.as_ref().map(|document| &document.parsed);
+        let chain = parsed.and_then(|parsed| Some((parsed, parsed.chain().ok()?)));
+        let shot = chain.and_then(|(parsed, chain)| parsed.shot(chain.first()?.guid));
+        let marked = shot.is_some_and(|shot| shot.temporary == Temporary::Yes);
+        self.writable && base.write && base.head.is_none() && marked
     }
 
     /// The top.

@@ -148,6 +148,13 @@ impl Disk {
         held
     }
 
+    /// The base is a raw file under other images.
+    #[must_use]
+    pub fn has_raw_base(&self) -> bool {
+        let levels = &self.prepared.levels;
+        levels.len() > 1 && levels[0].head.is_none()
+    }
+
     /// Lines for the user.
     #[must_use]
     pub fn notes(&self) -> &[Note] {

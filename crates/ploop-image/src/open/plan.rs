@@ -3,6 +3,7 @@
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::gate::{self, OpenGate};
 use crate::locate::{self, Located};
+use ploop_format::descriptor::Temporary;
 use ploop_format::{Descriptor, Guid, ImageRef, ImageType};
 use ploop_io::Dir;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ pub(crate) struct Member {
     pub claim: Claim,
     /// It is written, when the disk is.
     pub write: bool,
+    /// A former life may have written it, though this one may only read it: a raw base that levels
+    /// were going into.
+    pub written: bool,
 }
 
 /// The part of the tree that an operation on layers works on.
@@ -115,8 +119,13 @@ impl Plan {
                 Self::of_document(dir, gate, document, asked.as_deref(), reach)
             }
             Located::Image(path) => {
-                let members =
-                    vec![Member { guid: Guid::NONE, path, claim: Claim::Ploop, write: true }];
+                let members = vec![Member {
+                    guid: Guid::NONE,
+                    path,
+                    claim: Claim::Ploop,
+                    write: true,
+                    written: true,
+                }];
                 Ok(Self { document: None, members, frozen: None })
             }
         }
@@ -177,7 +186,9 @@ impl Plan {
                 Some(reach) => reach.write.contains(&image.guid),
                 None => level >= in_place,
             };
-            members.push(Member { guid: image.guid, path, claim, write });
+            let shot = parsed.shot(image.guid).filter(|_| claim != Claim::Ploop);
+            let written = shot.is_some_and(|shot| shot.temporary != Temporary::No);
+            members.push(Member { guid: image.guid, path, claim, write, written });
         }
         Ok(Self { document: Some(document), members, frozen })
     }

@@ -112,7 +112,7 @@ impl Device {
                 bytes[range].fill(0);
             }
             Operation::Flush => assert_eq!((offset, len), (0, 0)),
-            Operation::CopyUp => unreachable!("no client asks for it"),
+            Operation::Merge => unreachable!("no client asks for it"),
             Operation::Extents => return Ok(extents(&bytes[range.clone()], range.start, buffer)),
         }
         Ok(0)

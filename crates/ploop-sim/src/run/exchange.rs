@@ -4,6 +4,7 @@ use super::{Sim, Step, no_faults};
 use crate::layers::{self, LayerOp, Scene};
 use crate::life::{Life, OpenError, Turn};
 use crate::recover::{self, Mark};
+use crate::scene;
 use crate::traffic::Traffic;
 use ploop_image::Ready;
 use std::path::PathBuf;
@@ -12,15 +13,10 @@ impl Sim<'_> {
     /// A layer operation while requests wait. `false`: the device was lost, as it may be when a
     /// call fails; nothing but a crash ends this life.
     pub(super) fn exchange(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step<bool> {
-        let merges = self.profile.merges > 0;
-        let fits = |op: &&LayerOp| {
-            let here = (op.levels.0..=op.levels.1).contains(&self.levels);
-            op.live() && here && (op.merges() || !merges)
-        };
-        let fitting: Vec<&LayerOp> = layers::OPS.iter().filter(fits).collect();
-        let Some(op) = self.rng.pick(&fitting).copied() else { return Ok(true) };
+        let Some(op) = self.pick_live() else { return Ok(true) };
         self.story.say(|| format!("layer operation {} while requests wait", op.name));
         let ready = self.make_ready(life, op);
+        let made = ready.is_some();
         life.pause();
         let mut closing = false;
         for turns in 0.. {
@@ -53,7 +49,8 @@ impl Sim<'_> {
         self.world.set_hook(None);
         self.look_at_watched(op.name, Mark::May, false)?;
         self.world.set_rates(self.profile.rates);
-        self.littered |= failing;
+        // A server takes the files of a snapshot that came to nothing away; nobody does here.
+        self.littered |= failing || made && !matches!(done, Ok(Ok(())));
         match done {
             Ok(Ok(())) if was_failed => return Err("I10: a failed device went on".into()),
             Ok(Ok(())) => {}
@@ -79,6 +76,20 @@ impl Sim<'_> {
             return Err(format!("I6: {} changed a lower image", op.name));
         }
         Ok(true)
+    }
+
+    /// An operation that fits the disk now.
+    fn pick_live(&mut self) -> Option<&'static LayerOp> {
+        let merges = self.profile.merges > 0;
+        let raw = scene::raw_base(&self.world.dir(), &self.target).is_some();
+        // A raw base and a top: most of the time the one goes into the other.
+        let down = merges && raw && self.levels == 2 && !self.rng.chance(1, 8);
+        let fits = |op: &&LayerOp| {
+            let here = (op.levels.0..=op.levels.1).contains(&self.levels);
+            op.live() && here && (op.merges() || !merges) && (op.goes_down() || !down)
+        };
+        let fitting: Vec<&LayerOp> = layers::OPS.iter().filter(fits).collect();
+        self.rng.pick(&fitting).copied()
     }
 
     /// The files of every second snapshot are made while requests are served.

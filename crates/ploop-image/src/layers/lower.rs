@@ -1,0 +1,120 @@
+//! A merge of the top into a raw base while the disk is in use. A raw file cannot be the top of a
+//! chain, so nothing is turned: the running device writes in place what the base has, and brings
+//! down to it what the top has.
+//!
+//! | step | who | a crash behind it leaves |
+//! |---|---|---|
+//! | the base is as long as the device, and marked `Temporary` | [`lower`] | the same content |
+//! | what the top has is brought down, with guests at work | the device | the same content |
+//! | the top, which has nothing any more, leaves the descriptor | [`drop_empty`] | the base alone |
+//!
+//! The first and the last happen while requests wait. The mark is that of an offline merge into a
+//! raw base, which ends what was begun: the base shows no snapshot any more, but what the top has
+//! covers it.
+
+use super::lookup::{self, AHEAD, Lookup};
+use super::merge::{Plan, Store, Which};
+use super::turn::{Dropped, Turned};
+use super::{document, refused, same, sync, unlink};
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::open::{Level, OpenOptions, Prepared};
+use crate::snapshot::repair;
+use ploop_format::units::{HEADER_WORDS, PAGE_WORDS};
+use ploop_format::{BatPage, ClusterSize, GuestCluster};
+use ploop_io::planted::{Bug, on};
+use ploop_io::{Dir, Entropy};
+use std::path::Path;
+
+/// Has the top of a disk whose device pauses go into the raw base under it; the next device must
+/// have the base open for writing.
+///
+/// # Errors
+/// As [`super::merge()`], and another chain than a raw base and a top (38). The disk holds what it
+/// held.
+pub fn lower(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    target: &Path,
+    options: &OpenOptions,
+) -> Result<Turned> {
+    let planned = document(dir, target)?;
+    let plan = Plan::make(&planned, Which::Top)?;
+    let mut prepared = open(dir, target, options, &plan)?;
+    same(&planned, prepared.document.as_ref())?;
+    repair(&mut prepared, options)?;
+    let (cluster, size) = (prepared.cluster, prepared.size.bytes());
+    let [base, top] = &mut prepared.levels[..] else { return Err(not_raw(&plan)) };
+    if base.head.is_some() {
+        return Err(not_raw(&plan));
+    }
+    let clusters = lookup::count(top, cluster)?;
+    let path = &base.path;
+    if base.len < size {
+        base.file.set_len(size).at(ErrorKind::Truncate, "cannot set the length of", path)?;
+    }
+    sync(&*base.file, Bug::NoSyncMergeBegin)?;
+    Store { dir, entropy, document: &planned }.put(plan.marked(&planned.parsed))?;
+    Ok(Turned { image: path.clone(), levels: 1, bytes: clusters * cluster.bytes() })
+}
+
+/// Takes the top out of the chain: the base has everything.
+///
+/// # Errors
+/// The top has something (38), another process has one of them (37), or a step failed: then the
+/// chain is as it was.
+pub fn drop_empty(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    target: &Path,
+    options: &OpenOptions,
+) -> Result<Dropped> {
+    let planned = document(dir, target)?;
+    let plan = Plan::make(&planned, Which::Top)?;
+    let mut prepared = open(dir, target, options, &plan)?;
+    same(&planned, prepared.document.as_ref())?;
+    repair(&mut prepared, options)?;
+    let [base, top] = &prepared.levels[..] else { return Err(not_raw(&plan)) };
+    if base.head.is_some() {
+        return Err(not_raw(&plan));
+    }
+    is_empty(top, prepared.cluster)?;
+    sync(&*base.file, Bug::NoSyncMergeData)?;
+    let (after, gone) = plan.after(&planned.parsed).map_err(|e| refused(&planned.path, e))?;
+    Store { dir, entropy, document: &planned }.put(Ok(after))?;
+    let mut notes = std::mem::take(&mut prepared.notes);
+    drop(prepared);
+    unlink(dir, &planned, &gone, &mut notes);
+    Ok(Dropped { levels: gone.len(), notes })
+}
+
+fn open(dir: &dyn Dir, target: &Path, options: &OpenOptions, plan: &Plan) -> Result<Prepared> {
+    let options = OpenOptions { read_only: false, ..options.clone() };
+    Prepared::open_reach(dir, target, &options, Some(&plan.reach()))
+}
+
+fn not_raw(plan: &Plan) -> ImageError {
+    let text = format!("{} is not a raw base: the chain is turned instead", plan.target);
+    ImageError::new(ErrorKind::Param, text)
+}
+
+/// No cluster is left in the top.
+fn is_empty(top: &Level, cluster: ClusterSize) -> Result<()> {
+    let entries = top.head.as_ref().map_or(0, |head| head.entries());
+    let pages = GuestCluster(entries.saturating_sub(1)).slot().page.0 + 1;
+    let mut lookup = Lookup::new(top, cluster);
+    for first in (0..pages).step_by(AHEAD as usize) {
+        lookup.load(first)?;
+        let begin = BatPage(first).cluster(0).unwrap_or_default();
+        let end = ((first + AHEAD) * PAGE_WORDS - HEADER_WORDS).min(entries);
+        for at in (begin.0..end).map(GuestCluster) {
+            if lookup.find(at)?.is_some() && !on(Bug::DropUncovered) {
+                let text = format!(
+                    "cluster {at} is in {}: the merge is not at its end",
+                    top.path.display()
+                );
+                return Err(ImageError::new(ErrorKind::Param, text));
+            }
+        }
+    }
+    Ok(())
+}
