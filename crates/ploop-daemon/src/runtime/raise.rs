@@ -17,7 +17,7 @@ const IN_FLIGHT: usize = 4;
 const EXPECTED: u32 = 32;
 /// Beside guests one cluster is under way at a time, and after it a rest of this part of the time
 /// that it took.
-const REST: f64 = 0.35;
+const REST: f64 = 0.7;
 /// A cancel waits for no longer rest than this.
 const LONGEST_REST: Duration = Duration::from_millis(100);
 
