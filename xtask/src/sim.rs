@@ -7,7 +7,7 @@ use crate::sh;
 
 /// A short run for CI, when the caller names none.
 const SHORT: &[&str] =
-    &["--seconds", "120", "--profile", "swarm,crash,fault,layers,operations,merge"];
+    &["--seconds", "120", "--profile", "swarm,crash,fault,layers,operations,merge,race"];
 
 /// Processor seconds until a planted bug must be found.
 const BUDGET: &[&str] = &["--seconds", "300"];

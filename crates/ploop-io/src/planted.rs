@@ -43,6 +43,11 @@ macro_rules! bugs {
 pub enum Group {
     /// A wrong decision of the engine or the image code.
     Decision,
+    /// The same that only operations that fail, or a kill, bring out: hunted with the profile
+    /// `fault`.
+    Fault,
+    /// The same that only writes to one hole at once bring out: hunted with the profile `race`.
+    Race,
     /// The same of an operation on layers: hunted with the profile `operations`.
     Layer,
     /// A wrong decision that only a merge beside traffic meets: hunted with the profile `merge`.
@@ -63,9 +68,9 @@ bugs! {
     Decision CopyUpAnswerEarly "a copy-up is answered when the guest's part is written (F4)",
     Decision CopyUpFailedMapped "a copy-up whose write failed is published (F13)",
     Decision CopyUpTailStale "a copy-up does not clear what lies behind the lower file's end (F18)",
-    Decision AllocateLostDone "a write whose cluster lost to another's is answered (F4)",
-    Decision AllocateLostClean "the cluster of such a write is used again at once (I18)",
-    Decision AllocateUnregistered "such a write is unregistered, its cluster cleaned at once (I11)",
+    Race AllocateLostDone "a write whose cluster lost to another's is answered (F4)",
+    Race AllocateLostClean "the cluster of such a write is used again at once (I18)",
+    Race AllocateUnregistered "such a write is unregistered, its cluster cleaned at once (I11)",
     Decision ReuseNow "a freed cluster is cleaned at once: no grace, no durable page (I2, I11)",
     Decision ReuseNoGrace "a freed cluster waits for its page, not for I/O in flight (I11)",
     Decision ReuseUndurable "a freed cluster waits for I/O in flight, not for its page (I2)",
@@ -75,7 +80,7 @@ bugs! {
     Decision DirtyForgotten "a page that changed during its write counts as written (I10)",
     Decision PageErrorIgnored "a failed page write counts as done (I10)",
     Decision SyncErrorIgnored "a failed sync counts as done (F5)",
-    Decision DsyncErrorIgnored "a failed synchronous write does not fail the device (F5)",
+    Fault DsyncErrorIgnored "a failed synchronous write does not fail the device (F5)",
     Decision FlushEarly "a flush is served by the sync that already runs (I3)",
     Decision FlushNoPages "a flush does not wait for pages (I3)",
     Decision FlushPastDirty "a queue syncs for a flush by itself while pages are dirty (I3)",
@@ -96,7 +101,7 @@ bugs! {
     Decision CloseCutsTooFar "a close cuts one cluster too much (T19)",
     Decision CloseUnsettled "a close does not wait for the pages (I13)",
     Decision MarkNot "the in-use mark is not set (I12)",
-    Decision RecordEarly "a change is taken off the record when its write begins (F2)",
+    Fault RecordEarly "a change is taken off the record when its write begins (F2)",
     Decision RecordNot "a change is not put on record (F2)",
     Layer ExchangeUnsure "a descriptor that may go is taken for the one that stays (F12)",
     Layer MergeDropsZeros "a merge leaves zeros out where a lower level has the cluster",
@@ -109,7 +114,7 @@ bugs! {
     Merge DownNoGrace "a cluster goes down to the base while it is written in the top (I11)",
     Merge DownDropsZeros "a cluster goes down to the base without its zeros",
     Merge BelowNoGrace "a cluster is copied while it is written where it is (I11)",
-    Layer TurnUndoFirst "a failed turn takes old entries back under the new order (F21)",
+    Merge TurnUndoFirst "a failed turn takes old entries back under the new order (F21)",
     Layer DropUncovered "levels leave the chain before the top has what they have (F21)",
     Layer SwitchUnlinksFirst "a switch removes the old top before the descriptor is in force",
     Drop NoSyncKeeper "the keeper's sync is not done",

@@ -36,6 +36,8 @@ pub fn hunt(bug: Bug, profile: &str, first: u64, budget: Duration) -> Hunt {
     let profile = match bug.group() {
         Group::Layer | Group::LayerDrop => "operations",
         Group::Merge => "merge",
+        Group::Fault => "fault",
+        Group::Race => "race",
         _ => profile,
     };
     let mut runs = 0;

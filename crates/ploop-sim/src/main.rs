@@ -241,12 +241,11 @@ fn hunt(task: &str, options: &Options) -> ExitCode {
     use ploop_io::planted::{Bug, Group};
     use ploop_sim::hunt::{Hunt, hunt_all, of_group};
     std::panic::set_hook(Box::new(|_| {}));
+    let syncs = |group| matches!(group, Group::Drop | Group::LayerDrop | Group::Swap);
     let bugs = match &options.bug {
         Some(name) => Bug::named(name).into_iter().collect(),
-        None if task == "planted" => {
-            of_group(|group| matches!(group, Group::Decision | Group::Layer | Group::Merge))
-        }
-        None => of_group(|group| matches!(group, Group::Drop | Group::LayerDrop | Group::Swap)),
+        None if task == "planted" => of_group(|group| !syncs(group) && group != Group::Equal),
+        None => of_group(syncs),
     };
     let budget = options.time.unwrap_or(Duration::from_secs(60));
     let start = Instant::now();

@@ -60,13 +60,14 @@ pub struct Profile {
 }
 
 /// The names of the fixed profiles.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 13] = [
     "swarm",
     "crash",
     "fault",
     "layers",
     "operations",
     "merge",
+    "race",
     "plain",
     "chain",
     "faults",
@@ -219,21 +220,9 @@ impl Profile {
                 let swarm = Self::swarm(seed);
                 Self { name: name.into(), layers: true, live: 200, rounds: 6, ..swarm }
             }
-            // Little traffic, and what follows it looked at closely.
-            "operations" => Self {
-                name: name.into(),
-                layers: true,
-                operations: 4,
-                live: 20,
-                requests: 12,
-                crash_every: 1000,
-                clusters: 8 + seed % 9,
-                space: None,
-                // Hardly any of the disk's operations fail, but some of the calls.
-                rates: Rates { short: u32::from(seed.is_multiple_of(2)), ..rates },
-                ..Self::swarm(seed)
-            },
+            "operations" => Self::operations(seed),
             "merge" => Self::merge(seed),
+            "race" => Self::race(seed),
             "chain" => Self { levels: 3, ..plain },
             "faults" => {
                 let some = 65536 / 40;
@@ -346,6 +335,23 @@ impl Profile {
         .with_twins(&mut rng)
     }
 
+    /// Little traffic, and what follows it looked at closely.
+    fn operations(seed: u64) -> Self {
+        Self {
+            name: "operations".into(),
+            layers: true,
+            operations: 4,
+            live: 20,
+            requests: 12,
+            crash_every: 1000,
+            clusters: 8 + seed % 9,
+            space: None,
+            // Hardly any of the disk's operations fail, but some of the calls.
+            rates: Rates { short: u32::from(seed.is_multiple_of(2)), ..Rates::default() },
+            ..Self::swarm(seed)
+        }
+    }
+
     /// A merge beside traffic.
     fn merge(seed: u64) -> Self {
         let swarm = Self::swarm(seed);
@@ -364,6 +370,24 @@ impl Profile {
             churn: false,
             clusters: 8 + seed % 9,
             space: None,
+            crash_every: swarm.crash_every.max(20),
+            world,
+            ..swarm
+        }
+    }
+
+    /// Writes of two queues to one hole at once, and I/O that takes its time.
+    fn race(seed: u64) -> Self {
+        let swarm = Self::swarm(seed);
+        let mut world = SimOptions { reorder: true, straggler: 10, ..swarm.world };
+        world.delay_max = 200_000;
+        Self {
+            name: "race".into(),
+            queues: swarm.queues.max(2),
+            levels: 1 + seed as usize % 2,
+            clusters: 8 + seed % 33,
+            twins: 1,
+            layers: false,
             crash_every: swarm.crash_every.max(20),
             world,
             ..swarm
