@@ -12,6 +12,10 @@ use ploop_io::planted::{Bug, on};
 use ploop_io::{Dir, Entropy};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long somebody who looks at a file may keep a device from going on.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// What an exchange works with.
 pub struct Exchange<'a> {
@@ -21,7 +25,8 @@ pub struct Exchange<'a> {
     pub entropy: &'a dyn Entropy,
     /// How the disk is opened.
     pub options: &'a OpenOptions,
-    /// Images below the top that the next device has open for writing too.
+    /// Images below the top that the next device has open for writing too, if the operation ends
+    /// well, which then has their locks.
     pub also_write: Vec<Guid>,
 }
 
@@ -43,7 +48,9 @@ impl Disk {
         let read_only = self.read_only();
         let held = self.close_held(report)?;
         let options = OpenOptions { held, ..how.options.clone() };
-        let done = match operate(&options) {
+        // Guests wait meanwhile: who has a file that is wanted is not waited for, but for a glance.
+        let hasty = OpenOptions { wait: options.wait.at_most(GLANCE), ..options.clone() };
+        let done = match operate(&hasty) {
             Err(error) if error.kind() == ErrorKind::Sync => return Err(error),
             done => done,
         };
@@ -52,8 +59,9 @@ impl Disk {
             options.held.sync()?;
             affirm(&*dir, how.entropy, how.target)?;
         }
-        let disk =
-            Self::open(dir, how.target, &OpenOptions { also_write: how.also_write, ..options })?;
+        // Somebody else may have what was to be written, or the operation would not have failed.
+        let also_write = if done.is_ok() { how.also_write } else { Vec::new() };
+        let disk = Self::open(dir, how.target, &OpenOptions { also_write, ..options })?;
         if disk.read_only() != read_only {
             let text = format!("{} is another disk now", how.target.display());
             return Err(ImageError::new(ErrorKind::Descriptor, text));

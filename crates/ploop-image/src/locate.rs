@@ -13,7 +13,8 @@ pub const DESCRIPTOR: &str = "DiskDescriptor.xml";
 pub enum Located {
     /// A disk: the path of its descriptor.
     Descriptor(PathBuf),
-    /// A ploop image that no descriptor beside it names: its canonical path.
+    /// A ploop image that no descriptor beside it names: its canonical path. Of one file that was
+    /// asked for also any that a descriptor names.
     Image(PathBuf),
 }
 
@@ -54,10 +55,10 @@ pub fn locate_file(dir: &dyn Dir, target: &Path) -> Result<Located> {
         return Ok(Located::Descriptor(target.to_owned()));
     }
     let path = dir.canonical(target).at(ErrorKind::Open, "cannot find", target)?;
-    if has_signature(dir, &path)? {
+    // Whether it is a raw image is for its owner to say: a raw is never recognised by content.
+    if has_signature(dir, &path)? || beside(dir, &path).is_some() {
         return Ok(Located::Image(path));
     }
-    // Whether it is a raw image is for its owner to say: a raw is never recognised by content.
     let text = format!("{} is not a ploop image and not a descriptor", target.display());
     Err(ImageError::new(ErrorKind::BadImage, text)
         .hint("a raw file needs a descriptor: ploop restore-descriptor -f raw DIR IMAGE"))

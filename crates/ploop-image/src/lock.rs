@@ -61,6 +61,11 @@ impl LockWait {
         sleep: std::thread::sleep,
     };
 
+    /// Not longer than this in all.
+    pub(crate) fn at_most(self, total: Duration) -> Self {
+        Self { total: self.total.min(total), step: self.step.min(total / 4), ..self }
+    }
+
     /// Sleeps a step; `false` when the time is over. `spent` is the caller's account.
     pub(crate) fn again(&self, spent: &mut Duration) -> bool {
         if *spent >= self.total || self.step.is_zero() {

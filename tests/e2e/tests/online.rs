@@ -458,3 +458,46 @@ fn a_merge_into_a_raw_base_survives_a_kill() {
     stage.look();
     stage.end();
 }
+
+#[test]
+fn what_somebody_reads_is_not_merged_and_the_device_goes_on() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    for init in [&["-b", "128"][..], &["-f", "raw"]] {
+        let mut stage = Stage::new(&format!("online-read{}", init[1]), init);
+        let mut names = Vec::new();
+        for _ in 0..3 {
+            names.push(stage.snapshot());
+        }
+        for (which, first) in [("the base", 0), ("the parent", 2)] {
+            let shown = stage.world.ploop_ok(&[
+                "snapshot-list",
+                "-H",
+                "-o",
+                "fname",
+                "-u",
+                &names[first],
+                "a",
+            ]);
+            let image = shown.out.lines().last().unwrap().trim().to_owned();
+            let socket = stage.world.text("frozen");
+            let reader =
+                stage.world.serve(&["--ro", &image, "--nbd", &format!("unix:{socket}")], 1);
+            let refused: &[&[&str]] = match first {
+                0 => &[&["-A"], &["-u", &names[1]]],
+                _ => &[&["-A"], &[], &["-u", &names[2]]],
+            };
+            for words in refused {
+                let said = stage.world.ploop(&[&["snapshot-merge"], *words, &["a"]].concat());
+                assert_eq!(said.code, 37, "{which}, {words:?}: {said:?}");
+                stage.look();
+            }
+            assert_eq!(stage.images(), 4);
+            assert_eq!(reader.end("-TERM"), 0);
+        }
+        stage.ploop(&["snapshot-merge", "-A", "a"]);
+        assert_eq!(stage.images(), 1);
+        stage.end();
+    }
+}
