@@ -71,8 +71,8 @@ pub enum Route {
     Unmap,
     /// Zeros at this place of a level, nearly always the top, by punching or writing.
     Zero(u8, Sector),
-    /// Give blocks back at this place of the top; edges stay.
-    Punch(Sector),
+    /// Give blocks back at this place of a level, nearly always the top; edges stay.
+    Punch(u8, Sector),
 }
 
 impl Route {
@@ -113,7 +113,7 @@ impl Route {
             Self::MapClean => 10,
             Self::Unmap => 11,
             Self::Zero(..) => 12,
-            Self::Punch(_) => 13,
+            Self::Punch(..) => 13,
             Self::CopyUpWhole => 14,
             Self::CopyDown => 15,
         }
@@ -155,22 +155,21 @@ pub fn route(kind: PieceKind, cell: Option<Cell>, facts: Facts) -> Route {
         };
     };
     let in_top = level == facts.top;
+    let in_place = in_top || level >= facts.in_place;
     let unmap = facts.whole && !facts.keep_blocks && !facts.raw_top;
     let unmap = unmap && (!cell.has_lower || on(Bug::UnmapAll));
     match (kind, in_top) {
-        (PieceKind::Write, true) => Route::Write(level, at),
-        (PieceKind::Write, false) if level >= facts.in_place => Route::Write(level, at),
-        (PieceKind::Write, false) => Route::CopyUp,
-        // F11: a discard of what the top does not have changes nothing.
-        (PieceKind::Discard, false) => Route::Nothing,
-        (PieceKind::Discard, true) if facts.keep_blocks => Route::Nothing,
         (PieceKind::Discard | PieceKind::Zero, true) if unmap => Route::Unmap,
+        (PieceKind::Discard, _) if facts.keep_blocks => Route::Nothing,
+        (PieceKind::Write, _) if in_place => Route::Write(level, at),
         // F11: unmapping would bring the lower level's bytes back.
-        (PieceKind::Discard, true) => Route::Punch(at),
-        (PieceKind::Zero, true) => Route::Zero(level, at),
-        (PieceKind::Zero, false) if facts.down => Route::Zero(level, at),
-        (PieceKind::Zero, false) if facts.whole => Route::MapClean,
-        (PieceKind::Zero, false) => Route::CopyUpZero,
+        (PieceKind::Discard, _) if in_place => Route::Punch(level, at),
+        (PieceKind::Zero, _) if in_place => Route::Zero(level, at),
+        (PieceKind::Write, _) => Route::CopyUp,
+        // F11: a discard of what only the frozen levels have changes nothing.
+        (PieceKind::Discard, _) => Route::Nothing,
+        (PieceKind::Zero, _) if facts.whole => Route::MapClean,
+        (PieceKind::Zero, _) => Route::CopyUpZero,
         (PieceKind::Merge, true) if facts.down => Route::CopyDown,
         (PieceKind::Merge, _) if facts.down => Route::Nothing,
         (PieceKind::Merge, false) if level >= facts.floor => Route::CopyUpWhole,
@@ -238,10 +237,10 @@ mod tests {
         assert_eq!(route(Write, base, whole), Route::Write(0, S));
         assert_eq!(route(Zero, base, whole), Route::Zero(0, S));
         assert_eq!(route(Zero, base, down), Route::Zero(0, S));
-        assert_eq!(route(Discard, base, whole), Route::Nothing);
+        assert_eq!(route(Discard, base, whole), Route::Punch(0, S));
         assert_eq!(route(Write, top, down), Route::Write(1, S));
         assert_eq!(route(Zero, top, whole), Route::Zero(1, S));
-        assert_eq!(route(Discard, top, whole), Route::Punch(S));
+        assert_eq!(route(Discard, top, whole), Route::Punch(1, S));
         let claimed = Cell { claimed: true, ..Cell::at(1, S, true) };
         assert_eq!(route(Merge, Some(claimed), down), Route::Wait);
     }
@@ -266,12 +265,14 @@ mod tests {
         assert_eq!(route(Discard, Some(Cell::HOLE), WHOLE), Route::Nothing);
         assert_eq!(route(Discard, below(), WHOLE), Route::Nothing);
         assert_eq!(route(Discard, top(false), WHOLE), Route::Unmap);
-        assert_eq!(route(Discard, top(true), WHOLE), Route::Punch(S));
-        assert_eq!(route(Discard, top(false), FACTS), Route::Punch(S));
+        assert_eq!(route(Discard, top(true), WHOLE), Route::Punch(2, S));
+        assert_eq!(route(Discard, top(false), FACTS), Route::Punch(2, S));
+        let merging = Facts { in_place: 1, ..WHOLE };
+        assert_eq!(route(Discard, below(), merging), Route::Punch(1, S), "it was the top");
         let prealloc = Facts { keep_blocks: true, ..WHOLE };
         assert_eq!(route(Discard, top(false), prealloc), Route::Nothing, "C8");
         let raw = Facts { raw_top: true, ..WHOLE };
-        assert_eq!(route(Discard, top(false), raw), Route::Punch(S));
+        assert_eq!(route(Discard, top(false), raw), Route::Punch(2, S));
     }
 
     #[test]
@@ -283,6 +284,8 @@ mod tests {
         assert_eq!(route(Zero, top(false), WHOLE), Route::Unmap);
         assert_eq!(route(Zero, top(true), WHOLE), Route::Zero(2, S));
         assert_eq!(route(Zero, top(false), FACTS), Route::Zero(2, S));
+        let merging = Facts { in_place: 1, ..WHOLE };
+        assert_eq!(route(Zero, below(), merging), Route::Zero(1, S), "it was the top");
         let keep = Facts { keep_blocks: true, ..WHOLE };
         assert_eq!(route(Zero, top(false), keep), Route::Zero(2, S));
     }

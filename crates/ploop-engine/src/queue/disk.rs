@@ -197,9 +197,9 @@ impl<I: Io> Queue<I> {
     }
 
     /// Punches the whole blocks of a piece; its edges stay (F24).
-    pub(super) fn punch(&mut self, index: u32, at: Sector) -> Option<Outcome> {
-        let block = u64::from(self.shared.chain.top().file.caps().block.max(1));
-        let fid = self.shared.chain.top().fid;
+    pub(super) fn punch(&mut self, index: u32, level: u8, at: Sector) -> Option<Outcome> {
+        let level = self.shared.chain.level(level);
+        let (block, fid) = (u64::from(level.file.caps().block.max(1)), level.fid);
         let piece = &mut self.slots.pieces[index as usize];
         let start = (at.bytes() + piece.from).next_multiple_of(block);
         let end = (at.bytes() + piece.from + piece.len) / block * block;

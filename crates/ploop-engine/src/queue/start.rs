@@ -199,7 +199,7 @@ impl<I: Io> Queue<I> {
         let way = route(kind, cell, facts);
         visit(|| self.covered(&piece, kind, way, cell));
         let in_place =
-            matches!(way, Route::Read(..) | Route::Write(..) | Route::Zero(..) | Route::Punch(_));
+            matches!(way, Route::Read(..) | Route::Write(..) | Route::Zero(..) | Route::Punch(..));
         // Zeros over a hole stay a hole.
         let zeros = way == Route::Allocate && self.all_zero(&piece);
         let way = if zeros { Route::Nothing } else { way };
@@ -242,7 +242,7 @@ impl<I: Io> Queue<I> {
             Route::Read(level, at) => return self.read(index, level, at),
             Route::Write(level, at) => return self.write(index, level, at),
             Route::Zero(level, at) => return self.zero(index, level, at),
-            Route::Punch(at) => return self.punch(index, at),
+            Route::Punch(level, at) => return self.punch(index, level, at),
             Route::CopyUpZero if flags.fast_zero => return Some(Err(Errno::OPNOTSUPP)),
             Route::Load => (Stage::Asked, ToKeeper::Load(caller, piece.cluster.slot().page)),
             Route::Wait => (Stage::Asked, ToKeeper::Wait(caller, piece.cluster)),

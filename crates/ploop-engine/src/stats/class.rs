@@ -85,7 +85,7 @@ impl ClassId {
             // A cluster is claimed only while it is copied up: waiting is part of that.
             (PieceKind::Write, Route::CopyUp | Route::Wait) => WRITE + 3,
             (PieceKind::Write, _) => WRITE,
-            (PieceKind::Discard, Route::Punch(_)) => DISCARD + 1,
+            (PieceKind::Discard, Route::Punch(..)) => DISCARD + 1,
             (PieceKind::Discard, Route::Unmap) => DISCARD + 2,
             (PieceKind::Discard, _) => DISCARD,
             (PieceKind::Zero, Route::Zero(..)) => ZERO + 1,
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(name(Write, Route::Wait), ("write", "copy_up"));
         assert_eq!(name(Discard, Route::Nothing), ("discard", "nothing"));
         assert_eq!(name(Discard, Route::Wait), ("discard", "nothing"));
-        assert_eq!(name(Discard, Route::Punch(S)), ("discard", "punch"));
+        assert_eq!(name(Discard, Route::Punch(2, S)), ("discard", "punch"));
         assert_eq!(name(Discard, Route::Unmap), ("discard", "unmap"));
         assert_eq!(name(Zero, Route::Nothing), ("write_zeroes", "nothing"));
         assert_eq!(name(Zero, Route::Zero(2, S)), ("write_zeroes", "top"));
