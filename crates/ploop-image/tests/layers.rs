@@ -175,6 +175,24 @@ fn a_raw_base_takes_levels_in() {
 }
 
 #[test]
+fn zeros_over_a_raw_base_become_holes() {
+    let disk = TestDisk::with(&options(Kind::Raw { sparse: true }));
+    let home = disk.home.path();
+    poke(disk.image(), 0, &vec![0x11; 8 * BYTES as usize]);
+    take(home);
+    for slot in 0..8 {
+        write_cluster(&top(home), SMALL, slot, if slot == 3 { 0x23 } else { 0 });
+    }
+    let blocks = |path: &Path| std::os::unix::fs::MetadataExt::blocks(&fs::metadata(path).unwrap());
+    let before = blocks(disk.image());
+    run(home, Which::Top).unwrap();
+    let bytes = fs::read(disk.image()).unwrap();
+    let value = |at: usize| if at / BYTES as usize == 3 { 0x23 } else { 0 };
+    assert!(bytes.iter().enumerate().all(|(at, byte)| *byte == value(at)));
+    assert!(blocks(disk.image()) < before / 4, "{} of {before}", blocks(disk.image()));
+}
+
+#[test]
 fn a_top_leaves_a_raw_base_only_when_it_is_empty() {
     let disk = TestDisk::with(&options(Kind::Raw { sparse: true }));
     let home = disk.home.path();

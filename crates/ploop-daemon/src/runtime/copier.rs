@@ -107,6 +107,7 @@ mod tests {
                 len,
                 fresh: true,
                 skip_zero: n % 2 == 0,
+                thin: true,
             })
             .collect();
         to.set_len(40 * len).unwrap();

@@ -33,6 +33,8 @@ enum Step {
     Read { chunk: Range<u64>, part: Range<u64>, done: u64 },
     /// Writing a part of a chunk.
     Write { chunk: Range<u64>, part: Range<u64>, done: u64 },
+    /// Giving a chunk's blocks back: it is zeros, in a file that has other bytes there.
+    Punch { chunk: Range<u64> },
     /// The keeper's part is done.
     Done,
 }
@@ -284,6 +286,12 @@ impl<I: Io> Keeper<I> {
     pub(super) fn copy_completed(&mut self, cluster: GuestCluster, result: i32) {
         let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
         let step = copy.step.clone();
+        if let Step::Punch { chunk } = step {
+            return match result < 0 {
+                true => self.write_step(cluster, chunk.clone(), chunk, 0),
+                false => self.copy_from(cluster, chunk.end),
+            };
+        }
         if result < 0 {
             return self.copy_failed(cluster, Errno::from_raw_os_error(-result));
         }
@@ -311,7 +319,7 @@ impl<I: Io> Keeper<I> {
                     self.write_step(cluster, chunk, part, done);
                 }
             }
-            Step::Done | Step::Grace => {}
+            Step::Done | Step::Grace | Step::Punch { .. } => {}
         }
     }
 
@@ -343,7 +351,11 @@ impl<I: Io> Keeper<I> {
         }
         if matches!(copy.to, To::Base(_)) && !on(Bug::DownDropsZeros) {
             // It has other bytes there.
-            return self.write_step(cluster, chunk.clone(), chunk, 0);
+            let zero = is_zero(bytes) && bytes.len().is_multiple_of(PAGE as usize);
+            return match zero {
+                true => self.punch_step(cluster, chunk),
+                false => self.write_step(cluster, chunk.clone(), chunk, 0),
+            };
         }
         // All-zero parts are not written: the target is clean.
         let blocks = bytes.chunks(PAGE as usize);
@@ -382,6 +394,17 @@ impl<I: Io> Keeper<I> {
         let (offset, len) = (start + part.start + done, part.end - part.start - done);
         copy.step = Step::Write { chunk, part, done };
         self.push_to(Task::Copy(cluster), file, OpKind::Write, offset, len, buf);
+    }
+
+    /// Zeros for a part of the plain file; a host that cannot gets them written.
+    fn punch_step(&mut self, cluster: GuestCluster, chunk: Range<u64>) {
+        let start = self.cluster.guest_start(cluster);
+        let file = self.shared.below().filter(|below| below.file.caps().punch).map(|b| b.fid);
+        let Some(file) = file else { return self.write_step(cluster, chunk.clone(), chunk, 0) };
+        let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
+        let (offset, len) = (start + chunk.start, chunk.end - chunk.start);
+        copy.step = Step::Punch { chunk };
+        self.push_to(Task::Copy(cluster), file, OpKind::Punch, offset, len, std::ptr::null_mut());
     }
 
     /// The queue has written the guest's part, or could not.

@@ -24,6 +24,8 @@ pub struct Move {
     pub fresh: bool,
     /// A cluster of zeros is not written at all.
     pub skip_zero: bool,
+    /// Zeros over other bytes may become a hole.
+    pub thin: bool,
 }
 
 /// Does moves, in any order and as many at a time as it likes.
@@ -78,7 +80,7 @@ impl Move {
             }
             at += len as u64;
         }
-        if leading && !self.skip_zero {
+        if leading && !self.skip_zero && !self.given_back(to) {
             self.zeros(to, self.len)?;
         }
         Ok(leading && self.skip_zero)
@@ -94,6 +96,16 @@ impl Move {
         }
         out[there..].fill(0);
         Ok(())
+    }
+
+    /// The place becomes a hole, where the host can.
+    fn given_back(&self, to: &dyn RawFile) -> bool {
+        let whole = self.to_at.is_multiple_of(4096) && self.len.is_multiple_of(4096);
+        self.thin
+            && !self.fresh
+            && whole
+            && to.caps().punch
+            && to.punch(self.to_at, self.len).is_ok()
     }
 
     /// The first `len` bytes of the place become zeros, where they are not.

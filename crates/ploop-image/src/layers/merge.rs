@@ -418,6 +418,7 @@ impl Step {
             len,
             fresh,
             skip_zero,
+            thin: true,
         }
     }
 }

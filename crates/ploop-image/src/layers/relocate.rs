@@ -114,6 +114,7 @@ fn relocate(
             len: cluster.bytes(),
             fresh: true,
             skip_zero: false,
+            thin: false,
         };
         one.run(&*level.file, &mut buffer).at(ErrorKind::Write, "cannot copy in", &path)?;
         let at = Sector(cluster.file_start(to) / SECTOR);
