@@ -491,6 +491,7 @@ fn what_somebody_reads_is_not_merged_and_the_device_goes_on() {
             for words in refused {
                 let said = stage.world.ploop(&[&["snapshot-merge"], *words, &["a"]].concat());
                 assert_eq!(said.code, 37, "{which}, {words:?}: {said:?}");
+                assert!(said.err.contains(&socket), "the reader is not named: {said:?}");
                 stage.look();
             }
             assert_eq!(stage.images(), 4);

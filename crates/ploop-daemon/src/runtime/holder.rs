@@ -5,7 +5,7 @@ use ploop_io::Ident;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-/// The process that has the file open and locked, in words.
+/// The other process that has the file open and locked, in words.
 #[must_use]
 pub fn holder(file: Ident) -> Option<String> {
     from_registry(file).or_else(|| from_locks(file))
@@ -13,7 +13,9 @@ pub fn holder(file: Ident) -> Option<String> {
 
 fn from_registry(file: Ident) -> Option<String> {
     let entries = Registry::of_user().entries().ok()?;
-    entries.iter().find(|entry| has(entry, file)).map(describe)
+    // A server that merges may have the disk itself.
+    let other = |entry: &Entry| entry.pid != std::process::id();
+    entries.iter().find(|entry| other(entry) && has(entry, file)).map(describe)
 }
 
 fn has(entry: &Entry, file: Ident) -> bool {
