@@ -414,7 +414,7 @@ fn a_merge_into_a_raw_base_that_is_cancelled_goes_on_with_the_next_one() {
         return;
     }
     let mut stage = raw_stage("online-raw-cancel");
-    let merge = ["--json", "snapshot-merge", "--rate", "2M", "a"];
+    let merge = ["--json", "snapshot-merge", "--rate", "1M", "a"];
     let mut slow = stage.world.ploop_command(&merge).spawn().unwrap();
     thread::sleep(Duration::from_millis(900));
     assert_eq!(stage.world.ploop(&["snapshot", "a"]).code, 17);
@@ -440,7 +440,7 @@ fn a_merge_into_a_raw_base_survives_a_kill() {
         return;
     }
     let mut stage = raw_stage("online-raw-kill");
-    let merge = ["--json", "snapshot-merge", "--rate", "2M", "a"];
+    let merge = ["--json", "snapshot-merge", "--rate", "1M", "a"];
     let mut slow = stage.world.ploop_command(&merge).spawn().unwrap();
     thread::sleep(Duration::from_millis(900));
     let (client, ledger) = stage.rest();
