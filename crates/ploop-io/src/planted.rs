@@ -43,14 +43,14 @@ macro_rules! bugs {
 pub enum Group {
     /// A wrong decision of the engine or the image code.
     Decision,
-    /// The same that only operations that fail, or a kill, bring out: hunted with the profile
+    /// The same that operations that fail, or a kill, bring out: hunted with the profile
     /// `fault`.
     Fault,
-    /// The same that only writes to one hole at once bring out: hunted with the profile `race`.
+    /// The same that writes to one hole at once bring out: hunted with the profile `race`.
     Race,
     /// The same of an operation on layers: hunted with the profile `operations`.
     Layer,
-    /// A wrong decision that only a merge beside traffic meets: hunted with the profile `merge`.
+    /// A wrong decision that a merge beside traffic meets: hunted with the profile `merge`.
     Merge,
     /// A sync that is not done.
     Drop,

@@ -164,18 +164,20 @@ fn merges_while_a_client_writes_lose_nothing() {
     stage.end();
 }
 
-#[test]
-fn a_merge_that_is_cancelled_goes_on_with_the_next_one() {
-    if !have(&["qemu-img"]) {
-        return;
-    }
-    let mut stage = Stage::new("online-cancel", &clusters("128"));
+/// A disk with a snapshot, and a top with some of what the client writes.
+fn stage_to_merge(name: &str, init: &[&str]) -> Stage {
+    let stage = Stage::new(name, init);
     thread::sleep(Duration::from_millis(300));
     stage.snapshot();
     thread::sleep(Duration::from_millis(300));
-    let merge = ["--json", "snapshot-merge", "--rate", "64K", "a"];
+    stage
+}
+
+/// Cancels a slow merge of the top, and goes on with it in another life.
+fn cancelled(mut stage: Stage, rate: &str) {
+    let merge = ["--json", "snapshot-merge", "--rate", rate, "a"];
     let mut slow = stage.world.ploop_command(&merge).spawn().unwrap();
-    thread::sleep(Duration::from_millis(500));
+    thread::sleep(Duration::from_millis(900));
     // One at a time.
     assert_eq!(stage.world.ploop(&["snapshot", "a"]).code, 17);
     assert_eq!(stage.world.ploop(&["grow", "-s", "80M", "a"]).code, 17);
@@ -188,10 +190,37 @@ fn a_merge_that_is_cancelled_goes_on_with_the_next_one() {
     client.disconnect().unwrap();
     assert_eq!(stage.server.take().unwrap().end("-TERM"), 0);
     stage.open(ledger);
+    stage.look();
     stage.ploop(&["snapshot-merge", "a"]);
     stage.look();
     assert_eq!(stage.images(), 1);
     stage.end();
+}
+
+/// Kills the server in a slow merge of the top. What the next one serves.
+fn killed(stage: &mut Stage, rate: &str) {
+    let merge = ["--json", "snapshot-merge", "--rate", rate, "a"];
+    let mut slow = stage.world.ploop_command(&merge).spawn().unwrap();
+    thread::sleep(Duration::from_millis(900));
+    let (client, ledger) = stage.rest();
+    drop((client, stage.server.take()));
+    assert_ne!(slow.wait().unwrap().code(), Some(0));
+    stage.open(ledger);
+    stage.look();
+}
+
+#[test]
+fn a_merge_that_is_cancelled_goes_on_with_the_next_one() {
+    if have(&["qemu-img"]) {
+        cancelled(stage_to_merge("online-cancel", &clusters("128")), "64K");
+    }
+}
+
+#[test]
+fn a_merge_into_a_raw_base_that_is_cancelled_goes_on_with_the_next_one() {
+    if have(&["qemu-img"]) {
+        cancelled(stage_to_merge("online-raw-cancel", &["-f", "raw"]), "1M");
+    }
 }
 
 #[test]
@@ -199,20 +228,29 @@ fn a_merge_survives_a_kill() {
     if !have(&["qemu-img"]) {
         return;
     }
-    let mut stage = Stage::new("online-kill", &clusters("128"));
-    thread::sleep(Duration::from_millis(300));
-    stage.snapshot();
-    thread::sleep(Duration::from_millis(300));
-    let merge = ["--json", "snapshot-merge", "--rate", "256K", "a"];
-    let mut slow = stage.world.ploop_command(&merge).spawn().unwrap();
-    thread::sleep(Duration::from_millis(600));
-    let (client, ledger) = stage.rest();
-    drop((client, stage.server.take()));
-    assert_ne!(slow.wait().unwrap().code(), Some(0));
-    stage.open(ledger);
+    let mut stage = stage_to_merge("online-kill", &clusters("128"));
+    killed(&mut stage, "256K");
     stage.ploop(&["snapshot-merge", "a"]);
     stage.look();
     assert_eq!(stage.images(), 1);
+    stage.end();
+}
+
+#[test]
+fn a_merge_into_a_raw_base_survives_a_kill() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    let mut stage = stage_to_merge("online-raw-kill", &["-f", "raw"]);
+    killed(&mut stage, "1M");
+    // Closed, the original's way ends it too.
+    let (client, ledger) = stage.rest();
+    client.disconnect().unwrap();
+    assert_eq!(stage.server.take().unwrap().end("-TERM"), 0);
+    stage.world.ploop_ok(&["snapshot-merge", "a"]);
+    assert_eq!(stage.images(), 1);
+    stage.open(ledger);
+    stage.look();
     stage.end();
 }
 
@@ -367,21 +405,12 @@ fn a_merge_gives_space_back_as_it_goes() {
     wants_clean(&world, "a");
 }
 
-/// A disk of a raw base, and a top with some of what the client writes.
-fn raw_stage(name: &str) -> Stage {
-    let stage = Stage::new(name, &["-f", "raw"]);
-    thread::sleep(Duration::from_millis(200));
-    stage.snapshot();
-    thread::sleep(Duration::from_millis(300));
-    stage
-}
-
 #[test]
 fn the_top_goes_down_into_a_raw_base_while_a_client_writes() {
     if !have(&["qemu-img"]) {
         return;
     }
-    let mut stage = raw_stage("online-raw");
+    let mut stage = stage_to_merge("online-raw", &["-f", "raw"]);
     let done = stage.ploop(&["snapshot-merge", "a"]).json();
     assert_eq!(done["state"], "done", "{done}");
     assert_eq!(stage.images(), 1);
@@ -405,57 +434,6 @@ fn the_top_goes_down_into_a_raw_base_while_a_client_writes() {
     assert!(raw[..content.len()] == content[..], "the base is something else");
     stage.go(client, ledger);
     stage.snapshot();
-    stage.end();
-}
-
-#[test]
-fn a_merge_into_a_raw_base_that_is_cancelled_goes_on_with_the_next_one() {
-    if !have(&["qemu-img"]) {
-        return;
-    }
-    let mut stage = raw_stage("online-raw-cancel");
-    let merge = ["--json", "snapshot-merge", "--rate", "1M", "a"];
-    let mut slow = stage.world.ploop_command(&merge).spawn().unwrap();
-    thread::sleep(Duration::from_millis(900));
-    assert_eq!(stage.world.ploop(&["snapshot", "a"]).code, 17);
-    stage.ploop(&["jobs", "--cancel", "1", "a"]);
-    assert_ne!(slow.wait().unwrap().code(), Some(0));
-    stage.look();
-    assert_eq!(stage.images(), 2);
-    // A life without the job, then the rest.
-    let (client, ledger) = stage.rest();
-    client.disconnect().unwrap();
-    assert_eq!(stage.server.take().unwrap().end("-TERM"), 0);
-    stage.open(ledger);
-    stage.look();
-    stage.ploop(&["snapshot-merge", "a"]);
-    assert_eq!(stage.images(), 1);
-    stage.look();
-    stage.end();
-}
-
-#[test]
-fn a_merge_into_a_raw_base_survives_a_kill() {
-    if !have(&["qemu-img"]) {
-        return;
-    }
-    let mut stage = raw_stage("online-raw-kill");
-    let merge = ["--json", "snapshot-merge", "--rate", "1M", "a"];
-    let mut slow = stage.world.ploop_command(&merge).spawn().unwrap();
-    thread::sleep(Duration::from_millis(900));
-    let (client, ledger) = stage.rest();
-    drop((client, stage.server.take()));
-    assert_ne!(slow.wait().unwrap().code(), Some(0));
-    stage.open(ledger);
-    stage.look();
-    // Closed, the original's way ends it too.
-    let (client, ledger) = stage.rest();
-    client.disconnect().unwrap();
-    assert_eq!(stage.server.take().unwrap().end("-TERM"), 0);
-    stage.world.ploop_ok(&["snapshot-merge", "a"]);
-    assert_eq!(stage.images(), 1);
-    stage.open(ledger);
-    stage.look();
     stage.end();
 }
 
@@ -501,4 +479,35 @@ fn what_somebody_reads_is_not_merged_and_the_device_goes_on() {
         assert_eq!(stage.images(), 1);
         stage.end();
     }
+}
+
+#[test]
+fn zeros_that_go_down_into_a_raw_base_become_holes() {
+    const BYTES: u64 = 8 << 20;
+    let world = World::new("online-holes").unwrap();
+    let image = world.disk("a").unwrap();
+    world.ploop_ok(&["init", "-s", "16M", "-b", "128", "-t", "none", "-f", "raw", &image]);
+    let socket = world.text("s");
+    let server = world.serve(&["a", "--nbd", &format!("unix:{socket}")], 1);
+    let mut client = Client::connect(socket.as_ref()).unwrap();
+    for byte in [1, 0] {
+        for at in (0..BYTES).step_by(1 << 20) {
+            client.write(at, &vec![byte; 1 << 20]).unwrap();
+        }
+        client.flush().unwrap();
+        if byte == 1 {
+            world.ploop_ok(&["snapshot", "a"]);
+        }
+    }
+    let before = allocated(image.as_ref());
+    assert!(before >= BYTES);
+    world.ploop_ok(&["snapshot-merge", "a"]);
+    let after = allocated(image.as_ref());
+    assert!(after + BYTES / 2 <= before, "{after} of {before} bytes are still taken");
+    for at in (0..BYTES).step_by(1 << 20) {
+        assert_eq!(client.read(at, 1 << 20).unwrap(), vec![0; 1 << 20], "at {at}");
+    }
+    client.disconnect().unwrap();
+    assert_eq!(server.end("-TERM"), 0);
+    wants_clean(&world, "a");
 }

@@ -223,14 +223,19 @@ t_vhost_trim() {
     dd if=/dev/vdb bs=1M skip=1 count=8 iflag=direct | cmp -n 8388608 - /dev/zero
 }
 
-# The host kills the server three times under fio: the machine notices nothing.
-t_vhost_kill() {
+# fio writes and verifies on the second disk's file system, beside what the caller does.
+verify_on_vdb() {
     mkfs.ext4 -q -F /dev/vdb
     mount -t ext4 /dev/vdb /mnt
     fio --name=verify --filename=/mnt/data --size=48M --rw=randwrite --bsrange=4k-64k \
         --ioengine=libaio --iodepth=32 --direct=1 --verify=crc32c --do_verify=1 \
-        --verify_fatal=1 --time_based --runtime=12 --output=/tmp/fio &
+        --verify_fatal=1 --time_based --runtime=$1 --output=/tmp/fio &
     fio=$!
+}
+
+# The host kills the server five times under fio: the machine notices nothing.
+t_vhost_kill() {
+    verify_on_vdb 12
     for n in 1 2 3 4 5; do
         sleep 2
         kill -0 $fio
@@ -243,12 +248,7 @@ t_vhost_kill() {
 
 # The host makes the disk larger under fio: the machine hears of it, and so does its file system.
 t_vhost_grow() {
-    mkfs.ext4 -q -F /dev/vdb
-    mount -t ext4 /dev/vdb /mnt
-    fio --name=verify --filename=/mnt/data --size=48M --rw=randwrite --bsrange=4k-64k \
-        --ioengine=libaio --iodepth=32 --direct=1 --verify=crc32c --do_verify=1 \
-        --verify_fatal=1 --time_based --runtime=6 --output=/tmp/fio &
-    fio=$!
+    verify_on_vdb 6
     sleep 2
     old=$(blockdev --getsize64 /dev/vdb)
     echo 'host: grow' > /dev/console

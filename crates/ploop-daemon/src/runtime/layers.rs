@@ -286,13 +286,13 @@ impl Layers {
     fn merge_now(&self, which: Which, job: &Running) -> Result<()> {
         let parsed = self.descriptor()?;
         let Facts { waiting, raw_base, levels, .. } = self.facts()?;
-        let into_raw = |all| raw_base && (all || levels == 2);
+        let into_raw = raw_base && (which == Which::All || levels == 2);
         match which {
             Which::One(guid) if guid != parsed.top => self.merge_below(which, &parsed, job),
             Which::Frozen => self.merge_below(which, &parsed, job),
             // What was begun before goes on.
             _ if waiting > 0 => self.merge_down(None, job),
-            _ if into_raw(which == Which::All) => {
+            _ if into_raw => {
                 if levels > 2 {
                     self.merge_below(Which::Frozen, &parsed, job)?;
                 }

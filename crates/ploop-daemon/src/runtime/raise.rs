@@ -159,7 +159,7 @@ impl Window {
         match self.ended.recv() {
             Ok(None) => Ok(()),
             Ok(Some(errno)) => {
-                Err(Failure::new(Code::Write, format!("a cluster cannot be copied up: {errno}")))
+                Err(Failure::new(Code::Write, format!("a cluster cannot be copied: {errno}")))
             }
             Err(_) => Err(Failure::new(Code::Internal, "a copy was never answered")),
         }

@@ -205,21 +205,17 @@ impl<I: Io> Keeper<I> {
     pub(super) fn answer_durable(&mut self) {
         let done = self.syncs.done;
         let durable = if self.syncs.flushes.is_empty() { 0 } else { self.pages.durable_upto() };
-        let flushed = |f: &Flush| f.sync <= done && f.seq <= durable;
-        let pages = &self.pages;
-        let is_durable = |d: &Durable| pages.is_durable(d.page, d.seq);
-        let flushes = self.syncs.flushes.iter().filter(|f| flushed(f)).count() as u64;
-        let durables = self.syncs.durables.iter().filter(|d| is_durable(d)).count() as u64;
+        let flushed = |f: &mut Flush| f.sync <= done && f.seq <= durable;
+        let flushes: Vec<Flush> = self.syncs.flushes.extract_if(.., flushed).collect();
+        let is_durable = |d: &mut Durable| self.pages.is_durable(d.page, d.seq);
+        let durables: Vec<Durable> = self.syncs.durables.extract_if(.., is_durable).collect();
         // Before the answers: who gets one may look at the counters at once.
-        self.shared.keeper_stats.flushes.add(flushes);
-        self.shared.keeper_stats.sync_batches.record(flushes + durables);
-        while let Some(i) = self.syncs.flushes.iter().position(flushed) {
-            let f = self.syncs.flushes.swap_remove(i);
-            self.answer(f.caller, Answer::Done);
-        }
-        while let Some(i) = self.syncs.durables.iter().position(is_durable) {
-            let d = self.syncs.durables.swap_remove(i);
-            self.answer(d.caller, Answer::Done);
+        let stats = &self.shared.keeper_stats;
+        stats.flushes.add(flushes.len() as u64);
+        stats.sync_batches.record((flushes.len() + durables.len()) as u64);
+        let callers = flushes.into_iter().map(|f| f.caller);
+        for caller in callers.chain(durables.into_iter().map(|d| d.caller)) {
+            self.answer(caller, Answer::Done);
         }
     }
 

@@ -3,8 +3,8 @@
 use super::target::good;
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::open::Level;
-use ploop_format::units::{PAGE, SECTOR};
-use ploop_format::{ClusterSize, GuestCluster};
+use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS, SECTOR};
+use ploop_format::{BatPage, ClusterSize, GuestCluster};
 
 /// BAT pages of one read.
 pub(super) const AHEAD: u64 = 64;
@@ -78,6 +78,29 @@ impl<'a> Lookup<'a> {
         })?;
         Ok(place.map(|at| Found { at: at.0 * SECTOR, len: size }))
     }
+}
+
+/// Looks at the first clusters of a device, so many: where each of the levels has one.
+pub(super) fn each<'a>(
+    levels: impl IntoIterator<Item = &'a Level>,
+    cluster: ClusterSize,
+    clusters: u64,
+    mut look: impl FnMut(GuestCluster, &[Lookup<'a>]) -> Result<()>,
+) -> Result<()> {
+    let pages = GuestCluster(clusters.saturating_sub(1)).slot().page.0 + 1;
+    let levels = levels.into_iter();
+    let mut lookups: Vec<_> = levels.map(|level| Lookup::new(level, cluster)).collect();
+    for first in (0..pages).step_by(AHEAD as usize) {
+        for lookup in &mut lookups {
+            lookup.load(first)?;
+        }
+        let begin = BatPage(first).cluster(0).unwrap_or_default();
+        let end = ((first + AHEAD) * PAGE_WORDS - HEADER_WORDS).min(clusters);
+        for at in (begin.0..end).map(GuestCluster) {
+            look(at, &lookups)?;
+        }
+    }
+    Ok(())
 }
 
 /// Mapped clusters of a level whose every entry is good.

@@ -12,15 +12,15 @@
 //! raw base, which ends what was begun: the base shows no snapshot any more, but what the top has
 //! covers it.
 
-use super::lookup::{self, AHEAD, Lookup};
+use super::lookup;
 use super::merge::{Plan, Store, Which};
 use super::turn::{Dropped, Turned};
 use super::{document, refused, same, sync, unlink};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::open::plan::Document;
 use crate::open::{Level, OpenOptions, Prepared};
 use crate::snapshot::repair;
-use ploop_format::units::{HEADER_WORDS, PAGE_WORDS};
-use ploop_format::{BatPage, ClusterSize, GuestCluster};
+use ploop_format::ClusterSize;
 use ploop_io::planted::{Bug, on};
 use ploop_io::{Dir, Entropy};
 use std::path::Path;
@@ -37,16 +37,9 @@ pub fn lower(
     target: &Path,
     options: &OpenOptions,
 ) -> Result<Turned> {
-    let planned = document(dir, target)?;
-    let plan = Plan::make(&planned, Which::Top)?;
-    let mut prepared = open(dir, target, options, &plan)?;
-    same(&planned, prepared.document.as_ref())?;
-    repair(&mut prepared, options)?;
+    let (planned, plan, prepared) = open(dir, target, options)?;
     let (cluster, size) = (prepared.cluster, prepared.size.bytes());
-    let [base, top] = &mut prepared.levels[..] else { return Err(not_raw(&plan)) };
-    if base.head.is_some() {
-        return Err(not_raw(&plan));
-    }
+    let [base, top] = &prepared.levels[..] else { return Err(not_raw(&plan)) };
     let clusters = lookup::count(top, cluster)?;
     let path = &base.path;
     if base.len < size {
@@ -68,15 +61,8 @@ pub fn drop_empty(
     target: &Path,
     options: &OpenOptions,
 ) -> Result<Dropped> {
-    let planned = document(dir, target)?;
-    let plan = Plan::make(&planned, Which::Top)?;
-    let mut prepared = open(dir, target, options, &plan)?;
-    same(&planned, prepared.document.as_ref())?;
-    repair(&mut prepared, options)?;
+    let (planned, plan, mut prepared) = open(dir, target, options)?;
     let [base, top] = &prepared.levels[..] else { return Err(not_raw(&plan)) };
-    if base.head.is_some() {
-        return Err(not_raw(&plan));
-    }
     is_empty(top, prepared.cluster)?;
     sync(&*base.file, Bug::NoSyncMergeData)?;
     let (after, gone) = plan.after(&planned.parsed).map_err(|e| refused(&planned.path, e))?;
@@ -87,9 +73,18 @@ pub fn drop_empty(
     Ok(Dropped { levels: gone.len(), notes })
 }
 
-fn open(dir: &dyn Dir, target: &Path, options: &OpenOptions, plan: &Plan) -> Result<Prepared> {
+/// The disk, which has a raw base and a top and nothing else.
+fn open(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<(Document, Plan, Prepared)> {
+    let planned = document(dir, target)?;
+    let plan = Plan::make(&planned, Which::Top)?;
     let options = OpenOptions { read_only: false, ..options.clone() };
-    Prepared::open_reach(dir, target, &options, Some(&plan.reach()))
+    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&plan.reach()))?;
+    same(&planned, prepared.document.as_ref())?;
+    repair(&mut prepared, &options)?;
+    match &prepared.levels[..] {
+        [base, _] if base.head.is_none() => Ok((planned, plan, prepared)),
+        _ => Err(not_raw(&plan)),
+    }
 }
 
 fn not_raw(plan: &Plan) -> ImageError {
@@ -100,21 +95,16 @@ fn not_raw(plan: &Plan) -> ImageError {
 /// No cluster is left in the top.
 fn is_empty(top: &Level, cluster: ClusterSize) -> Result<()> {
     let entries = top.head.as_ref().map_or(0, |head| head.entries());
-    let pages = GuestCluster(entries.saturating_sub(1)).slot().page.0 + 1;
-    let mut lookup = Lookup::new(top, cluster);
-    for first in (0..pages).step_by(AHEAD as usize) {
-        lookup.load(first)?;
-        let begin = BatPage(first).cluster(0).unwrap_or_default();
-        let end = ((first + AHEAD) * PAGE_WORDS - HEADER_WORDS).min(entries);
-        for at in (begin.0..end).map(GuestCluster) {
-            if lookup.find(at)?.is_some() && !on(Bug::DropUncovered) {
-                let text = format!(
-                    "cluster {at} is in {}: the merge is not at its end",
-                    top.path.display()
-                );
-                return Err(ImageError::new(ErrorKind::Param, text));
-            }
+    lookup::each([top], cluster, entries, |at, lookups| {
+        let mut found = false;
+        for lookup in lookups {
+            found = found || lookup.find(at)?.is_some();
         }
-    }
-    Ok(())
+        if found && !on(Bug::DropUncovered) {
+            let text =
+                format!("cluster {at} is in {}: the merge is not at its end", top.path.display());
+            return Err(ImageError::new(ErrorKind::Param, text));
+        }
+        Ok(())
+    })
 }

@@ -11,7 +11,7 @@
 //! The first two and the last happen while requests wait. The marks are those of the original
 //! (`TemporaryZero`, `TemporaryZeroSwap`), and an offline merge ends what was begun.
 
-use super::lookup::{self, AHEAD, Lookup};
+use super::lookup;
 use super::merge::{Plan, Store, Which, stopped, unmark};
 use super::target::Target;
 use super::{document, grow, refused, same, unlink};
@@ -20,8 +20,7 @@ use crate::open::plan::Reach;
 use crate::open::{Level, Note, OpenOptions, Prepared, recover};
 use crate::snapshot::repair;
 use ploop_format::descriptor::Temporary;
-use ploop_format::units::{HEADER_WORDS, PAGE_WORDS};
-use ploop_format::{BatPage, ClusterSize, Descriptor, GuestCluster};
+use ploop_format::{ClusterSize, Descriptor};
 use ploop_io::planted::{Bug, on};
 use ploop_io::{Dir, Entropy};
 use std::path::{Path, PathBuf};
@@ -126,28 +125,16 @@ fn marked(
 
 /// The entries of the lowest image that a level above it has too become holes: nobody sees them.
 fn forget(target: &mut Target<'_>, sources: &[Level], cluster: ClusterSize) -> Result<()> {
-    let entries = target.entries();
-    let pages = GuestCluster(entries.saturating_sub(1)).slot().page.0 + 1;
-    for first in (0..pages).step_by(AHEAD as usize) {
-        let mut lookups = Vec::with_capacity(sources.len());
-        for source in sources {
-            let mut lookup = Lookup::new(source, cluster);
-            lookup.load(first)?;
-            lookups.push(lookup);
+    lookup::each(sources, cluster, target.entries(), |at, lookups| {
+        let mut above = false;
+        for lookup in lookups {
+            above = above || lookup.find(at)?.is_some();
         }
-        let begin = BatPage(first).cluster(0).unwrap_or_default();
-        let end = ((first + AHEAD) * PAGE_WORDS - HEADER_WORDS).min(entries);
-        for at in (begin.0..end).map(GuestCluster) {
-            let mut above = false;
-            for lookup in &lookups {
-                above = above || lookup.find(at)?.is_some();
-            }
-            if above && !on(Bug::TurnKeepsOld) && target.has(at)? {
-                target.set(at, None)?;
-            }
+        if above && !on(Bug::TurnKeepsOld) && target.has(at)? {
+            target.set(at, None)?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Levels that left a chain.
@@ -203,23 +190,16 @@ fn covers(top: &Level, lower: &Level, cluster: ClusterSize) -> Result<()> {
     // A raw image has every cluster up to its end.
     let raw = cluster.count(lower.len);
     let entries = lower.head.as_ref().map_or(raw, |head| head.entries());
-    let pages = GuestCluster(entries.saturating_sub(1)).slot().page.0 + 1;
-    let (mut high, mut low) = (Lookup::new(top, cluster), Lookup::new(lower, cluster));
-    for first in (0..pages).step_by(AHEAD as usize) {
-        high.load(first)?;
-        low.load(first)?;
-        let begin = BatPage(first).cluster(0).unwrap_or_default();
-        let end = ((first + AHEAD) * PAGE_WORDS - HEADER_WORDS).min(entries);
-        for at in (begin.0..end).map(GuestCluster) {
-            if low.find(at)?.is_some() && high.find(at)?.is_none() && !on(Bug::DropUncovered) {
-                let text = format!(
-                    "cluster {at} of {} is not in {}: the merge is not at its end",
-                    lower.path.display(),
-                    top.path.display()
-                );
-                return Err(ImageError::new(ErrorKind::Param, text));
-            }
+    lookup::each([top, lower], cluster, entries, |at, lookups| {
+        let [high, low] = lookups else { return Ok(()) };
+        if low.find(at)?.is_some() && high.find(at)?.is_none() && !on(Bug::DropUncovered) {
+            let text = format!(
+                "cluster {at} of {} is not in {}: the merge is not at its end",
+                lower.path.display(),
+                top.path.display()
+            );
+            return Err(ImageError::new(ErrorKind::Param, text));
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
