@@ -120,3 +120,32 @@ fn list_without_servers_is_empty() {
     assert_eq!(world.run(&["detach", "/dev/loop4000"]).code, 40);
     assert_eq!(world.run(&["umount", "-d", "/dev/loop4000"]).code, 40);
 }
+
+#[test]
+fn the_stamp_of_another_program_stays_until_something_is_written() {
+    let world = World::new();
+    let image = world.disk("a");
+    world.ok(&["init", "-v", "1", "-s", "16M", "-b", "128", "-t", "none", &image]);
+    let word = |new: Option<&[u8; 4]>| {
+        let mut bytes = std::fs::read(&image).unwrap();
+        if let Some(new) = new {
+            bytes[44..48].copy_from_slice(new);
+            std::fs::write(&image, &bytes).unwrap();
+        }
+        bytes[44..48].to_vec()
+    };
+    word(Some(b"pd22"));
+    assert_eq!(world.ok(&["check", &world.text("a")]).err, "");
+    let bench = |args: &[&str]| {
+        let common = ["bench", "--count", "4000", "--rw"];
+        world.ok(&[&common[..], args, &[&world.text("a")]].concat());
+    };
+    bench(&["randread"]);
+    assert_eq!(word(None), b"pd22");
+    bench(&["randwrite", "--destroy"]);
+    assert_eq!(word(None), [0; 4]);
+    word(Some(b"pd22"));
+    // Every cluster is mapped now: only data changes.
+    bench(&["randwrite", "--destroy"]);
+    assert_eq!(word(None), [0; 4]);
+}

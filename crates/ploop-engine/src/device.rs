@@ -103,6 +103,8 @@ pub struct Shared {
     pub down: bool,
     /// The level under the top was written since a sync of it began.
     pub below_written: AtomicBool,
+    /// Some data or mapping is not what it was when the device was made.
+    pub changed: AtomicBool,
     /// To the keeper.
     pub keeper: Link<ToKeeper>,
     /// To the queues.
@@ -125,8 +127,16 @@ impl Shared {
     /// A file was written, before the answer: a flush behind it finds the flag (I3). A write that
     /// failed may have changed something too, and reads have shown it since.
     pub fn written(&self, file: FileId) {
+        self.changes();
         if file != self.chain.top().fid {
             self.below_written.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// What is on the disk changes. Stored once: the line stays shared by all queues.
+    pub fn changes(&self) {
+        if !self.changed.load(Ordering::Relaxed) {
+            self.changed.store(true, Ordering::SeqCst);
         }
     }
 
@@ -224,6 +234,7 @@ impl Device {
             in_place: u8::try_from(spec.in_place).unwrap_or(u8::MAX),
             down,
             below_written: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
             keeper: Link::new(messages),
             queues: (0..options.queues).map(|_| link()).collect(),
             stocks: (0..options.queues).map(|_| ArrayQueue::new(STOCK)).collect(),

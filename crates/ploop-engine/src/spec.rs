@@ -114,4 +114,6 @@ pub struct CloseReport {
     pub end: u64,
     /// Some entry of the top is mapped (else the Empty flag is put back).
     pub mapped: bool,
+    /// Guests or a merge changed something: data, or where it lies.
+    pub changed: bool,
 }

@@ -62,6 +62,8 @@ pub enum InUse {
     Closed,
     /// "v2.1": closed, and the extension is valid.
     ClosedV21,
+    /// "pd" and two digits: closed by a version of Parallels Desktop, which leaves its stamp.
+    Stamped(u32),
     /// Open, or its writer died.
     InUse,
     /// Any other word; counts as in use (I12).
@@ -79,6 +81,7 @@ impl InUse {
             0 => Self::Closed,
             Self::V21 => Self::ClosedV21,
             Self::OPEN => Self::InUse,
+            stamp if is_stamp(stamp) => Self::Stamped(stamp),
             other => Self::Unknown(other),
         }
     }
@@ -90,15 +93,22 @@ impl InUse {
             Self::Closed => 0,
             Self::ClosedV21 => Self::V21,
             Self::InUse => Self::OPEN,
-            Self::Unknown(word) => word,
+            Self::Stamped(word) | Self::Unknown(word) => word,
         }
     }
 
-    /// Not closed: everything but the two closed words (T4, I12).
+    /// Not closed: everything but the two closed words and the stamps (T4, I12).
     #[must_use]
     pub const fn is_in_use(self) -> bool {
-        !matches!(self, Self::Closed | Self::ClosedV21)
+        !matches!(self, Self::Closed | Self::ClosedV21 | Self::Stamped(_))
     }
+}
+
+/// "pd17", "pd22": written when such a program closes an image. It sets the word of an open image
+/// like everybody else.
+const fn is_stamp(word: u32) -> bool {
+    let [p, d, tens, ones] = word.to_le_bytes();
+    p == b'p' && d == b'd' && tens.is_ascii_digit() && ones.is_ascii_digit()
 }
 
 /// How a file is divided.
@@ -422,6 +432,15 @@ impl Header {
         self.set_flag(CONVERTING, false);
         self.set_flag(EMPTY, false);
         self.set_extension_offset(Sector(0));
+    }
+
+    /// The stamp of the program that closed it last.
+    #[must_use]
+    pub const fn writers_stamp(&self) -> Option<InUse> {
+        match self.in_use() {
+            stamp @ InUse::Stamped(_) => Some(stamp),
+            _ => None,
+        }
     }
 
     /// In one sector write: closed, with the extension's place if there is one (F15).

@@ -6,6 +6,7 @@ use crate::held::Held;
 use crate::lock;
 use crate::open::{Disk, Level};
 use ploop_engine::CloseReport;
+use ploop_format::InUse;
 use ploop_io::planted::{Bug, on, synced};
 
 impl Disk {
@@ -57,7 +58,8 @@ impl Disk {
             synced.map_err(|e| stays(top, e))?;
         }
         let end = (!prepared.preallocated).then_some(report.end);
-        finish(top, end, report.mapped).map_err(|e| stays(top, e))
+        let stamp = prepared.stamp.filter(|_| !report.changed);
+        finish_as(top, end, report.mapped, stamp).map_err(|e| stays(top, e))
     }
 
     /// Takes the open back when the device was not started: nothing was written.
@@ -71,8 +73,11 @@ impl Disk {
                 failure: None,
                 end: scan.end(self.prepared.cluster),
                 mapped: scan.mapped != 0,
+                changed: false,
             },
-            None => CloseReport { clean: true, failure: None, end: 0, mapped: true },
+            None => {
+                CloseReport { clean: true, failure: None, end: 0, mapped: true, changed: false }
+            }
         };
         self.close(report)
     }
@@ -85,6 +90,11 @@ fn stays(top: &Level, why: ImageError) -> ImageError {
 
 /// Everything durable, then the length, then the mark; `end` is the length to cut to.
 pub(crate) fn finish(top: &Level, end: Option<u64>, mapped: bool) -> Result<()> {
+    finish_as(top, end, mapped, None)
+}
+
+/// As [`finish`]; an image that is what it was keeps the stamp of the program that closed it.
+fn finish_as(top: &Level, end: Option<u64>, mapped: bool, stamp: Option<InUse>) -> Result<()> {
     let path = &top.path;
     let mark_first = on(Bug::MarkBeforeData);
     if !mark_first {
@@ -97,7 +107,12 @@ pub(crate) fn finish(top: &Level, end: Option<u64>, mapped: bool) -> Result<()> 
     if let Some(end) = end.filter(|_| !early) {
         cut(top, end.max(header.data_start()))?;
     }
-    head::rewrite(&*top.file, path, |header| header.close(!mapped, None))?;
+    head::rewrite(&*top.file, path, |header| {
+        header.close(!mapped, None);
+        if let Some(stamp) = stamp {
+            header.set_in_use(stamp);
+        }
+    })?;
     if let Some(end) = end.filter(|_| early) {
         cut(top, end.max(header.data_start()))?;
     }

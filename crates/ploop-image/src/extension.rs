@@ -3,7 +3,7 @@
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use ploop_format::extension::{DirtyBitmap, L1Entry, l1_len};
 use ploop_format::units::SECTOR;
-use ploop_format::{Extension as Format, Header, Sector};
+use ploop_format::{Extension as Format, Header, InUse, Sector};
 use ploop_io::RawFile;
 use std::path::Path;
 
@@ -81,6 +81,19 @@ impl Kept {
 
 /// Reads the extension, when the header says there is a valid one.
 pub(crate) fn read(file: &dyn RawFile, path: &Path, header: &Header) -> Result<Extension> {
+    if header.writers_stamp().is_none() {
+        return read_valid(file, path, header);
+    }
+    // Nobody knows whether a program that leaves its stamp keeps the extension: its checksum says.
+    let mut valid = *header;
+    valid.set_in_use(InUse::ClosedV21);
+    Ok(match read_valid(file, path, &valid)? {
+        Extension::Bad(_) => Extension::None,
+        found => found,
+    })
+}
+
+fn read_valid(file: &dyn RawFile, path: &Path, header: &Header) -> Result<Extension> {
     let len = file.len().at(ErrorKind::Stat, "cannot stat", path)?;
     let at = match Format::place(header, len) {
         Ok(Some(at)) => at,

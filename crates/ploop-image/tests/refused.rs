@@ -199,8 +199,14 @@ fn a_valid_bitmap_is_not_lost_by_accident() {
     assert_qemu_clean(disk.image());
     // A damaged one is no bitmap: 11.
     plant_bitmap(disk.image());
+    poke(disk.image(), 44, b"pd22");
+    assert_eq!(refused(disk.home.path(), &quick()).1, 44, "closed by another program: the same");
+    poke(disk.image(), 44, b"v2.1");
     poke(disk.image(), 65_536 * 2 + 100, b"x");
     assert_eq!(refused(disk.home.path(), &quick()).1, 11);
+    // That program did not say that there is one.
+    poke(disk.image(), 44, b"pd22");
+    open(disk.home.path(), &quick()).unwrap().abort().unwrap();
 }
 
 /// Appends an extension with an all-set bitmap; returns the file.

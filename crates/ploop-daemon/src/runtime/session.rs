@@ -534,7 +534,7 @@ fn protect() {
 }
 
 fn not_clean(why: &str) -> CloseReport {
-    CloseReport { clean: false, failure: Some(why.to_owned()), end: 0, mapped: true }
+    CloseReport { clean: false, failure: Some(why.to_owned()), end: 0, mapped: true, changed: true }
 }
 
 /// A ring that fails as a whole leaves requests nobody can finish: as F27, the process ends, and

@@ -161,6 +161,7 @@ impl<I: Io> Keeper<I> {
     /// The one place where a mapping changes: record, dirty mark, staged image, then the cell.
     fn change(&mut self, cluster: GuestCluster, cell: Cell, entry: u32, after_sync: Option<u64>) {
         self.seq += 1;
+        self.shared.changes();
         self.shared.map.own(cluster.slot().page);
         self.stage(cluster, entry, after_sync);
         self.set_cell(cluster, cell);

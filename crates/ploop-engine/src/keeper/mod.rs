@@ -287,6 +287,7 @@ impl<I: Io> Keeper<I> {
             failure,
             end: self.space.end(),
             mapped: self.space.mapped(),
+            changed: self.shared.changed.load(Ordering::SeqCst),
         }
     }
 

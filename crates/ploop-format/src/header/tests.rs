@@ -137,6 +137,10 @@ fn in_use_words() {
         (0x312e_3276, InUse::ClosedV21, false),
         (0x746f_6e59, InUse::InUse, true),
         (1, InUse::Unknown(1), true),
+        (0x3731_6470, InUse::Stamped(0x3731_6470), false),
+        (u32::from_le_bytes(*b"pd22"), InUse::Stamped(0x3232_6470), false),
+        (u32::from_le_bytes(*b"pdxx"), InUse::Unknown(0x7878_6470), true),
+        (u32::from_le_bytes(*b"PD22"), InUse::Unknown(0x3232_4450), true),
     ] {
         let h = Header::parse(&with(44, word)).unwrap();
         assert_eq!((h.in_use(), h.in_use().is_in_use()), (state, dirty));

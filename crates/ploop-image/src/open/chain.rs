@@ -8,7 +8,7 @@ use crate::head::Head;
 use crate::scan::{self, BadEntry, Scan, Table, scan};
 use crate::store;
 use ploop_format::descriptor::Temporary;
-use ploop_format::{ClusterSize, GuestCluster, Sector};
+use ploop_format::{ClusterSize, GuestCluster, InUse, Sector};
 use ploop_io::planted::{Bug, on, synced};
 use ploop_io::{Dir, File, Ident};
 use std::path::{Path, PathBuf};
@@ -48,6 +48,8 @@ pub(crate) struct Prepared {
     pub changes: Vec<(GuestCluster, u32)>,
     /// Read-only ploop top: clusters that share their place with another (T5).
     pub refused: Vec<GuestCluster>,
+    /// Left by the program that closed the top; stays when the top stays what it is.
+    pub stamp: Option<InUse>,
     /// Bytes of change tracking to cut once the header no longer names it.
     pub drop_bitmap: bool,
     /// Keeps the `.lck` file of the original tools locked.
@@ -145,6 +147,7 @@ impl Prepared {
             scan: None,
             changes: Vec::new(),
             refused: Vec::new(),
+            stamp: None,
             drop_bitmap: false,
             _lck: lck,
         })

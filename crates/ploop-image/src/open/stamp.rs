@@ -4,11 +4,13 @@ use super::{Note, Prepared, recover};
 use crate::error::{ErrorKind, IoContext, Result};
 use crate::head;
 use fixedbitset::FixedBitSet;
+use ploop_format::InUse;
 use ploop_io::planted::{Bug, on, synced};
 
 /// Marks the top, then does the changes of length that need the mark.
 pub(crate) fn stamp(prepared: &mut Prepared) -> Result<()> {
     extend_raw(prepared)?;
+    prepared.stamp = stays(prepared);
     if let Some(top) = prepared.levels.last() {
         recover::apply(top, &prepared.changes)?;
     }
@@ -20,6 +22,16 @@ pub(crate) fn stamp(prepared: &mut Prepared) -> Result<()> {
     }
     synced(Bug::NoSyncStamp, || top.file.sync()).at(ErrorKind::Sync, "cannot sync", &top.path)?;
     fix_length(prepared)
+}
+
+/// The stamp of another program, if opening and closing the image changes nothing else.
+fn stays(prepared: &Prepared) -> Option<InUse> {
+    let top = prepared.levels.last()?;
+    let header = &top.head.as_ref()?.header;
+    let stamp = header.writers_stamp()?;
+    let end = prepared.scan.as_ref()?.end(prepared.cluster).max(header.data_start());
+    let whole = prepared.preallocated || end == top.len;
+    (whole && prepared.changes.is_empty() && !prepared.drop_bitmap).then_some(stamp)
 }
 
 /// Cuts the dropped bitmap, and ends the file at a cluster boundary (T5, T9, F14).

@@ -111,7 +111,13 @@ pub fn assert_whole(world: &SimWorld, at: &str) {
 
 pub fn open_and_close(world: &SimWorld) -> Result<(), ImageError> {
     let disk = Disk::open(Arc::new(world.dir()), Path::new(HOME), &options())?;
-    let report = CloseReport { clean: true, failure: None, end: 2 * CLUSTER as u64, mapped: true };
+    let report = CloseReport {
+        clean: true,
+        failure: None,
+        end: 2 * CLUSTER as u64,
+        mapped: true,
+        changed: true,
+    };
     disk.close(report)
 }
 
