@@ -2,11 +2,12 @@
 
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::locate::DESCRIPTOR;
+use crate::owner;
 use crate::store;
 use ploop_format::units::HEADER_WORDS;
 use ploop_format::{ClusterSize, Descriptor, EMPTY, Header, ImageType, Sector, Version, geometry};
 use ploop_io::planted::{Bug, synced};
-use ploop_io::{Dir, Entropy, File, OpenHow, RawFile};
+use ploop_io::{Dir, Entropy, File, OpenHow, Owner, RawFile};
 use std::path::{Path, PathBuf};
 
 /// How the image stores the device.
@@ -75,7 +76,7 @@ pub fn create(
     }
     let name = store::file_name(path)?;
     let document = new_document(&header, options.kind, &name)?;
-    let file = open_new(dir, path)?;
+    let file = open_new(dir, path, owner::of_first(dir, &home))?;
     let made = fill(&*file, &header, options.kind, progress)
         .and_then(|()| {
             synced(Bug::NoSyncImageName, || dir.sync_dir(&home)).at(
@@ -84,7 +85,7 @@ pub fn create(
                 &home,
             )
         })
-        .and_then(|()| store::store_new(dir, entropy, &descriptor, &document));
+        .and_then(|()| store::store_new(dir, entropy, &descriptor, &document, path));
     if let Err(error) = made {
         drop(file);
         // The first error is the one to tell.
@@ -127,8 +128,8 @@ pub(crate) fn home_of(path: &Path) -> PathBuf {
 }
 
 /// Opens a file that must not exist yet.
-pub(crate) fn open_new(dir: &dyn Dir, path: &Path) -> Result<File> {
-    let how = OpenHow { write: true, create_new: true, mode: 0o600, ..OpenHow::default() };
+pub(crate) fn open_new(dir: &dyn Dir, path: &Path, owner: Option<Owner>) -> Result<File> {
+    let how = OpenHow { write: true, create_new: true, mode: 0o600, owner, ..OpenHow::default() };
     dir.open(path, how).map_err(|e| {
         if e.kind() == std::io::ErrorKind::AlreadyExists {
             ImageError::new(ErrorKind::ImageExists, format!("{} exists", path.display()))

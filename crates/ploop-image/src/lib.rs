@@ -29,6 +29,7 @@ pub mod layers;
 pub mod locate;
 mod lock;
 pub mod open;
+mod owner;
 mod restore;
 pub mod scan;
 mod snapshot;

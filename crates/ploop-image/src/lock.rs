@@ -15,6 +15,7 @@
 //! shared and an exclusive lock of ours look the same to them.
 
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::owner;
 use ploop_io::{Dir, File, Ident, LockRange, OpenHow, RawFile};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -156,7 +157,8 @@ pub(crate) enum LckFile {
 /// Tries for the `.lck` file. A reader only looks whether a tool of old is at work.
 pub(crate) fn try_lck(dir: &dyn Dir, descriptor: &Path, write: bool) -> Result<LckFile> {
     let path = lck_path(descriptor);
-    let how = OpenHow { write, create: write, mode: 0o644, ..OpenHow::default() };
+    let owner = owner::of_lock(dir, descriptor).filter(|_| write);
+    let how = OpenHow { write, create: write, mode: 0o644, owner, ..OpenHow::default() };
     let file = match dir.open(&path, how) {
         Ok(file) => file,
         Err(e) if absent(&e) => return Ok(LckFile::Absent),

@@ -56,7 +56,7 @@ pub fn restore_descriptor(
             let text = format!("no descriptor can be made for {}", path.display());
             ImageError::new(ErrorKind::Descriptor, text).because(e)
         })?;
-    store::store_new(dir, entropy, &descriptor, &text)?;
+    store::store_new(dir, entropy, &descriptor, &text, &path)?;
     Ok(descriptor)
 }
 

@@ -9,11 +9,11 @@ use crate::create::{home_of, open_new};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::open::plan::{Document, MAX_LEVELS};
 use crate::open::{Disk, Note, OpenOptions, Prepared, recover, stamp};
-use crate::store;
+use crate::{owner, store};
 use ploop_format::descriptor::Temporary;
 use ploop_format::{DescriptorError, Guid, Header, Version};
 use ploop_io::planted::{Bug, on, synced};
-use ploop_io::{Dir, Entropy};
+use ploop_io::{Dir, Entropy, Owner};
 use std::path::{Path, PathBuf};
 
 /// A snapshot that was taken.
@@ -81,7 +81,8 @@ impl Disk {
         let file = document.parsed.delta_file(store::new_guid(entropy));
         let text = with_snapshot(document, guid, &file, wish.temporary)?;
         let path = document.home().join(&file);
-        make_delta(dir, &path, &new_header(&self.prepared)?)?;
+        let owner = owner::of_delta(dir, &self.prepared.top()?.path, &document.path, &path);
+        make_delta(dir, &path, &new_header(&self.prepared)?, owner)?;
         match store::stage(dir, entropy, &document.path, &text) {
             Ok(staged) => Ok(Ready { guid, file, path, text, staged }),
             Err(error) => {
@@ -181,8 +182,9 @@ fn take(
     let image = document.home().join(&file);
     repair(&mut prepared, &options)?;
     let header = new_header(&prepared)?;
+    let owner = owner::of_delta(dir, &prepared.top()?.path, &document.path, &image);
     if !on(Bug::RenameBeforeDelta) && ready.is_none() {
-        make_delta(dir, &image, &header)?;
+        make_delta(dir, &image, &header, owner)?;
     }
     let staged = match ready.filter(|ready| ready.text == text) {
         Some(ready) => Ok(ready.staged.clone()),
@@ -190,7 +192,7 @@ fn take(
     };
     let committed = staged.and_then(|staged| staged.commit(dir));
     if on(Bug::RenameBeforeDelta) && ready.is_none() {
-        make_delta(dir, &image, &header)?;
+        make_delta(dir, &image, &header, owner)?;
     }
     if let Err(error) = committed {
         // Only when the old descriptor is still in force does nothing name the new file.
@@ -249,8 +251,13 @@ pub(crate) fn with_size(
 }
 
 /// Makes the new delta and its name durable; removes it when that fails.
-pub(crate) fn make_delta(dir: &dyn Dir, path: &Path, header: &Header) -> Result<()> {
-    let file = open_new(dir, path)?;
+pub(crate) fn make_delta(
+    dir: &dyn Dir,
+    path: &Path,
+    header: &Header,
+    owner: Option<Owner>,
+) -> Result<()> {
+    let file = open_new(dir, path, owner)?;
     let home = home_of(path);
     let made = write_empty(&*file, header).and_then(|()| {
         synced(Bug::NoSyncDeltaName, || dir.sync_dir(&home)).at(

@@ -3,6 +3,7 @@
 use crate::create::home_of;
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::open::plan::Document;
+use crate::owner;
 use ploop_format::{Guid, Sector};
 use ploop_io::planted::{Bug, synced};
 use ploop_io::{Dir, Entropy, OpenHow};
@@ -38,7 +39,7 @@ pub(crate) fn stage(
     target: &Path,
     text: &str,
 ) -> Result<Staged> {
-    stage_as(dir, target, &format!(".tmp.{}", new_guid(entropy)), text)
+    stage_as(dir, target, &format!(".tmp.{}", new_guid(entropy)), text, None)
 }
 
 /// Writes the descriptor that is in force once more: after a failure nobody knows which one a crash
@@ -61,14 +62,22 @@ pub(crate) fn put_size(dir: &dyn Dir, document: &Document, size: Sector) -> Resu
     let mut stale = document.path.as_os_str().to_owned();
     stale.push(NAME);
     let _ = dir.unlink(Path::new(&stale));
-    stage_as(dir, &document.path, NAME, &text)?.commit(dir)
+    stage_as(dir, &document.path, NAME, &text, None)?.commit(dir)
 }
 
-fn stage_as(dir: &dyn Dir, target: &Path, name: &str, text: &str) -> Result<Staged> {
+/// `image`: what the first descriptor of a directory stands beside.
+fn stage_as(
+    dir: &dyn Dir,
+    target: &Path,
+    name: &str,
+    text: &str,
+    image: Option<&Path>,
+) -> Result<Staged> {
     let mut tmp = target.as_os_str().to_owned();
     tmp.push(name);
     let staged = Staged { tmp: PathBuf::from(tmp), target: target.to_owned() };
-    let how = OpenHow { write: true, create_new: true, mode: 0o644, ..OpenHow::default() };
+    let owner = owner::of_text(dir, target, image);
+    let how = OpenHow { write: true, create_new: true, mode: 0o644, owner, ..OpenHow::default() };
     let file = dir.open(&staged.tmp, how).at(ErrorKind::Create, "cannot create", &staged.tmp)?;
     let written = file
         .write_at(text.as_bytes(), 0)
@@ -112,12 +121,14 @@ impl Staged {
     }
 }
 
-/// Writes the first descriptor of a directory.
+/// Writes the first descriptor of a directory, beside an image.
 pub(crate) fn store_new(
     dir: &dyn Dir,
     entropy: &dyn Entropy,
     target: &Path,
     text: &str,
+    image: &Path,
 ) -> Result<()> {
-    stage(dir, entropy, target, text)?.commit(dir)
+    let name = format!(".tmp.{}", new_guid(entropy));
+    stage_as(dir, target, &name, text, Some(image))?.commit(dir)
 }

@@ -283,6 +283,19 @@ pub struct OpenHow {
     pub direct: bool,
     /// Mode bits for a created file (0 means 0600).
     pub mode: u32,
+    /// Whose a created file is to be, as far as this process may say; else the process's own.
+    pub owner: Option<Owner>,
+}
+
+/// Whose a file is, and what who may do with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// Number of the user.
+    pub uid: u32,
+    /// Number of the group.
+    pub gid: u32,
+    /// Mode bits.
+    pub mode: u32,
 }
 
 /// What a name stands for.
@@ -296,11 +309,13 @@ pub struct Stat {
     pub is_file: bool,
     /// A directory.
     pub is_dir: bool,
+    /// Whose it is.
+    pub owner: Owner,
 }
 
 /// Names: the only way the engine and the image code reach a file system.
 pub trait Dir: Send + Sync {
-    /// Opens or creates a file. All descriptors are `O_CLOEXEC`.
+    /// Opens or creates a file. All descriptors are `O_CLOEXEC`. No file is created through a link.
     fn open(&self, path: &Path, how: OpenHow) -> io::Result<File>;
     /// Renames over whatever is there.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;

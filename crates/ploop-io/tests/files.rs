@@ -14,7 +14,7 @@ use ploop_io::{
 };
 
 const WRITE: OpenHow =
-    OpenHow { write: true, create_new: false, create: false, direct: false, mode: 0 };
+    OpenHow { write: true, create_new: false, create: false, direct: false, mode: 0, owner: None };
 
 /// Bytes that do not repeat within a block.
 fn pattern(len: usize, seed: u64) -> Vec<u8> {

@@ -5,6 +5,7 @@
 
 use ploop_daemon::failure::OrFail;
 use ploop_daemon::{Code, Result};
+use ploop_io::{Dir, OpenHow, RealDir};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -66,11 +67,22 @@ impl Statfs {
             [self.block_bytes, self.blocks, self.free_blocks, self.inodes, self.free_inodes];
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let staged = path.with_extension("tmp");
-        let stored = fs::write(&staged, bytes).and_then(|()| fs::rename(&staged, &path));
+        let stored = put(disk, &staged, &bytes).and_then(|()| fs::rename(&staged, &path));
         if let Err(error) = stored {
             tracing::info!("{}: {error}", path.display());
         }
     }
+}
+
+/// A new file, so that no link is followed; the disk's user owns it as the rest of the disk.
+fn put(disk: &Path, staged: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    match fs::remove_file(staged) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let owner = Some(RealDir.stat(disk)?.owner);
+    let how = OpenHow { write: true, create_new: true, mode: 0o644, owner, ..OpenHow::default() };
+    RealDir.open(staged, how)?.write_at(bytes, 0)
 }
 
 /// Removes what was stored: it is about to become wrong.

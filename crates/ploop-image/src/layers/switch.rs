@@ -9,7 +9,7 @@ use crate::error::{ErrorKind, ImageError, Result};
 use crate::open::plan::{MAX_LEVELS, Reach};
 use crate::open::{Note, OpenOptions, Prepared};
 use crate::snapshot::{make_delta, new_header, repair};
-use crate::store;
+use crate::{owner, store};
 use ploop_format::Guid;
 use ploop_io::planted::{Bug, on};
 use ploop_io::{Dir, Entropy};
@@ -65,7 +65,8 @@ pub fn switch(
         return Err(ImageError::new(ErrorKind::Param, text));
     }
     let image = planned.home().join(&file);
-    make_delta(dir, &image, &new_header(&branch)?)?;
+    let owner = owner::of_delta(dir, &branch.top()?.path, &planned.path, &image);
+    make_delta(dir, &image, &new_header(&branch)?, owner)?;
     let mut notes = std::mem::take(&mut old.notes);
     let gone: Vec<_> = dropped.into_iter().collect();
     if on(Bug::SwitchUnlinksFirst) {

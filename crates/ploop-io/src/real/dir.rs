@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::RealFile;
-use crate::{Dir, File, Ident, OpenHow, Stat};
+use crate::{Dir, File, Ident, OpenHow, Owner, Stat};
 
 /// The host's file system. `list` returns bare names; std opens everything `O_CLOEXEC`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,13 +18,19 @@ impl Dir for RealDir {
         let writable = how.write || how.create || how.create_new;
         // `O_DIRECT` is switched on afterwards: a file system that refuses it at open has already
         // created the file by then, and `O_EXCL` would fail the second try.
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(writable)
-            .create(how.create)
-            .create_new(how.create_new)
-            .mode(if how.mode == 0 { 0o600 } else { how.mode })
-            .open(path)?;
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(writable).mode(if how.mode == 0 { 0o600 } else { how.mode });
+        let file = if how.create || how.create_new {
+            match options.clone().create_new(true).open(path) {
+                Ok(file) => given(file, path, how.owner)?,
+                Err(e) if how.create && e.kind() == io::ErrorKind::AlreadyExists => {
+                    options.open(path)?
+                }
+                Err(e) => return Err(e),
+            }
+        } else {
+            options.open(path)?
+        };
         Ok(Arc::new(RealFile::new(file, path, writable, how.direct)))
     }
 
@@ -47,6 +53,7 @@ impl Dir for RealDir {
             len: meta.len(),
             is_file: meta.is_file(),
             is_dir: meta.is_dir(),
+            owner: Owner { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 },
         })
     }
 
@@ -72,6 +79,40 @@ impl Dir for RealDir {
         }
         Ok(bytes)
     }
+}
+
+/// A file that was just made, given away; removed again when that fails.
+fn given(file: fs::File, path: &Path, owner: Option<Owner>) -> io::Result<fs::File> {
+    if let Some(owner) = owner
+        && let Err(error) = give(&file, owner)
+    {
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
+    Ok(file)
+}
+
+/// What this process may not do, or the file system has no place for, is left out.
+fn give(file: &fs::File, owner: Owner) -> io::Result<()> {
+    let left_out = |done: io::Result<()>| match done {
+        Ok(()) => Ok(true),
+        Err(e)
+            if [libc::EPERM, libc::EINVAL, libc::ENOTSUP].map(Some).contains(&e.raw_os_error()) =>
+        {
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    };
+    let now = file.metadata()?;
+    let mut mode = owner.mode & 0o777;
+    let both = (now.uid(), now.gid()) == (owner.uid, owner.gid)
+        || left_out(fchown(file, Some(owner.uid), Some(owner.gid)))?;
+    let group = both || now.gid() == owner.gid || left_out(fchown(file, None, Some(owner.gid)))?;
+    if !group {
+        // Another group gets no more than everybody.
+        mode = (mode & !0o070) | (mode & (mode << 3) & 0o070);
+    }
+    left_out(file.set_permissions(fs::Permissions::from_mode(mode))).map(drop)
 }
 
 /// `Path::parent` of a bare name is empty and means the current directory.

@@ -6,10 +6,13 @@ use super::inode::Inode;
 use super::names::{NameEffect, Node, normal};
 use super::world::{SimWorld, World};
 use super::{dead, errno};
-use crate::{Dir, File, Ident, OpKind, OpenHow, Stat};
+use crate::{Dir, File, Ident, OpKind, OpenHow, Owner, Stat};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
+
+/// Everything belongs to one user here.
+const OWNER: Owner = Owner { uid: 0, gid: 0, mode: 0o600 };
 
 /// The directories of a [`SimWorld`], as one process sees them.
 #[derive(Clone, Debug)]
@@ -126,12 +129,14 @@ impl Dir for SimDir {
                 len: world.inodes.get(&ino).map_or(0, |inode| inode.live.len),
                 is_file: true,
                 is_dir: false,
+                owner: OWNER,
             }),
             Some(Node::Dir) => Ok(Stat {
                 ident: Ident { dev: DEVICE, ino: 1 },
                 len: 0,
                 is_file: false,
                 is_dir: true,
+                owner: OWNER,
             }),
             None => Err(errno(libc::ENOENT)),
         }
