@@ -29,15 +29,20 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(read.chain().expect("as before").len(), chain.len());
 
     let mut changed = first.clone();
-    if changed.add_snapshot(Guid::from_random([7; 16]), "fuzzed <&> \"delta\".hds").is_ok() {
+    let name = |n: usize| format!("fuzzed <&> \"delta\".{n}.hds");
+    let snapshot = Guid::from_random([7; 16]);
+    if changed.in_pieces(|piece, n| piece.add_snapshot(snapshot, &name(n))).is_ok() {
         let read = again(&changed);
         assert_eq!(read.chain().expect("one more").len(), chain.len() + 1);
-        changed.merge_into_parent(changed.top).expect("the new top is the only child");
+        let merged = changed.in_pieces(|piece, _| piece.merge_into_parent(piece.top));
+        merged.expect("the new top is the only child");
         assert_eq!(again(&changed).chain().expect("as before").len(), chain.len());
     }
     for shot in first.shots.clone() {
         let mut changed = first.clone();
-        if changed.remove(shot.guid).is_ok() || changed.merge_into_parent(shot.guid).is_ok() {
+        if changed.in_pieces(|piece, _| piece.remove(shot.guid)).is_ok()
+            || changed.in_pieces(|piece, _| piece.merge_into_parent(shot.guid)).is_ok()
+        {
             again(&changed);
         }
     }

@@ -19,6 +19,8 @@ pub struct Level {
     pub kind: LevelKind,
     /// Bytes at or past this read as zeros without I/O (F18).
     pub len: u64,
+    /// The piece of a split disk it belongs to; 0 of any other.
+    pub piece: usize,
 }
 
 /// All levels; base first.
@@ -28,12 +30,14 @@ pub struct Chain {
     pub cluster: ClusterSize,
     /// Base first.
     pub levels: Vec<Level>,
+    /// Images side by side at each depth: one, or one for each piece of a split disk.
+    pub pieces: usize,
 }
 
 impl Chain {
     /// Numbers the levels.
     #[must_use]
-    pub fn new(cluster: ClusterSize, specs: Vec<LevelSpec>) -> Self {
+    pub fn new(cluster: ClusterSize, specs: Vec<LevelSpec>, pieces: usize) -> Self {
         let levels = specs
             .into_iter()
             .enumerate()
@@ -43,21 +47,37 @@ impl Chain {
                 file: s.file,
                 kind: s.kind,
                 len: s.len,
+                piece: id % pieces,
             })
             .collect();
-        Self { cluster, levels }
+        Self { cluster, levels, pieces }
     }
 
-    /// The level that takes writes.
+    /// The level that takes writes; of a split disk that of its first piece, which has the lowest
+    /// number of all tops.
     #[must_use]
     pub fn top(&self) -> &Level {
-        &self.levels[self.levels.len() - 1]
+        self.top_of(0)
+    }
+
+    /// The level of a piece that takes writes.
+    #[must_use]
+    pub fn top_of(&self, piece: usize) -> &Level {
+        &self.levels[self.levels.len() - self.pieces + piece]
     }
 
     /// Whether a level is the top.
     #[must_use]
     pub fn is_top(&self, id: u8) -> bool {
-        usize::from(id) + 1 == self.levels.len()
+        usize::from(id) + self.pieces >= self.levels.len()
+    }
+
+    /// The levels of a piece with their numbers, base first.
+    pub fn levels_of(
+        &self,
+        piece: usize,
+    ) -> impl DoubleEndedIterator<Item = (usize, &Level)> + ExactSizeIterator {
+        self.levels.iter().enumerate().skip(piece).step_by(self.pieces)
     }
 
     /// A level by id.
@@ -80,7 +100,8 @@ impl Chain {
 }
 
 impl Level {
-    /// Whether this level's BAT has the page (a shorter lower level is a hole behind its end).
+    /// Whether this level's BAT has its page of this number (a shorter lower level is a hole behind
+    /// its end).
     #[must_use]
     pub fn has_page(&self, page: BatPage) -> bool {
         match self.kind {
@@ -91,7 +112,8 @@ impl Level {
         }
     }
 
-    /// What this level says about a cluster. `bytes` is its BAT page; ignored for a raw level.
+    /// What this level says about a cluster of its piece. `bytes` is its BAT page; ignored for a
+    /// raw level.
     #[must_use]
     pub fn entry(
         &self,

@@ -8,6 +8,7 @@ use crate::keeper::{Keeper, Spare};
 use crate::limits::{EXTRA_PIECES, MAX_TRANSFER, MAX_ZERO, STOCK};
 use crate::map::Map;
 use crate::message::{Answer, Link, ToKeeper};
+use crate::pieces::Pieces;
 use crate::queue::Queue;
 use crate::record::Record;
 use crate::spec::{DeviceOptions, DeviceSpec, LevelKind};
@@ -15,6 +16,7 @@ use crate::stats::{KeeperStats, QueueStats};
 use crate::sync_slot::SyncSlot;
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
+use ploop_format::GuestCluster;
 use ploop_format::units::SECTOR_SHIFT;
 use ploop_io::{FileId, Io};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +32,14 @@ pub enum DeviceError {
     /// The device has no sector.
     #[error("the device has no sector")]
     Empty,
+    /// A split disk without all images of its pieces, or with pieces in no order.
+    #[error("{levels} images are no chain over {pieces} pieces in the order of the device")]
+    Pieces {
+        /// Images.
+        levels: usize,
+        /// Pieces.
+        pieces: usize,
+    },
     /// Only the base may be raw.
     #[error("level {0} is raw, only the base may be")]
     RawAbove(usize),
@@ -75,6 +85,8 @@ pub struct Shared {
     pub grace: Grace,
     /// The open images.
     pub chain: Chain,
+    /// Which of them serve which part of the device.
+    pub pieces: Pieces,
     /// What front ends may ask.
     pub limits: Limits,
     /// The opener's choices.
@@ -89,8 +101,8 @@ pub struct Shared {
     pub sync_slot: CachePadded<SyncSlot>,
     /// Metadata cannot be written: writes fail (I10).
     pub frozen: AtomicBool,
-    /// What the next life finds after a kill (F2).
-    pub record: Option<Record>,
+    /// What the next life finds after a kill (F2): one for each piece.
+    pub records: Vec<Option<Record>>,
     /// No new requests are taken.
     pub stopping: AtomicBool,
     /// Nothing new is begun until another device takes this one's place.
@@ -101,8 +113,8 @@ pub struct Shared {
     pub in_place: u8,
     /// The top goes down into the plain file under it, which is written in place.
     pub down: bool,
-    /// The level under the top was written since a sync of it began.
-    pub below_written: AtomicBool,
+    /// Levels other than a lone top that were written since a sync of them began (I3).
+    pub written: Box<[AtomicBool]>,
     /// Some data or mapping is not what it was when the device was made.
     pub changed: AtomicBool,
     /// To the keeper.
@@ -118,19 +130,38 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The level under the top, when writes change it in place.
-    pub fn below(&self) -> Option<&Level> {
-        let below = self.chain.top().id.checked_sub(1)?;
+    /// The level under the top of a piece, when writes change it in place.
+    pub fn below(&self, piece: usize) -> Option<&Level> {
+        let top = usize::from(self.chain.top_of(piece).id);
+        let below = top.checked_sub(self.chain.pieces).map(|below| below as u8)?;
         (self.in_place <= below).then(|| self.chain.level(below))
+    }
+
+    /// The level of a file that is written.
+    pub fn level_of(&self, file: FileId) -> Option<&Level> {
+        self.chain.levels.iter().rev().find(|level| level.fid == file)
     }
 
     /// A file was written, before the answer: a flush behind it finds the flag (I3). A write that
     /// failed may have changed something too, and reads have shown it since.
     pub fn written(&self, file: FileId) {
         self.changes();
-        if file != self.chain.top().fid {
-            self.below_written.store(true, Ordering::SeqCst);
+        self.owes(file);
+    }
+
+    /// The next sync is for this file too.
+    pub fn owes(&self, file: FileId) {
+        if !self.pieces.is_split() && file == self.chain.top().fid {
+            return;
         }
+        if let Some(level) = self.level_of(file) {
+            self.written[usize::from(level.id)].store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Several files are written: their syncs are the keeper's.
+    pub fn several(&self) -> bool {
+        self.pieces.is_split() || self.below(0).is_some()
     }
 
     /// What is on the disk changes. Stored once: the line stays shared by all queues.
@@ -142,7 +173,7 @@ impl Shared {
 
     /// F5: a sync failed, which is final for the file; the next life hears of it too (I10).
     pub fn fail(&self) {
-        if let Some(record) = &self.record {
+        for record in self.records.iter().flatten() {
             record.fail();
         }
         self.failed.store(true, Ordering::SeqCst);
@@ -196,9 +227,10 @@ impl Device {
         before: Option<Limits>,
     ) -> Result<Self, DeviceError> {
         check(&spec, &options)?;
-        let chain = Chain::new(spec.cluster, spec.levels.clone());
         let size = spec.size.bytes();
-        let clusters = spec.cluster.count(size);
+        let starts: Vec<GuestCluster> = spec.more.iter().map(|piece| piece.start).collect();
+        let pieces = Pieces::new(spec.cluster, size, &starts);
+        let chain = Chain::new(spec.cluster, spec.levels.clone(), pieces.count());
         let limits = Limits {
             size,
             block: chain.offset_align().max(1 << SECTOR_SHIFT),
@@ -215,25 +247,30 @@ impl Device {
         };
         let messages = options.queues * (options.depth * 2 + EXTRA_PIECES) * 2 + 64;
         let link = || Link::new((options.depth * 2 + EXTRA_PIECES) * 2);
-        let below = chain.levels.len().checked_sub(2).filter(|below| spec.in_place <= *below);
-        let down = below.is_some_and(|below| chain.levels[below].kind == LevelKind::Raw);
+        let count = pieces.count();
+        let number = |depth: usize| u8::try_from(depth.saturating_mul(count)).unwrap_or(u8::MAX);
+        let depth = chain.levels.len() / count;
+        let below = depth.checked_sub(2).filter(|below| spec.in_place <= *below);
+        let down = below.is_some_and(|below| chain.levels[below * count].kind == LevelKind::Raw);
+        let records = spec.more.iter().map(|piece| piece.record.clone());
         let shared = Shared {
-            map: Map::new(clusters),
+            map: Map::new(pieces.places()),
             grace: Grace::new(options.queues),
             raw_top: chain.top().kind == LevelKind::Raw,
+            written: chain.levels.iter().map(|_| AtomicBool::new(false)).collect(),
             chain,
+            pieces,
             limits,
             keep_blocks: spec.preallocated,
             failed: AtomicBool::new(false),
-            record: spec.record.clone(),
+            records: [spec.record.clone()].into_iter().chain(records).collect(),
             frozen: AtomicBool::new(false),
             sync_slot: CachePadded::default(),
             stopping: AtomicBool::new(false),
             pausing: AtomicBool::new(false),
-            floor: u8::try_from(spec.floor).unwrap_or(u8::MAX),
-            in_place: u8::try_from(spec.in_place).unwrap_or(u8::MAX),
+            floor: number(spec.floor),
+            in_place: number(spec.in_place),
             down,
-            below_written: AtomicBool::new(false),
             changed: AtomicBool::new(false),
             keeper: Link::new(messages),
             queues: (0..options.queues).map(|_| link()).collect(),
@@ -358,21 +395,32 @@ fn check(spec: &DeviceSpec, options: &DeviceOptions) -> Result<(), DeviceError> 
     if spec.levels.is_empty() || spec.levels.len() > 253 {
         return Err(DeviceError::Levels(spec.levels.len()));
     }
+    let size = spec.size.bytes();
     if spec.size.0 == 0 {
         return Err(DeviceError::Empty);
     }
-    if let Some(n) = spec.levels.iter().skip(1).position(|l| l.kind == LevelKind::Raw) {
-        return Err(DeviceError::RawAbove(n + 1));
+    let (levels, count) = (spec.levels.len(), spec.more.len() + 1);
+    let last = spec.more.last().map_or(0, |piece| spec.cluster.guest_start(piece.start));
+    let starts = [0].into_iter().chain(spec.more.iter().map(|piece| piece.start.0));
+    if !levels.is_multiple_of(count) || !starts.is_sorted_by(|a, b| a < b) || last >= size {
+        return Err(DeviceError::Pieces { levels, pieces: count });
+    }
+    if let Some(n) = spec.levels.iter().skip(count).position(|l| l.kind == LevelKind::Raw) {
+        return Err(DeviceError::RawAbove(n / count + 1));
     }
     let (queues, depth) = (options.queues, options.depth);
     if !(1..=64).contains(&queues) || !(1..=4096).contains(&depth) {
         return Err(DeviceError::Queues { queues, depth });
     }
-    let clusters = spec.cluster.count(spec.size.bytes());
-    if let Some(LevelKind::Ploop { entries, .. }) = spec.levels.last().map(|l| l.kind)
-        && entries < clusters
-    {
-        return Err(DeviceError::ShortTop { entries, clusters });
+    let starts: Vec<GuestCluster> = spec.more.iter().map(|piece| piece.start).collect();
+    let pieces = Pieces::new(spec.cluster, size, &starts);
+    for (n, top) in spec.levels[levels - count..].iter().enumerate() {
+        let clusters = pieces.clusters(n);
+        if let LevelKind::Ploop { entries, .. } = top.kind
+            && entries < clusters
+        {
+            return Err(DeviceError::ShortTop { entries, clusters });
+        }
     }
     Ok(())
 }

@@ -29,6 +29,7 @@ pub mod limits;
 pub mod map;
 pub mod memory;
 pub mod message;
+pub mod pieces;
 pub mod queue;
 pub mod record;
 pub mod remote;
@@ -47,4 +48,6 @@ pub use front::{
 };
 pub use keeper::{Keeper, Spare};
 pub use queue::{Ended, Queue, Turn};
-pub use spec::{CloseReport, DeviceOptions, DeviceSpec, LevelKind, LevelSpec, OnEnospc};
+pub use spec::{
+    CloseReport, DeviceOptions, DeviceSpec, LevelKind, LevelSpec, OnEnospc, PieceEnd, PieceSpec,
+};

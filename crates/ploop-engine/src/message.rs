@@ -58,6 +58,24 @@ pub enum ToKeeper {
     Flush(Caller),
 }
 
+impl ToKeeper {
+    /// The cluster whose mapping it is about.
+    #[must_use]
+    pub const fn cluster(&self) -> Option<GuestCluster> {
+        match self {
+            Self::Wait(_, cluster)
+            | Self::Allocate(_, cluster)
+            | Self::AllocateAt(_, cluster, _)
+            | Self::CopyUp { cluster, .. }
+            | Self::CopyDown(_, cluster)
+            | Self::CopyUpWritten(_, cluster, _)
+            | Self::Unmap(_, cluster)
+            | Self::MapClean(_, cluster) => Some(*cluster),
+            Self::Load(..) | Self::Durable(..) | Self::Flush(_) => None,
+        }
+    }
+}
+
 /// From the keeper to a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {

@@ -26,7 +26,7 @@ pub struct Facts {
     pub whole: bool,
     /// Blocks must stay (NOUNMAP), or the disk is preallocated (C8).
     pub keep_blocks: bool,
-    /// The id of the top level.
+    /// The id of the top level; the lowest of a split disk's tops.
     pub top: u8,
     /// The lowest level that a merge takes clusters from.
     pub floor: u8,
@@ -154,7 +154,7 @@ pub fn route(kind: PieceKind, cell: Option<Cell>, facts: Facts) -> Route {
             _ => Route::Nothing,
         };
     };
-    let in_top = level == facts.top;
+    let in_top = level >= facts.top;
     let in_place = in_top || level >= facts.in_place;
     let unmap = facts.whole && !facts.keep_blocks && !facts.raw_top;
     let unmap = unmap && (!cell.has_lower || on(Bug::UnmapAll));

@@ -32,11 +32,29 @@ pub struct LevelSpec {
     pub len: u64,
 }
 
+/// What a piece of a split disk has beside its levels.
+#[derive(Clone, Debug)]
+pub struct PieceSpec {
+    /// Its first cluster on the device.
+    pub start: GuestCluster,
+    /// As [`DeviceSpec::used`], of its top.
+    pub used: FixedBitSet,
+    /// As [`DeviceSpec::header`], of its top.
+    pub header: [u8; 64],
+    /// As [`DeviceSpec::refused`], of its top; numbered in the piece.
+    pub refused: Vec<GuestCluster>,
+    /// As [`DeviceSpec::record`], of its top.
+    pub record: Option<Record>,
+}
+
 /// A chain ready to be served.
 #[derive(Clone, Debug)]
 pub struct DeviceSpec {
-    /// Base first, top last; 1..=253.
+    /// Base first, top last; 1..=253. Of a split disk the bases of all pieces first, in their
+    /// order, then the images on them, at last the tops.
     pub levels: Vec<LevelSpec>,
+    /// The pieces behind the first one of a split disk; none of any other.
+    pub more: Vec<PieceSpec>,
     /// Cluster size of every level.
     pub cluster: ClusterSize,
     /// Size of the device; need not be whole clusters.
@@ -56,7 +74,8 @@ pub struct DeviceSpec {
     pub record: Option<Record>,
     /// Discard must not give space back (a preallocated disk, C8).
     pub preallocated: bool,
-    /// The lowest level that [`crate::Operation::Merge`] takes clusters from.
+    /// The lowest level that [`crate::Operation::Merge`] takes clusters from: how many images lie
+    /// under it.
     pub floor: usize,
     /// The lowest level that writes change in place: the top, or the one under it too, when that
     /// was the top before a merge turned the chain, or is a plain file that the top goes into.
@@ -116,4 +135,15 @@ pub struct CloseReport {
     pub mapped: bool,
     /// Guests or a merge changed something: data, or where it lies.
     pub changed: bool,
+    /// The same of the pieces behind the first one of a split disk.
+    pub more: Vec<PieceEnd>,
+}
+
+/// What a piece of a split disk ends as, see [`CloseReport`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PieceEnd {
+    /// As [`CloseReport::end`].
+    pub end: u64,
+    /// As [`CloseReport::mapped`].
+    pub mapped: bool,
 }

@@ -55,50 +55,6 @@ fn make_chain(dir: &std::path::Path, case: &Case, rng: &mut Rng) -> (Vec<PathBuf
     (paths, flat)
 }
 
-fn zeroed(model: &mut [u8], at: u64, len: u64) {
-    model[at as usize..(at + len) as usize].fill(0);
-}
-
-fn step(rig: &Rig, model: &mut [u8], queue: usize, base: u64, span: u64, rng: &mut Rng) {
-    let kind = rng.below(100);
-    let unit = if rng.below(3) == 0 { 32 << 10 } else { 512 };
-    let at = base + rng.below(span / unit) * unit;
-    let most = (base + span - at).min(96 << 10);
-    let len = ((1 + rng.below(most / 512)) * 512).min(most);
-    let flags = Flags { fua: rng.below(8) == 0, no_unmap: rng.below(4) == 0, ..Flags::default() };
-    match kind {
-        0..40 => {
-            let bytes =
-                if rng.below(10) == 0 { vec![0; len as usize] } else { pattern(rng, len as usize) };
-            rig.write(queue, at, &bytes, flags).unwrap();
-            model[at as usize..(at + len) as usize].copy_from_slice(&bytes);
-        }
-        40..75 => {
-            let got = rig.read(queue, at, len as usize).unwrap();
-            let want = &model[at as usize..(at + len) as usize];
-            let bad = got.iter().zip(want).position(|(a, b)| a != b);
-            assert_eq!(bad, None, "read of {len} at {at}");
-        }
-        75..85 => {
-            rig.plain(queue, Operation::WriteZeroes, at, len, flags).unwrap();
-            zeroed(model, at, len);
-        }
-        85..95 => {
-            rig.plain(queue, Operation::Discard, at, len, flags).unwrap();
-            // Old or zero, fixed from now on: learn which.
-            let got = rig.read(queue, at, len as usize).unwrap();
-            let old = &mut model[at as usize..(at + len) as usize];
-            for (o, g) in old.iter_mut().zip(got.iter()) {
-                assert!(*g == *o || *g == 0, "a discard gave foreign bytes");
-                *o = *g;
-            }
-        }
-        _ => {
-            rig.plain(queue, Operation::Flush, 0, 0, Flags::default()).unwrap();
-        }
-    }
-}
-
 fn run(case: &Case) {
     let dir =
         tempfile::tempdir_in(std::env::var("PLOOP_TEST_DIR").unwrap_or("/var/tmp".into())).unwrap();

@@ -74,10 +74,16 @@ impl Disk {
                 end: scan.end(self.prepared.cluster),
                 mapped: scan.mapped != 0,
                 changed: false,
+                more: Vec::new(),
             },
-            None => {
-                CloseReport { clean: true, failure: None, end: 0, mapped: true, changed: false }
-            }
+            None => CloseReport {
+                clean: true,
+                failure: None,
+                end: 0,
+                mapped: true,
+                changed: false,
+                more: Vec::new(),
+            },
         };
         self.close(report)
     }

@@ -91,9 +91,8 @@ fn a_failed_close_leaves_the_mark_and_the_next_open_tells() {
     let disk = TestDisk::new();
     let open = disk.open().unwrap();
     let failure = Some("page 0 could not be written".to_owned());
-    let error = open
-        .close(CloseReport { clean: false, failure, end: 0, mapped: true, changed: true })
-        .unwrap_err();
+    let error =
+        open.close(CloseReport { clean: false, failure, ..common::clean(0, true) }).unwrap_err();
     assert_eq!((error.kind(), error.exit_code()), (ErrorKind::NotClean, 7));
     assert!(error.to_string().contains("page 0"), "{error}");
     assert_eq!(in_use(disk.image()), IN_USE);

@@ -47,6 +47,7 @@ fn image(path: &Path) -> DeviceSpec {
     used.insert(0);
     DeviceSpec {
         levels: vec![LevelSpec { len: CLUSTER, file, kind }],
+        more: Vec::new(),
         cluster,
         size: Sector(SIZE / 512),
         read_only: false,

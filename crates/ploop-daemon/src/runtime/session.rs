@@ -534,7 +534,14 @@ fn protect() {
 }
 
 fn not_clean(why: &str) -> CloseReport {
-    CloseReport { clean: false, failure: Some(why.to_owned()), end: 0, mapped: true, changed: true }
+    CloseReport {
+        clean: false,
+        failure: Some(why.to_owned()),
+        end: 0,
+        mapped: true,
+        changed: true,
+        more: Vec::new(),
+    }
 }
 
 /// A ring that fails as a whole leaves requests nobody can finish: as F27, the process ends, and

@@ -26,7 +26,7 @@ pub(super) struct Ahead {
 struct Window {
     first: u64,
     pages: u64,
-    /// Whose part is being read.
+    /// Whose part is being read; first the number that one more level would have.
     level: usize,
     /// Bytes that are being read.
     want: u64,
@@ -45,12 +45,14 @@ impl<I: Io> Keeper<I> {
             self.ahead.stopped = true;
             return;
         };
-        let pages = (map.len() - first).min(AHEAD_WINDOW);
+        let piece = self.shared.pieces.of_page(BatPage(first));
+        let end = map.len().min(self.shared.pieces.first_page(piece + 1).0);
+        let pages = (end - first).min(AHEAD_WINDOW);
         self.ahead.next = first + pages;
         self.ahead.window = Some(Window {
             first,
             pages,
-            level: self.shared.chain.levels.len(),
+            level: self.shared.chain.levels.len() + piece,
             want: 0,
             bytes: crate::memory::buffer((pages * PAGE) as usize),
             cells: (0..pages).map(|_| holes()).collect(),
@@ -61,12 +63,13 @@ impl<I: Io> Keeper<I> {
     /// Reads the next lower level's part of the window, or ends it.
     fn next_level(&mut self) {
         while let Some(window) = &mut self.ahead.window {
-            if window.level == 0 {
+            let Some(next) = window.level.checked_sub(self.shared.chain.pieces) else {
                 return self.end_window();
-            }
-            window.level -= 1;
+            };
+            window.level = next;
             let level = &self.shared.chain.levels[window.level];
-            let there = (window.first..window.first + window.pages)
+            let first = self.shared.pieces.own_page(BatPage(window.first));
+            let there = (first.0..first.0 + window.pages)
                 .take_while(|n| level.has_page(BatPage(*n)))
                 .count() as u64;
             if level.kind == LevelKind::Raw {
@@ -77,7 +80,7 @@ impl<I: Io> Keeper<I> {
                     token: self.tasks.add(Task::Ahead),
                     kind: OpKind::Read,
                     file: level.fid,
-                    offset: page_offset(BatPage(window.first)),
+                    offset: page_offset(first),
                     len: window.want,
                     buf: window.bytes.as_mut_ptr(),
                     lent: None,

@@ -19,8 +19,8 @@ pub(super) struct Below {
 }
 
 impl Below {
-    pub fn new(shared: &Shared) -> Self {
-        let refused = shared.below().is_none_or(|level| !level.file.caps().punch);
+    pub fn new(shared: &Shared, piece: usize) -> Self {
+        let refused = shared.below(piece).is_none_or(|level| !level.file.caps().punch);
         Self { free: BTreeSet::new(), punching: 0, refused }
     }
 
@@ -34,26 +34,34 @@ impl Below {
 
 impl<I: Io> Keeper<I> {
     pub(super) fn pump_below(&mut self) {
-        let Some(file) = self.shared.below().map(|level| level.fid) else { return };
+        for p in 0..self.below.len() {
+            self.pump_below_of(p);
+        }
+    }
+
+    fn pump_below_of(&mut self, p: usize) {
+        let Some(file) = self.shared.below(p).map(|level| level.fid) else { return };
         let step = u64::from(self.cluster.sectors());
-        while self.below.punching < CLEANERS && !self.closing {
-            let Some(first) = self.below.free.pop_first() else { return };
+        while self.below[p].punching < CLEANERS && !self.closing {
+            let below = &mut self.below[p];
+            let Some(first) = below.free.pop_first() else { return };
             let mut end = first + step;
-            while Sector(end - first).bytes() < CLEAN_BYTES && self.below.free.remove(&end) {
+            while Sector(end - first).bytes() < CLEAN_BYTES && below.free.remove(&end) {
                 end += step;
             }
             let (at, len) = (Sector(first).bytes(), Sector(end - first).bytes());
-            self.below.punching += 1;
-            self.push_to(Task::Below, file, OpKind::Punch, at, len, ptr::null_mut());
+            below.punching += 1;
+            self.push_to(Task::Below(p), file, OpKind::Punch, at, len, ptr::null_mut());
         }
     }
 
     /// Nothing depends on it: what was not given back goes with the file.
-    pub(super) fn below_given(&mut self, result: i32) {
-        self.below.punching -= 1;
+    pub(super) fn below_given(&mut self, p: usize, result: i32) {
+        let below = &mut self.below[p];
+        below.punching -= 1;
         if result < 0 {
-            self.below.refused = true;
-            self.below.free.clear();
+            below.refused = true;
+            below.free.clear();
         }
     }
 }

@@ -100,7 +100,7 @@ impl Copies {
 
     pub fn new(chain: &Chain, Spare(mut buffers): Spare) -> Self {
         // One level has nothing to copy from.
-        let count = if chain.levels.len() > 1 { COPY_BUFFERS } else { 0 };
+        let count = if chain.levels.len() > chain.pieces { COPY_BUFFERS } else { 0 };
         let len = COPY_BUFFER.min(chain.cluster.bytes()) as usize;
         buffers.retain(|buffer| buffer.len() == len);
         buffers.resize_with(count, || crate::memory::buffer(len));
@@ -141,7 +141,7 @@ impl<I: Io> Keeper<I> {
             return;
         }
         let Some((level, at)) = self.unclaimed(caller, cluster) else { return };
-        if level == self.shared.chain.top().id {
+        if self.shared.chain.is_top(level) {
             return self.answer(caller, Answer::Retry);
         }
         if !self.room_on_record(message) {
@@ -153,9 +153,10 @@ impl<I: Io> Keeper<I> {
             self.copies.queue.push_back(message);
             return;
         }
-        let Some(to) = self.take_clean() else {
+        let p = self.shared.pieces.of(cluster);
+        let Some(to) = self.take_clean(p) else {
             self.copies.buffers.extend(buffer);
-            self.space.waiters.push_back(message);
+            self.spaces[p].waiters.push_back(message);
             return;
         };
         self.set_cell(cluster, Cell { claimed: true, ..Cell::at(level, at, false) });
@@ -199,8 +200,10 @@ impl<I: Io> Keeper<I> {
         if self.refuse(caller) {
             return;
         }
-        let (chain, size) = (&self.shared.chain, self.cluster.bytes());
-        let (top, file) = (chain.top().id, chain.top().fid);
+        let (size, pieces) = (self.cluster.bytes(), &self.shared.pieces);
+        let guest = pieces.guest(cluster);
+        let top = self.shared.chain.top_of(pieces.of(cluster));
+        let (top, file) = (top.id, top.fid);
         let Some((level, at)) = self.unclaimed(caller, cluster) else { return };
         if level != top {
             return self.answer(caller, Answer::Retry);
@@ -214,7 +217,7 @@ impl<I: Io> Keeper<I> {
         };
         self.set_cell(cluster, Cell { claimed: true, ..Cell::at(level, at, true) });
         // The plain file ends with the device.
-        let left = self.shared.limits.size - self.cluster.guest_start(cluster);
+        let left = self.shared.limits.size - self.cluster.guest_start(guest);
         let copy = Copy {
             caller,
             from: (file, at, at.bytes() + left.min(size)),
@@ -385,9 +388,11 @@ impl<I: Io> Keeper<I> {
         let skip = part.start - chunk.start + done;
         let buf = buffer.as_mut_ptr().wrapping_add(skip as usize);
         let (file, start) = match copy.to {
-            To::Top { cluster, .. } => (self.top, size.file_start(cluster)),
-            To::Base(_) => match shared.below() {
-                Some(below) => (below.fid, size.guest_start(cluster)),
+            To::Top { cluster: to, .. } => {
+                (shared.chain.top_of(shared.pieces.of(cluster)).fid, size.file_start(to))
+            }
+            To::Base(_) => match shared.below(shared.pieces.of(cluster)) {
+                Some(below) => (below.fid, size.guest_start(shared.pieces.own(cluster))),
                 None => return,
             },
         };
@@ -398,8 +403,10 @@ impl<I: Io> Keeper<I> {
 
     /// Zeros for a part of the plain file; a host that cannot gets them written.
     fn punch_step(&mut self, cluster: GuestCluster, chunk: Range<u64>) {
-        let start = self.cluster.guest_start(cluster);
-        let file = self.shared.below().filter(|below| below.file.caps().punch).map(|b| b.fid);
+        let pieces = &self.shared.pieces;
+        let start = self.cluster.guest_start(pieces.own(cluster));
+        let below = self.shared.below(pieces.of(cluster));
+        let file = below.filter(|below| below.file.caps().punch).map(|b| b.fid);
         let Some(file) = file else { return self.write_step(cluster, chunk.clone(), chunk, 0) };
         let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
         let (offset, len) = (start + chunk.start, chunk.end - chunk.start);
@@ -439,9 +446,9 @@ impl<I: Io> Keeper<I> {
                 self.answer(copy.caller, Answer::Done);
             }
             Some(errno) => {
-                if let To::Top { cluster, .. } = copy.to {
+                if let To::Top { cluster: to, .. } = copy.to {
                     // F13: half a copy is inside.
-                    self.space.free_dirty(cluster);
+                    self.spaces[self.shared.pieces.of(cluster)].free_dirty(to);
                 }
                 if let Some(cell) = self.cell(cluster) {
                     self.set_cell(cluster, Cell { claimed: false, ..cell });

@@ -52,16 +52,17 @@ impl<I: Io> Keeper<I> {
     }
 
     fn start_load(&mut self, page: BatPage) {
-        let levels = self.shared.chain.levels.len();
+        let shared = &self.shared;
+        let levels = shared.chain.levels_of(shared.pieces.of_page(page));
+        let own = shared.pieces.own_page(page);
         let mut load = Load {
-            bytes: crate::memory::buffer(levels * PAGE as usize),
+            bytes: crate::memory::buffer(levels.len() * PAGE as usize),
             outstanding: 0,
             error: None,
         };
         let base = load.bytes.as_mut_ptr();
-        for n in 0..levels {
-            let level = &self.shared.chain.levels[n];
-            if !level.has_page(page) {
+        for (depth, (n, level)) in levels.enumerate() {
+            if !level.has_page(own) {
                 continue;
             }
             load.outstanding += 1;
@@ -69,9 +70,9 @@ impl<I: Io> Keeper<I> {
                 token: self.tasks.add(Task::Load(page, n)),
                 kind: OpKind::Read,
                 file: level.fid,
-                offset: page_offset(page),
+                offset: page_offset(own),
                 len: PAGE,
-                buf: base.wrapping_add(n * PAGE as usize),
+                buf: base.wrapping_add(depth * PAGE as usize),
                 lent: None,
             };
             // SAFETY: the buffer has a page per level and stays in `running` until all its reads
@@ -114,11 +115,13 @@ impl<I: Io> Keeper<I> {
             Some(errno) => Answer::Failed(errno),
             None => {
                 let mut cells = holes();
-                let levels = self.shared.chain.levels.len();
+                let chain = &self.shared.chain;
+                let piece = self.shared.pieces.of_page(page);
+                let levels = chain.levels.len() / chain.pieces;
                 for n in (0..levels).rev() {
                     let n = if on(Bug::LoadOldest) { levels - 1 - n } else { n };
                     let own = &load.bytes[n * PAGE as usize..(n + 1) * PAGE as usize];
-                    self.absorb(&mut cells, page, n, own);
+                    self.absorb(&mut cells, page, n * chain.pieces + piece, own);
                 }
                 self.install(page, &cells);
                 Answer::Retry
@@ -146,7 +149,9 @@ impl<I: Io> Keeper<I> {
     pub(super) fn absorb(&self, cells: &mut [Cell], page: BatPage, n: usize, bytes: &[u8]) {
         let level = &self.shared.chain.levels[n];
         let top = self.shared.chain.is_top(level.id);
-        let len = if top { self.space.len() } else { level.len };
+        let len = if top { self.spaces[level.piece].len() } else { level.len };
+        let (page, clusters) =
+            (self.shared.pieces.own_page(page), self.shared.pieces.clusters(level.piece));
         if level.kind != LevelKind::Raw && is_zero(bytes) {
             return;
         }
@@ -155,7 +160,7 @@ impl<I: Io> Keeper<I> {
                 continue;
             }
             let Some(cluster) = page.cluster(index) else { continue };
-            if self.cluster.guest_start(cluster) >= self.shared.limits.size {
+            if cluster.0 >= clusters {
                 return;
             }
             let state = level.entry(self.cluster, cluster, bytes, len);
@@ -166,7 +171,7 @@ impl<I: Io> Keeper<I> {
                 cell.has_lower = true;
                 continue;
             }
-            let shared = top && self.refused.binary_search(&cluster).is_ok();
+            let shared = top && self.refused[level.piece].binary_search(&cluster).is_ok();
             cell.place = match state {
                 EntryState::At(at) if !shared => Place::At { level: level.id, at },
                 _ => Place::Bad,

@@ -18,8 +18,9 @@ impl<I: Io> Keeper<I> {
                 if !self.room_on_record(ToKeeper::Allocate(caller, cluster)) {
                     return;
                 }
-                let Some(file_cluster) = self.take_clean_for(caller.queue) else {
-                    self.space.waiters.push_back(ToKeeper::Allocate(caller, cluster));
+                let p = self.shared.pieces.of(cluster);
+                let Some(file_cluster) = self.take_clean_for(caller.queue, p) else {
+                    self.spaces[p].waiters.push_back(ToKeeper::Allocate(caller, cluster));
                     return;
                 };
                 let at = self.position(file_cluster);
@@ -34,6 +35,7 @@ impl<I: Io> Keeper<I> {
 
     /// A hole is being written to a clean cluster of the queue's stock: map that.
     pub(super) fn allocate_at(&mut self, caller: Caller, cluster: GuestCluster, to: FileCluster) {
+        let p = self.shared.pieces.of(cluster);
         let hole = |cell: &Cell| cell.place == Place::Hole && !cell.claimed;
         if self.cell(cluster).as_ref().is_some_and(hole) {
             if !self.room_on_record(ToKeeper::AllocateAt(caller, cluster, to)) {
@@ -41,16 +43,16 @@ impl<I: Io> Keeper<I> {
             }
             let at = self.position(to);
             self.map_top(cluster, at, false, None);
-            self.space.taken(self.now);
+            self.spaces[p].taken(self.now);
             self.shared.keeper_stats.allocated.add(1);
             self.answer(caller, Answer::Done);
         } else {
             // Another request was first. The queue's write is still under way, and registered.
-            self.space.unmapped(to);
+            self.spaces[p].unmapped(to);
             if on(Bug::AllocateLostClean) {
-                self.space.free_clean(to);
+                self.spaces[p].free_clean(to);
             } else if on(Bug::AllocateUnregistered) {
-                self.space.free_dirty(to);
+                self.spaces[p].free_dirty(to);
             } else {
                 self.quarantine_add(to, cluster);
             }
@@ -62,15 +64,17 @@ impl<I: Io> Keeper<I> {
 
     /// Zeros over a whole cluster of a lower level: a clean cluster is all of it.
     pub(super) fn map_clean(&mut self, caller: Caller, cluster: GuestCluster) {
-        let top = self.shared.chain.top().id;
         match self.cell(cluster) {
             Some(cell) if cell.claimed => self.wait_for_claim(caller, cluster),
-            Some(Cell { place: Place::At { level, .. }, .. }) if level != top => {
+            Some(Cell { place: Place::At { level, .. }, .. })
+                if !self.shared.chain.is_top(level) =>
+            {
                 if !self.room_on_record(ToKeeper::MapClean(caller, cluster)) {
                     return;
                 }
-                let Some(file_cluster) = self.take_clean() else {
-                    self.space.waiters.push_back(ToKeeper::MapClean(caller, cluster));
+                let p = self.shared.pieces.of(cluster);
+                let Some(file_cluster) = self.take_clean(p) else {
+                    self.spaces[p].waiters.push_back(ToKeeper::MapClean(caller, cluster));
                     return;
                 };
                 let at = self.position(file_cluster);
@@ -84,21 +88,23 @@ impl<I: Io> Keeper<I> {
 
     /// Takes a mapping away. Later readers see a hole; the file cluster goes to the quarantine.
     pub(super) fn unmap(&mut self, caller: Caller, cluster: GuestCluster) {
-        let top = self.shared.chain.top().id;
         match self.cell(cluster) {
             Some(cell) if cell.claimed => self.wait_for_claim(caller, cluster),
             // F11: only where no lower level has it.
             Some(Cell { place: Place::At { level, at }, has_lower, .. })
-                if level == top && (!has_lower || on(Bug::UnmapAll)) && self.version.is_some() =>
+                if self.shared.chain.is_top(level)
+                    && (!has_lower || on(Bug::UnmapAll))
+                    && self.version.is_some() =>
             {
                 if !self.room_on_record(ToKeeper::Unmap(caller, cluster)) {
                     return;
                 }
                 let file_cluster = FileCluster(at.bytes() >> self.cluster.log2());
                 self.change(cluster, Cell::HOLE, 0, None);
-                self.space.unmapped(file_cluster);
+                let p = self.shared.pieces.of(cluster);
+                self.spaces[p].unmapped(file_cluster);
                 if on(Bug::ReuseNow) {
-                    self.space.free_dirty(file_cluster);
+                    self.spaces[p].free_dirty(file_cluster);
                 } else {
                     self.quarantine_add(file_cluster, cluster);
                 }
@@ -137,7 +143,8 @@ impl<I: Io> Keeper<I> {
     ) {
         let entry = self.version.and_then(|v| v.entry(at, self.cluster));
         debug_assert!(entry.is_some(), "take_clean gives only clusters that an entry can name");
-        let cell = Cell::at(self.shared.chain.top().id, at, has_lower);
+        let top = self.shared.chain.top_of(self.shared.pieces.of(cluster));
+        let cell = Cell::at(top.id, at, has_lower);
         self.change(cluster, cell, entry.unwrap_or(0), after_sync);
     }
 
@@ -149,12 +156,14 @@ impl<I: Io> Keeper<I> {
         was: FileCluster,
         after_sync: Option<u64>,
     ) {
-        let Some(below) = self.shared.below() else { return };
-        let at = Sector(self.cluster.guest_start(cluster) >> SECTOR_SHIFT);
+        let p = self.shared.pieces.of(cluster);
+        let Some(below) = self.shared.below(p) else { return };
+        let own = self.shared.pieces.own(cluster);
+        let at = Sector(self.cluster.guest_start(own) >> SECTOR_SHIFT);
         let (fid, cell) = (below.fid, Cell::at(below.id, at, false));
         self.shared.written(fid);
         self.change(cluster, cell, 0, after_sync);
-        self.space.unmapped(was);
+        self.spaces[p].unmapped(was);
         self.quarantine_add(was, cluster);
     }
 

@@ -32,7 +32,7 @@ mod sync;
 use crate::device::Shared;
 use crate::front::Errno;
 use crate::message::{Answer, Caller, ToKeeper};
-use crate::spec::{CloseReport, DeviceSpec, LevelKind};
+use crate::spec::{CloseReport, DeviceSpec, LevelKind, PieceEnd, PieceSpec};
 use crate::sync::Ordering;
 pub use copyup::Spare;
 use ops::{Task, Tasks};
@@ -50,23 +50,23 @@ pub struct Keeper<I: Io> {
     tasks: Tasks,
     completions: Vec<Completion>,
     now: u64,
-    top: FileId,
     cluster: ClusterSize,
     /// Generation of the top's format; `None` for a raw top, which has no metadata.
     version: Option<Version>,
-    /// The header bytes that page 0 is written with (F10).
-    header: [u8; 64],
-    /// Clusters of a read-only top that share a place (T5). Sorted.
-    refused: Vec<GuestCluster>,
+    /// The header bytes that page 0 of each piece is written with (F10).
+    headers: Vec<[u8; 64]>,
+    /// Clusters of each piece's read-only top that share a place (T5). Sorted.
+    refused: Vec<Vec<GuestCluster>>,
     /// Number of the last change of the map.
     seq: u64,
     loads: load::Loads,
     ahead: ahead::Ahead,
-    space: space::Space,
-    below: below::Below,
+    /// Of each piece's top.
+    spaces: Vec<space::Space>,
+    below: Vec<below::Below>,
     quarantine: quarantine::Quarantine,
     copies: copyup::Copies,
-    recorded: recorded::Recorded,
+    recorded: Vec<recorded::Recorded>,
     pages: pages::Pages,
     syncs: sync::Syncs,
     closing: bool,
@@ -83,25 +83,38 @@ impl<I: Io> Keeper<I> {
         let copies = copyup::Copies::new(&shared.chain, spare);
         // Read-only: nobody knows what is in use, and there is nothing to clean.
         let active = version.is_some() && !shared.limits.read_only;
-        let space =
-            space::Space::new(&shared.chain, spec.used, active, shared.options.prealloc_bytes);
+        let ahead = shared.options.prealloc_bytes;
+        let first = PieceSpec {
+            start: GuestCluster(0),
+            used: spec.used,
+            header: spec.header,
+            refused: spec.refused,
+            record: spec.record,
+        };
+        let (mut spaces, mut recorded) = (Vec::new(), Vec::new());
+        let (mut headers, mut refused) = (Vec::new(), Vec::new());
+        for (p, piece) in [first].into_iter().chain(spec.more).enumerate() {
+            spaces.push(space::Space::new(&shared.chain, p, piece.used, active, ahead));
+            recorded.push(recorded::Recorded::new(piece.record));
+            headers.push(piece.header);
+            refused.push(piece.refused);
+        }
         Self {
             tasks: Tasks::default(),
             completions: Vec::with_capacity(64),
             now: 0,
-            top: top.fid,
             cluster: shared.chain.cluster,
             version,
-            header: spec.header,
-            refused: spec.refused,
+            headers,
+            refused,
             seq: 0,
             loads: load::Loads::default(),
             ahead: ahead::Ahead::default(),
-            space,
-            below: below::Below::new(&shared),
+            spaces,
+            below: (0..shared.pieces.count()).map(|p| below::Below::new(&shared, p)).collect(),
             quarantine: quarantine::Quarantine::default(),
             copies,
-            recorded: recorded::Recorded::new(spec.record),
+            recorded,
             pages: pages::Pages::default(),
             syncs: sync::Syncs::default(),
             closing: false,
@@ -189,16 +202,30 @@ impl<I: Io> Keeper<I> {
     }
 
     fn completed(&mut self, c: Completion) {
-        match self.tasks.take(c.token) {
+        let task = self.tasks.take(c.token);
+        if let Some(piece) = task.as_ref().and_then(|task| self.changed_by(task)) {
+            self.shared.owes(self.shared.chain.top_of(piece).fid);
+        }
+        match task {
             Some(Task::Load(page, level)) => self.load_completed(page, level, c.result),
             Some(Task::Ahead) => self.ahead_completed(c.result),
             Some(Task::Pages(first, count)) => self.pages_written(first, count, c.result),
-            Some(Task::Sync(number)) => self.sync_ended(number, c.result),
+            Some(Task::Sync(number, level)) => self.sync_ended(number, level, c.result),
             Some(Task::Copy(cluster)) => self.copy_completed(cluster, c.result),
-            Some(Task::Extend) => self.extend_completed(c.result),
-            Some(Task::Below) => self.below_given(c.result),
-            Some(Task::Clean(range)) => self.cleaned(range, c.result),
+            Some(Task::Extend(p)) => self.extend_completed(p, c.result),
+            Some(Task::Below(p)) => self.below_given(p, c.result),
+            Some(Task::Clean(p, range)) => self.cleaned(p, range, c.result),
             None => tracing::error!("a completion with the unknown token {}", c.token),
+        }
+    }
+
+    /// The piece whose top an operation has changed: the next sync is for it too.
+    fn changed_by(&self, task: &Task) -> Option<usize> {
+        match task {
+            Task::Pages(page, _) => Some(self.shared.pieces.of_page(*page)),
+            Task::Copy(cluster) => Some(self.shared.pieces.of(*cluster)),
+            Task::Extend(p) | Task::Clean(p, _) => Some(*p),
+            Task::Load(..) | Task::Ahead | Task::Sync(..) | Task::Below(_) => None,
         }
     }
 
@@ -217,18 +244,18 @@ impl<I: Io> Keeper<I> {
     }
 
     fn next_deadline(&mut self) -> Option<u64> {
-        [self.page_deadline(), self.space_deadline(), self.quarantine_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let space = (0..self.spaces.len()).filter_map(|p| self.space_deadline(p)).min();
+        [self.page_deadline(), space, self.quarantine_deadline()].into_iter().flatten().min()
     }
 
     fn answer(&self, caller: Caller, answer: Answer) {
         self.shared.queues[usize::from(caller.queue)].send((caller.slot, answer));
     }
 
-    fn push(&mut self, task: Task, kind: OpKind, offset: u64, len: u64, buf: *mut u8) {
-        self.push_to(task, self.top, kind, offset, len, buf);
+    /// Starts an operation on the top of a piece.
+    fn push(&mut self, p: usize, task: Task, kind: OpKind, offset: u64, len: u64, buf: *mut u8) {
+        let top = self.shared.chain.top_of(p).fid;
+        self.push_to(task, top, kind, offset, len, buf);
     }
 
     fn push_to(
@@ -262,12 +289,14 @@ impl<I: Io> Keeper<I> {
             return false;
         }
         let failed = self.shared.refuses_writes() || on(Bug::CloseUnsettled);
-        failed || (self.pages.is_clean() && self.quarantine.is_empty() && self.space.is_settled())
+        let settled = self.spaces.iter().all(space::Space::is_settled);
+        failed || (self.pages.is_clean() && self.quarantine.is_empty() && settled)
     }
 
     /// The result of a close.
     #[must_use]
     pub fn report(&self) -> CloseReport {
+        let ends = |space: &space::Space| PieceEnd { end: space.end(), mapped: space.mapped() };
         let failure = if self.shared.failed.load(Ordering::SeqCst) {
             Some(format!(
                 "a sync of {} failed: what was written since the last good one is in doubt",
@@ -285,9 +314,10 @@ impl<I: Io> Keeper<I> {
         CloseReport {
             clean: failure.is_none(),
             failure,
-            end: self.space.end(),
-            mapped: self.space.mapped(),
+            end: self.spaces[0].end(),
+            mapped: self.spaces[0].mapped(),
             changed: self.shared.changed.load(Ordering::SeqCst),
+            more: self.spaces[1..].iter().map(ends).collect(),
         }
     }
 
@@ -296,8 +326,10 @@ impl<I: Io> Keeper<I> {
         stats.dirty_pages.set(self.pages.len() as u64);
         stats.dirty_pages_max.raise(self.pages.len() as u64);
         stats.copying.set(self.copies.running() as u64);
-        stats.quarantine.set((self.quarantine.len() + self.space.unclean()) as u64);
-        stats.clean.set(self.space.available() + self.stocked());
+        let unclean: usize = self.spaces.iter().map(space::Space::unclean).sum();
+        let available: u64 = self.spaces.iter().map(space::Space::available).sum();
+        stats.quarantine.set((self.quarantine.len() + unclean) as u64);
+        stats.clean.set(available + self.stocked());
     }
 
     /// A queue may have found a failed sync.

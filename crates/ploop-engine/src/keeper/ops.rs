@@ -12,16 +12,16 @@ pub(super) enum Task {
     Ahead,
     /// A write of so many BAT pages from this one on.
     Pages(BatPage, u64),
-    /// The sync with this number.
-    Sync(u64),
+    /// The sync with this number, of this level.
+    Sync(u64, u8),
     /// A step of a copy-up.
     Copy(GuestCluster),
-    /// Extension: blocks, then length.
-    Extend,
-    /// Space of the level under the top.
-    Below,
-    /// Cleaning of file clusters.
-    Clean(Range<u64>),
+    /// Extension of a piece's top: blocks, then length.
+    Extend(usize),
+    /// Space of the level under a piece's top.
+    Below(usize),
+    /// Cleaning of file clusters of a piece's top.
+    Clean(usize, Range<u64>),
 }
 
 /// Slots of operations.

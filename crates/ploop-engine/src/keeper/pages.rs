@@ -206,7 +206,8 @@ impl<I: Io> Keeper<I> {
         let delay = self.page_delay();
         let Some(page) = self.pages.dirty.get_mut(&slot.page.0) else { return };
         if !on(Bug::RecordNot) {
-            self.recorded.put(&mut page.slots, cluster, entry, self.seq);
+            let (p, own) = (self.shared.pieces.of(cluster), self.shared.pieces.own(cluster));
+            self.recorded[p].put(&mut page.slots, own, entry, self.seq);
         }
         if page.waits() {
             self.shared.keeper_stats.changes_joined.add(1);
@@ -243,19 +244,19 @@ impl<I: Io> Keeper<I> {
     /// The staged image of a page that was durable: what the cells say of the top.
     fn dirty_page(&self, at: BatPage) -> DirtyPage {
         let mut staged = crate::memory::buffer(PAGE as usize);
-        let top = self.shared.chain.top().id;
         if let (Some(page), Some(version)) = (self.shared.map.page(at), self.version) {
             for index in 0..PAGE_WORDS as usize {
                 if let Place::At { level, at } = page.get(index).place
-                    && level == top
+                    && self.shared.chain.is_top(level)
                 {
                     put(&mut staged, index, version.entry(at, self.cluster).unwrap_or(0));
                 }
             }
         }
-        if at.0 == 0 && !on(Bug::Page0NoHeader) {
+        if self.shared.pieces.own_page(at).0 == 0 && !on(Bug::Page0NoHeader) {
             // F10: the header's words travel with page 0.
-            staged[..HEADER_WORDS as usize * 4].copy_from_slice(&self.header);
+            let header = &self.headers[self.shared.pieces.of_page(at)];
+            staged[..HEADER_WORDS as usize * 4].copy_from_slice(header);
         }
         DirtyPage {
             staged,
@@ -278,7 +279,7 @@ impl<I: Io> Keeper<I> {
     /// Writes every page that somebody waits for, or whose deadline has passed.
     pub(super) fn pump_pages(&mut self) {
         let due = self.page_deadline().is_some_and(|at| at <= self.now);
-        let crowded = self.pages.is_crowded() || self.recorded.is_low();
+        let crowded = self.pages.is_crowded() || self.record_is_low();
         if !self.pages.touched && !due && !crowded {
             return;
         }
@@ -323,7 +324,8 @@ impl<I: Io> Keeper<I> {
         let Some(page) = self.pages.dirty.get_mut(&at.0) else { return };
         page.image.copy_from_slice(&page.staged);
         let buf = page.image.as_mut_ptr();
-        self.push(Task::Pages(at, 1), page_write(dsync), at.bytes(), PAGE, buf);
+        let (p, own) = (self.shared.pieces.of_page(at), self.shared.pieces.own_page(at));
+        self.push(p, Task::Pages(at, 1), page_write(dsync), own.bytes(), PAGE, buf);
         self.shared.keeper_stats.pages_written.add(1);
     }
 
@@ -339,8 +341,10 @@ impl<I: Io> Keeper<I> {
         }
         let buf = image.as_mut_ptr();
         self.pages.runs.insert(first, image);
-        let (at, len) = (BatPage(first).bytes(), count * PAGE);
-        self.push(Task::Pages(BatPage(first), count), page_write(dsync), at, len, buf);
+        let first = BatPage(first);
+        let p = self.shared.pieces.of_page(first);
+        let (at, len) = (self.shared.pieces.own_page(first).bytes(), count * PAGE);
+        self.push(p, Task::Pages(first, count), page_write(dsync), at, len, buf);
         self.shared.keeper_stats.pages_written.add(count);
     }
 

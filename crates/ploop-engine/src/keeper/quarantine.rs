@@ -2,6 +2,7 @@
 //! their entry is durable (I2). Then they are cleaned (I18) and go back to the space.
 
 use super::Keeper;
+use super::space::Space;
 use crate::grace::Period;
 use crate::limits::QUARANTINE_NS;
 use ploop_format::{BatPage, FileCluster, GuestCluster, Sector};
@@ -83,7 +84,7 @@ impl<I: Io> Keeper<I> {
     pub(super) fn pump_quarantine(&mut self) {
         self.pump_grace();
         // F16: without a guest's flush the keeper makes them durable itself.
-        let hurry = self.closing || self.space.is_starved();
+        let hurry = self.closing || self.spaces.iter().any(Space::is_starved);
         let old = self.now.saturating_sub(QUARANTINE_NS);
         let first = self.quarantine.undurable.first().map(|f| f.since);
         if !self.quarantine.touched && !hurry && first.is_none_or(|since| since > old) {
@@ -95,9 +96,10 @@ impl<I: Io> Keeper<I> {
             .into_iter()
             .partition(|f| pages.is_durable(f.page, f.seq) || on(Bug::ReuseUndurable));
         for freed in &free {
+            let p = self.shared.pieces.of_page(freed.page);
             match freed.what {
-                What::Cluster(cluster) => self.space.free_dirty(cluster),
-                What::Below(at) => self.below.free(at),
+                What::Cluster(cluster) => self.spaces[p].free_dirty(cluster),
+                What::Below(at) => self.below[p].free(at),
             }
         }
         let wants = wait.iter().filter(|f| hurry || f.since <= old).map(|f| f.seq).max();

@@ -31,7 +31,7 @@ impl Recorded {
     }
 
     /// Pages must be written, to make room.
-    pub fn is_low(&self) -> bool {
+    fn is_low(&self) -> bool {
         let slots = self.record.as_ref().map_or(0, Record::slots);
         self.record.is_some() && (self.free.len() < slots / 4 || !self.waiters.is_empty())
     }
@@ -62,38 +62,48 @@ impl Recorded {
 }
 
 impl<I: Io> Keeper<I> {
+    /// Pages must be written, to make room on some record.
+    pub(super) fn record_is_low(&self) -> bool {
+        self.recorded.iter().any(Recorded::is_low)
+    }
+
     /// Whether one more change fits beside those that running copy-ups will make; else the message
     /// waits, holding nothing.
     pub(super) fn room_on_record(&mut self, message: ToKeeper) -> bool {
-        let recorded = &self.recorded;
+        let p = message.cluster().map_or(0, |cluster| self.shared.pieces.of(cluster));
+        let recorded = &self.recorded[p];
         if recorded.record.is_none() || recorded.free.len() > self.copies.running() {
             return true;
         }
-        self.recorded.waiters.push_back(message);
+        self.recorded[p].waiters.push_back(message);
         self.pages.touched = true;
         false
     }
 
     pub(super) fn pump_recorded(&mut self) {
-        if self.recorded.waiters.is_empty() {
+        if self.recorded.iter().all(|recorded| recorded.waiters.is_empty()) {
             return;
         }
         if self.shared.refuses_writes() {
             self.fail_record_waiters(Errno::IO);
         }
-        // Not every message takes a slot in the end; each gets one try.
-        for _ in 0..self.recorded.waiters.len() {
-            if self.recorded.free.len() <= self.copies.running() {
-                return;
-            }
-            if let Some(message) = self.recorded.waiters.pop_front() {
-                self.message(message);
+        for p in 0..self.recorded.len() {
+            // Not every message takes a slot in the end; each gets one try.
+            for _ in 0..self.recorded[p].waiters.len() {
+                if self.recorded[p].free.len() <= self.copies.running() {
+                    break;
+                }
+                if let Some(message) = self.recorded[p].waiters.pop_front() {
+                    self.message(message);
+                }
             }
         }
     }
 
     pub(super) fn fail_record_waiters(&mut self, errno: Errno) {
-        for message in std::mem::take(&mut self.recorded.waiters) {
+        let waiters: Vec<ToKeeper> =
+            self.recorded.iter_mut().flat_map(|recorded| recorded.waiters.drain(..)).collect();
+        for message in waiters {
             if let Some(caller) = changer(&message) {
                 self.answer(caller, Answer::Failed(errno));
             }
@@ -103,7 +113,7 @@ impl<I: Io> Keeper<I> {
     /// A page write with the changes up to `upto` has completed.
     pub(super) fn off_record(&mut self, at: BatPage, upto: u64) {
         if let Some(slots) = self.pages.slots(at) {
-            self.recorded.written(slots, upto);
+            self.recorded[self.shared.pieces.of_page(at)].written(slots, upto);
         }
     }
 }

@@ -83,8 +83,8 @@ pub(super) struct Space {
 }
 
 impl Space {
-    pub fn new(chain: &Chain, used: FixedBitSet, active: bool, ahead: u64) -> Self {
-        let top = chain.top();
+    pub fn new(chain: &Chain, p: usize, used: FixedBitSet, active: bool, ahead: u64) -> Self {
+        let top = chain.top_of(p);
         let caps = top.file.caps();
         let clusters = top.len >> chain.cluster.log2();
         let mut used = used;
@@ -221,14 +221,18 @@ impl<I: Io> Keeper<I> {
     /// Hands clean clusters to a queue that allocates: two for each that it took, so that its stock
     /// fills up to its share.
     pub(super) fn fill_stock(&mut self, queue: u16) {
-        let queue = usize::from(queue);
+        let (queue, p) = (usize::from(queue), 0);
+        // A stock is of one file: with pieces each cluster is asked for.
+        if self.spaces.len() > 1 {
+            return;
+        }
         for _ in 0..2 {
             let stock = &self.shared.stocks[queue];
-            let most = self.space.available().div_ceil(STOCK_SHARE);
+            let most = self.spaces[p].available().div_ceil(STOCK_SHARE);
             if stock.is_full() || stock.len() as u64 >= most || self.closing {
                 return;
             }
-            let Some(clean) = self.take_clean() else { return };
+            let Some(clean) = self.take_clean(p) else { return };
             let _ = self.shared.stocks[queue].push(clean.0);
         }
     }
@@ -236,7 +240,7 @@ impl<I: Io> Keeper<I> {
     /// What no queue has taken from its stock: the last of it is the tail again, and can be given
     /// back with it; the rest has blocks until it is cleaned.
     pub(super) fn take_stocks_back(&mut self) {
-        let s = &mut self.space;
+        let s = &mut self.spaces[0];
         let pop = |stock| std::iter::from_fn(move || ArrayQueue::pop(stock));
         let mut back: BTreeSet<u64> = self.shared.stocks.iter().flat_map(pop).collect();
         for n in &back {
@@ -249,13 +253,13 @@ impl<I: Io> Keeper<I> {
     }
 
     /// A clean cluster for a hole that this queue asks for.
-    pub(super) fn take_clean_for(&mut self, queue: u16) -> Option<FileCluster> {
+    pub(super) fn take_clean_for(&mut self, queue: u16, p: usize) -> Option<FileCluster> {
         match self.shared.stocks[usize::from(queue)].pop() {
             Some(n) => {
-                self.space.taken(self.now);
+                self.spaces[p].taken(self.now);
                 Some(FileCluster(n))
             }
-            None => self.take_clean(),
+            None => self.take_clean(p),
         }
     }
 
@@ -265,8 +269,8 @@ impl<I: Io> Keeper<I> {
     }
 
     /// A clean cluster that a BAT entry can name; `None` when there is none now.
-    pub(super) fn take_clean(&mut self) -> Option<FileCluster> {
-        let space = &mut self.space;
+    pub(super) fn take_clean(&mut self, p: usize) -> Option<FileCluster> {
+        let space = &mut self.spaces[p];
         let stocks = || self.shared.stocks.iter().find_map(ArrayQueue::pop);
         let n = match space.frontier.next() {
             Some(n) => n,
@@ -275,43 +279,49 @@ impl<I: Io> Keeper<I> {
         let at = self.position(FileCluster(n));
         if self.version.and_then(|v| v.entry(at, self.cluster)).is_none() {
             // F22: the format cannot name it.
-            self.space.frontier = 0..0;
-            self.space.exhausted = true;
-            self.space.refused = true;
-            self.space.ask_again_at = u64::MAX;
+            self.spaces[p].frontier = 0..0;
+            self.spaces[p].exhausted = true;
+            self.spaces[p].refused = true;
+            self.spaces[p].ask_again_at = u64::MAX;
             return None;
         }
-        self.space.used.insert(n as usize);
-        self.space.taken(self.now);
+        self.spaces[p].used.insert(n as usize);
+        self.spaces[p].taken(self.now);
         Some(FileCluster(n))
     }
 
     pub(super) fn pump_space(&mut self) {
-        if !self.space.active {
+        for p in 0..self.spaces.len() {
+            self.pump_space_of(p);
+        }
+    }
+
+    fn pump_space_of(&mut self, p: usize) {
+        if !self.spaces[p].active {
             return;
         }
-        if self.space.taken_at == 0 {
-            self.space.taken_at = self.now;
+        if self.spaces[p].taken_at == 0 {
+            self.spaces[p].taken_at = self.now;
         }
-        self.serve_waiters();
+        self.serve_waiters(p);
         if self.shared.refuses_writes() {
             return;
         }
         // A close cuts off what lies behind the last used cluster, and leaves the rest as it is.
         if !self.closing {
-            self.start_cleaning();
+            self.start_cleaning(p);
         }
-        self.start_extension();
-        self.start_cut();
-        self.give_up_waiters();
+        self.start_extension(p);
+        self.start_cut(p);
+        self.give_up_waiters(p);
     }
 
-    fn serve_waiters(&mut self) {
-        for _ in 0..self.space.waiters.len() {
-            if self.space.available() == 0 {
+    fn serve_waiters(&mut self, p: usize) {
+        for _ in 0..self.spaces[p].waiters.len() {
+            if self.spaces[p].available() == 0 {
                 return;
             }
-            if let Some(message) = self.space.waiters.pop_front() {
+            if let Some(message) = self.spaces[p].waiters.pop_front() {
                 self.message(message);
             }
         }
@@ -319,8 +329,8 @@ impl<I: Io> Keeper<I> {
 
     /// F17: no clean cluster, none coming: the requests learn that the host is full. (They are
     /// held and come back.)
-    fn give_up_waiters(&mut self) {
-        let s = &self.space;
+    fn give_up_waiters(&mut self, p: usize) {
+        let s = &self.spaces[p];
         // Not what could not be cleaned just now: zeros need space too where nothing is punched.
         let dirty = !s.dirty.is_empty() && self.now >= s.clean_retry_at;
         let coming = s.extend.is_some()
@@ -331,17 +341,25 @@ impl<I: Io> Keeper<I> {
         if !s.exhausted || s.waiters.is_empty() || coming {
             return;
         }
-        self.space.exhausted = false;
-        if self.space.refused || self.closing {
-            self.fail_space_waiters(Errno::NOSPC);
+        self.spaces[p].exhausted = false;
+        if self.spaces[p].refused || self.closing {
+            self.fail_space_waiters_of(p, Errno::NOSPC);
+            self.fail_waiting_copies(Errno::NOSPC);
         } else {
             // What the host said before these came is old news.
-            self.start_extension();
+            self.start_extension(p);
         }
     }
 
     pub(super) fn fail_space_waiters(&mut self, errno: Errno) {
-        for message in std::mem::take(&mut self.space.waiters) {
+        for p in 0..self.spaces.len() {
+            self.fail_space_waiters_of(p, errno);
+        }
+        self.fail_waiting_copies(errno);
+    }
+
+    fn fail_space_waiters_of(&mut self, p: usize, errno: Errno) {
+        for message in std::mem::take(&mut self.spaces[p].waiters) {
             let (ToKeeper::Allocate(caller, _)
             | ToKeeper::MapClean(caller, _)
             | ToKeeper::CopyUp { caller, .. }) = message
@@ -350,16 +368,15 @@ impl<I: Io> Keeper<I> {
             };
             self.answer(caller, Answer::Failed(errno));
         }
-        self.fail_waiting_copies(errno);
     }
 
-    fn start_extension(&mut self) {
+    fn start_extension(&mut self, p: usize) {
         // I16: a freed cluster may wait long for one slow I/O (I11); the host may have space again
         // by then.
-        if self.space.is_starved() && self.now >= self.space.ask_again_at {
-            self.space.exhausted = false;
+        if self.spaces[p].is_starved() && self.now >= self.spaces[p].ask_again_at {
+            self.spaces[p].exhausted = false;
         }
-        let s = &self.space;
+        let s = &self.spaces[p];
         // An idle disk keeps nothing ahead (P10); the first allocation finds that out.
         let wanted = (s.low() && !s.is_idle(self.now)) || !s.waiters.is_empty();
         // Freed clusters first, so that the file does not grow without need.
@@ -369,79 +386,82 @@ impl<I: Io> Keeper<I> {
         }
         let range = s.clusters..s.clusters + s.step;
         let at = self.cluster.file_start(FileCluster(range.start));
-        let len = self.space.step << self.cluster.log2();
-        if self.space.reserve {
-            self.space.extend = Some((Extend::Reserve, range));
-            self.push(Task::Extend, OpKind::Reserve, at, len, ptr::null_mut());
+        let len = self.spaces[p].step << self.cluster.log2();
+        if self.spaces[p].reserve {
+            self.spaces[p].extend = Some((Extend::Reserve, range));
+            self.push(p, Task::Extend(p), OpKind::Reserve, at, len, ptr::null_mut());
         } else {
-            self.space.extend = Some((Extend::Truncate, range));
-            self.push(Task::Extend, OpKind::Truncate, at + len, 0, ptr::null_mut());
+            self.spaces[p].extend = Some((Extend::Truncate, range));
+            self.push(p, Task::Extend(p), OpKind::Truncate, at + len, 0, ptr::null_mut());
         }
     }
 
-    pub(super) fn extend_completed(&mut self, result: i32) {
-        let Some((stage, range)) = self.space.extend.take() else { return };
+    pub(super) fn extend_completed(&mut self, p: usize, result: i32) {
+        let Some((stage, range)) = self.spaces[p].extend.take() else { return };
         if stage == Extend::Cut {
-            return self.cut_completed(range, result);
+            return self.cut_completed(p, range, result);
         }
         if result < 0 {
-            self.extend_failed(stage, range, Errno::from_raw_os_error(-result));
+            self.extend_failed(p, stage, range, Errno::from_raw_os_error(-result));
             return;
         }
         if stage == Extend::Reserve {
             let end = self.cluster.file_start(FileCluster(range.end));
-            self.space.extend = Some((Extend::Truncate, range));
-            self.push(Task::Extend, OpKind::Truncate, end, 0, ptr::null_mut());
+            self.spaces[p].extend = Some((Extend::Truncate, range));
+            self.push(p, Task::Extend(p), OpKind::Truncate, end, 0, ptr::null_mut());
             return;
         }
-        self.space.clusters = range.end;
-        self.space.told = false;
-        self.space.used.grow(range.end as usize);
-        self.space.extend = Some((Extend::Synced(self.syncs.next()), range));
+        self.spaces[p].clusters = range.end;
+        self.spaces[p].told = false;
+        self.spaces[p].used.grow(range.end as usize);
+        self.spaces[p].extend = Some((Extend::Synced(self.syncs.next()), range));
         if on(Bug::ExtendUnsynced) {
-            self.space_synced(self.syncs.next());
+            self.space_synced(p, self.syncs.next());
         }
     }
 
-    fn extend_failed(&mut self, stage: Extend, range: Range<u64>, errno: Errno) {
+    fn extend_failed(&mut self, p: usize, stage: Extend, range: Range<u64>, errno: Errno) {
         if matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS) && stage == Extend::Reserve {
             // P9: no reservation here; the length alone moves.
-            self.space.reserve = false;
+            self.spaces[p].reserve = false;
             return;
         }
         let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::FBIG);
         if no_space && range.end - range.start > 1 {
-            self.space.step = 1;
+            self.spaces[p].step = 1;
             return;
         }
-        if !std::mem::replace(&mut self.space.told, true) {
-            tracing::warn!("the top cannot grow beyond {} clusters: {errno}", self.space.clusters);
+        if !std::mem::replace(&mut self.spaces[p].told, true) {
+            tracing::warn!(
+                "the top cannot grow beyond {} clusters: {errno}",
+                self.spaces[p].clusters
+            );
         }
-        self.space.refused = !self.space.waiters.is_empty();
+        self.spaces[p].refused = !self.spaces[p].waiters.is_empty();
         self.shared.keeper_stats.extensions_refused.add(1);
-        self.space.exhausted = true;
+        self.spaces[p].exhausted = true;
         let pause = self.shared.options.enospc_retry_ms.max(1) * 1_000_000;
-        self.space.ask_again_at = self.now + pause;
+        self.spaces[p].ask_again_at = self.now + pause;
     }
 
     /// P10: gives back what is kept ahead when nobody has taken any of it for a while.
-    fn start_cut(&mut self) {
-        if self.closing || self.space.extend.is_some() || !self.space.is_idle(self.now) {
+    fn start_cut(&mut self, p: usize) {
+        if self.closing || self.spaces[p].extend.is_some() || !self.spaces[p].is_idle(self.now) {
             return;
         }
         self.take_stocks_back();
-        let s = &mut self.space;
+        let s = &mut self.spaces[p];
         if !s.has_tail() {
             return;
         }
         let range = std::mem::take(&mut s.frontier);
         let end = self.cluster.file_start(FileCluster(range.start));
         s.extend = Some((Extend::Cut, range));
-        self.push(Task::Extend, OpKind::Truncate, end, 0, ptr::null_mut());
+        self.push(p, Task::Extend(p), OpKind::Truncate, end, 0, ptr::null_mut());
     }
 
-    fn cut_completed(&mut self, range: Range<u64>, result: i32) {
-        let s = &mut self.space;
+    fn cut_completed(&mut self, p: usize, range: Range<u64>, result: i32) {
+        let s = &mut self.spaces[p];
         if result < 0 {
             // It is still there, and clean.
             s.frontier = range;
@@ -454,105 +474,105 @@ impl<I: Io> Keeper<I> {
         s.step = step_for(s.most, s.used.count_ones(..) as u64);
     }
 
-    fn start_cleaning(&mut self) {
-        while self.space.cleaning < CLEANERS && self.now >= self.space.clean_retry_at {
+    fn start_cleaning(&mut self, p: usize) {
+        while self.spaces[p].cleaning < CLEANERS && self.now >= self.spaces[p].clean_retry_at {
             // Without punching there is one such job, by writing; its end wakes the keeper.
-            if self.space.scrub.is_some() {
+            if self.spaces[p].scrub.is_some() {
                 return;
             }
-            let Some(first) = self.space.dirty.pop_first() else { return };
+            let Some(first) = self.spaces[p].dirty.pop_first() else { return };
             let most = (CLEAN_BYTES >> self.cluster.log2()).max(1);
             let mut end = first + 1;
             // P1: neighbours together, within a bound.
-            while end - first < most && self.space.dirty.remove(&end) {
+            while end - first < most && self.spaces[p].dirty.remove(&end) {
                 end += 1;
             }
-            self.clean(first..end);
+            self.clean(p, first..end);
         }
     }
 
-    fn clean(&mut self, range: Range<u64>) {
+    fn clean(&mut self, p: usize, range: Range<u64>) {
         let at = self.cluster.file_start(FileCluster(range.start));
         let len = (range.end - range.start) << self.cluster.log2();
-        let kind = if self.space.punch {
+        let kind = if self.spaces[p].punch {
             OpKind::Punch
-        } else if self.space.zero_range {
+        } else if self.spaces[p].zero_range {
             OpKind::ZeroRange
         } else {
-            self.space.scrub = Some((range.clone(), 0));
-            self.count_cleaning(&range, true);
-            self.scrub_step();
+            self.spaces[p].scrub = Some((range.clone(), 0));
+            self.count_cleaning(p, &range, true);
+            self.scrub_step(p);
             return;
         };
-        self.count_cleaning(&range, true);
-        self.push(Task::Clean(range), kind, at, len, ptr::null_mut());
+        self.count_cleaning(p, &range, true);
+        self.push(p, Task::Clean(p, range), kind, at, len, ptr::null_mut());
     }
 
-    fn count_cleaning(&mut self, range: &Range<u64>, begin: bool) {
+    fn count_cleaning(&mut self, p: usize, range: &Range<u64>, begin: bool) {
         let n = range.end - range.start;
         if begin {
-            self.space.cleaning += 1;
-            self.space.cleaning_clusters += n;
+            self.spaces[p].cleaning += 1;
+            self.spaces[p].cleaning_clusters += n;
         } else {
-            self.space.cleaning -= 1;
-            self.space.cleaning_clusters -= n;
+            self.spaces[p].cleaning -= 1;
+            self.spaces[p].cleaning_clusters -= n;
         }
     }
 
     /// Without punching: zeros are written, a buffer at a time.
-    fn scrub_step(&mut self) {
-        let Some((range, done)) = self.space.scrub.clone() else { return };
+    fn scrub_step(&mut self, p: usize) {
+        let Some((range, done)) = self.spaces[p].scrub.clone() else { return };
         let at = self.cluster.file_start(FileCluster(range.start)) + done;
         let left = ((range.end - range.start) << self.cluster.log2()) - done;
-        let buf = self.space.zeros.as_mut_ptr();
-        self.push(Task::Clean(range), OpKind::Write, at, left.min(ZERO_BUFFER), buf);
+        let buf = self.spaces[p].zeros.as_mut_ptr();
+        self.push(p, Task::Clean(p, range), OpKind::Write, at, left.min(ZERO_BUFFER), buf);
     }
 
-    pub(super) fn cleaned(&mut self, range: Range<u64>, result: i32) {
+    pub(super) fn cleaned(&mut self, p: usize, range: Range<u64>, result: i32) {
         if result < 0 {
             let errno = Errno::from_raw_os_error(-result);
-            self.count_cleaning(&range, false);
-            self.space.scrub = None;
-            self.space.dirty.extend(range);
+            self.count_cleaning(p, &range, false);
+            self.spaces[p].scrub = None;
+            self.spaces[p].dirty.extend(range);
             if matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS) {
-                if self.space.punch {
-                    self.space.punch = false;
+                if self.spaces[p].punch {
+                    self.spaces[p].punch = false;
                 } else {
-                    self.space.zero_range = false;
+                    self.spaces[p].zero_range = false;
                 }
             } else {
                 tracing::warn!("free clusters of the top were not cleaned: {errno}");
-                self.space.clean_retry_at = self.now + QUARANTINE_NS;
+                self.spaces[p].clean_retry_at = self.now + QUARANTINE_NS;
             }
             return;
         }
-        if let Some((_, done)) = &mut self.space.scrub {
+        if let Some((_, done)) = &mut self.spaces[p].scrub {
             *done += result as u64;
             let whole = (range.end - range.start) << self.cluster.log2();
             if *done < whole && result > 0 && !self.closing {
-                self.scrub_step();
+                self.scrub_step(p);
                 return;
             }
             let ended = *done >= whole;
-            self.space.scrub = None;
+            self.spaces[p].scrub = None;
             if !ended {
                 // It stays unknown, also after a close.
-                self.count_cleaning(&range, false);
-                self.space.dirty.extend(range);
+                self.count_cleaning(p, &range, false);
+                self.spaces[p].dirty.extend(range);
                 return;
             }
         }
-        self.count_cleaning(&range, false);
+        self.count_cleaning(p, &range, false);
         if on(Bug::CleanUnsynced) {
-            self.space.punched.extend(range);
+            self.spaces[p].punched.extend(range);
             return;
         }
-        self.space.cleaned.push((self.syncs.next(), range, self.now));
+        self.spaces[p].cleaned.push((self.syncs.next(), range, self.now));
     }
 
     /// The sync that the space waits for, if it is worth one now; else 0.
-    pub(super) fn space_sync(&self) -> u64 {
-        let s = &self.space;
+    pub(super) fn space_sync(&self, p: usize) -> u64 {
+        let s = &self.spaces[p];
         let mut need = 0;
         if let Some((Extend::Synced(sync), _)) = s.extend {
             need = sync;
@@ -565,8 +585,8 @@ impl<I: Io> Keeper<I> {
     }
 
     /// A sync has ended well: what it covered is clean.
-    pub(super) fn space_synced(&mut self, number: u64) {
-        let s = &mut self.space;
+    pub(super) fn space_synced(&mut self, p: usize, number: u64) {
+        let s = &mut self.spaces[p];
         for (_, range, _) in s.cleaned.iter().filter(|(sync, _, _)| *sync <= number) {
             s.punched.extend(range.clone());
         }
@@ -591,22 +611,25 @@ impl<I: Io> Keeper<I> {
         }
     }
 
-    pub(super) fn space_deadline(&self) -> Option<u64> {
+    pub(super) fn space_deadline(&self, p: usize) -> Option<u64> {
         if self.shared.refuses_writes() {
             return None;
         }
-        let idle = self.space.scrub.is_none() && self.space.cleaning < CLEANERS && !self.closing;
-        let dirty = !self.space.dirty.is_empty() && idle;
-        let clean = dirty.then_some(self.space.clean_retry_at);
+        let idle =
+            self.spaces[p].scrub.is_none() && self.spaces[p].cleaning < CLEANERS && !self.closing;
+        let dirty = !self.spaces[p].dirty.is_empty() && idle;
+        let clean = dirty.then_some(self.spaces[p].clean_retry_at);
         let running = self.syncs.is_busy();
-        let cleaned = self.space.cleaned.iter().map(|(_, _, since)| since + QUARANTINE_NS).min();
+        let cleaned =
+            self.spaces[p].cleaned.iter().map(|(_, _, since)| since + QUARANTINE_NS).min();
         let cleaned = cleaned.filter(|_| !running);
-        let starved = self.space.is_starved() && self.space.ask_again_at != u64::MAX;
-        let ask = starved.then_some(self.space.ask_again_at);
+        let starved = self.spaces[p].is_starved() && self.spaces[p].ask_again_at != u64::MAX;
+        let ask = starved.then_some(self.spaces[p].ask_again_at);
         // What a close cuts off anyway must not keep waking the keeper meanwhile.
-        let ahead = self.space.has_tail() || self.stocked() > 0 && self.space.extend.is_none();
+        let ahead =
+            self.spaces[p].has_tail() || self.stocked() > 0 && self.spaces[p].extend.is_none();
         let tail = ahead && !self.closing;
-        let idle = tail.then_some(self.space.taken_at + GIVE_BACK_NS);
+        let idle = tail.then_some(self.spaces[p].taken_at + GIVE_BACK_NS);
         [clean, cleaned, ask, idle].into_iter().flatten().min()
     }
 }

@@ -5,10 +5,12 @@
 
 use super::Keeper;
 use super::ops::Task;
+use crate::chain::Level;
 use crate::front::Errno;
 use crate::limits::EAGER_CHANGES;
 use crate::message::{Answer, Caller};
 use crate::sync::Ordering;
+use crate::sync::Ordering::SeqCst;
 use ploop_format::BatPage;
 use ploop_io::planted::{Bug, on};
 use ploop_io::{Io, OpKind};
@@ -36,7 +38,7 @@ pub(super) struct Syncs {
     running: bool,
     /// Files whose sync has not ended, and the first error.
     files: usize,
-    error: Option<Errno>,
+    error: Option<(Errno, u8)>,
     /// A queue has the slot, and wakes the keeper when it gives it back.
     blocked: bool,
     /// When the last one began.
@@ -123,10 +125,10 @@ impl<I: Io> Keeper<I> {
         let upto = if all { self.seq } else { upto };
         let nobody = upto == 0 && self.syncs.durables.is_empty();
         let (stage, written) = if nobody { (0, 0) } else { self.pages.sync_wanted(upto) };
-        let now = if self.recorded.is_low() { u64::MAX } else { self.now };
+        let now = if self.record_is_low() { u64::MAX } else { self.now };
         let stage = stage.max(self.pages.sync_overdue(now));
         let data = self.syncs.flushes.iter().map(|f| f.sync).max().unwrap_or(0);
-        let space = self.space_sync();
+        let space = (0..self.spaces.len()).map(|p| self.space_sync(p)).max().unwrap_or(0);
         let need = stage.max(written).max(data).max(space);
         if need <= self.syncs.done {
             return;
@@ -150,24 +152,34 @@ impl<I: Io> Keeper<I> {
         self.syncs.began = self.now;
         let number = self.syncs.started;
         self.shared.keeper_stats.syncs.add(1);
-        let kind = if on(Bug::NoSyncKeeper) { OpKind::Reserve } else { OpKind::Datasync };
-        let len = u64::from(on(Bug::NoSyncKeeper));
-        self.push(Task::Sync(number), kind, 0, len, ptr::null_mut());
-        self.syncs.files = 1;
+        let shared = std::sync::Arc::clone(&self.shared);
         // I3: what was written there before this moment has set the flag before.
-        let below = self.shared.below().map(|level| level.fid);
-        if let Some(file) = below
-            && self.shared.below_written.swap(false, Ordering::SeqCst)
-            && !on(Bug::BelowUnsynced)
-        {
-            self.push_to(Task::Sync(number), file, OpKind::Datasync, 0, 0, ptr::null_mut());
-            self.syncs.files += 1;
+        let debts = |level: &Level| shared.written[usize::from(level.id)].swap(false, SeqCst);
+        let split = shared.pieces.is_split();
+        for p in 0..shared.pieces.count() {
+            let top = shared.chain.top_of(p);
+            // One at least: its end is the end of this sync.
+            let last = p + 1 == shared.pieces.count() && self.syncs.files == 0;
+            if !split || debts(top) || last {
+                let kind = if on(Bug::NoSyncKeeper) { OpKind::Reserve } else { OpKind::Datasync };
+                self.sync_file(number, top, kind);
+            }
+            let below = shared.below(p).filter(|level| debts(level));
+            if let Some(below) = below.filter(|_| !on(Bug::BelowUnsynced)) {
+                self.sync_file(number, below, OpKind::Datasync);
+            }
         }
     }
 
-    pub(super) fn sync_ended(&mut self, number: u64, result: i32) {
+    fn sync_file(&mut self, number: u64, level: &Level, kind: OpKind) {
+        let len = u64::from(kind == OpKind::Reserve);
+        self.syncs.files += 1;
+        self.push_to(Task::Sync(number, level.id), level.fid, kind, 0, len, ptr::null_mut());
+    }
+
+    pub(super) fn sync_ended(&mut self, number: u64, level: u8, result: i32) {
         if result < 0 {
-            self.syncs.error.get_or_insert(Errno::from_raw_os_error(-result));
+            self.syncs.error.get_or_insert((Errno::from_raw_os_error(-result), level));
         }
         self.syncs.files -= 1;
         if self.syncs.files > 0 {
@@ -176,8 +188,8 @@ impl<I: Io> Keeper<I> {
         self.syncs.running = false;
         self.pages.forget_due();
         let error = self.syncs.error.take();
-        if let Some(errno) = error.filter(|_| !on(Bug::SyncErrorIgnored)) {
-            let path = self.shared.chain.top().file.path();
+        if let Some((errno, level)) = error.filter(|_| !on(Bug::SyncErrorIgnored)) {
+            let path = self.shared.chain.level(level).file.path();
             tracing::error!(
                 "sync of {} failed: {errno}; no flush succeeds any more",
                 path.display()
@@ -198,7 +210,9 @@ impl<I: Io> Keeper<I> {
         let took = self.now.saturating_sub(self.syncs.began);
         self.shared.keeper_stats.sync_latency.record(took);
         self.pages_synced(number);
-        self.space_synced(number);
+        for p in 0..self.spaces.len() {
+            self.space_synced(p, number);
+        }
     }
 
     /// Answers every flush and FUA whose changes are durable.

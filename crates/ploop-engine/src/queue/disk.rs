@@ -54,7 +54,8 @@ impl<I: Io> Queue<I> {
 
     /// Writes the guest's part of a cluster that begins at this byte of the top.
     pub(super) fn write_part(&mut self, index: u32, cluster_at: u64, stage: Stage) {
-        let fid = self.shared.chain.top().fid;
+        let cluster = self.slots.pieces[index as usize].cluster;
+        let fid = self.shared.chain.top_of(self.shared.pieces.of(cluster)).fid;
         let piece = &mut self.slots.pieces[index as usize];
         piece.file = fid;
         piece.at = cluster_at + piece.from;
@@ -181,8 +182,7 @@ impl<I: Io> Queue<I> {
 
     /// The level that a piece goes to.
     fn level_of(&self, piece: &Piece) -> &Level {
-        let top = self.shared.chain.top();
-        self.shared.below().filter(|below| below.fid == piece.file).unwrap_or(top)
+        self.shared.level_of(piece.file).unwrap_or(self.shared.chain.top())
     }
 
     /// Zeroes a piece in place: whole blocks by the file system, edges by writing (F24).

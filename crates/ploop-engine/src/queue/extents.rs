@@ -22,7 +22,8 @@ impl<I: Io> Queue<I> {
             if at >= end {
                 break;
             }
-            let cluster = size.guest(at);
+            let guest = size.guest(at);
+            let cluster = self.shared.pieces.place(guest);
             let Some(cell) = self.shared.map.get(cluster) else {
                 if !records.is_empty() {
                     break;
@@ -36,9 +37,12 @@ impl<I: Io> Queue<I> {
                 Place::Hole => ExtentRecord::HOLE,
                 Place::At { level, .. } => u32::from(level),
                 // A broken entry reads as EIO: it is not a hole.
-                Place::Bad => u32::from(self.shared.chain.top().id),
+                Place::Bad => {
+                    let piece = self.shared.pieces.of(cluster);
+                    u32::from(self.shared.chain.top_of(piece).id)
+                }
             };
-            let len = (size.guest_start(cluster) + size.bytes()).min(end) - at;
+            let len = (size.guest_start(guest) + size.bytes()).min(end) - at;
             let full = records.len() == capacity;
             match records.last_mut() {
                 Some(last) if last.level == level => last.len += len,

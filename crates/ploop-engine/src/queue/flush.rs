@@ -51,8 +51,8 @@ impl<I: Io> Queue<I> {
         if self.flushes.waiting.is_empty() || self.flushes.running {
             return;
         }
-        // Two files are the keeper's.
-        if self.shared.below().is_some() || !self.shared.sync_slot.take_for_flush() {
+        // Several files are the keeper's.
+        if self.shared.several() || !self.shared.sync_slot.take_for_flush() {
             for n in 0..self.flushes.waiting.len() {
                 let caller = self.caller(self.flushes.waiting[n]);
                 self.shared.keeper.send(ToKeeper::Flush(caller));

@@ -155,7 +155,7 @@ impl<I: Io> Queue<I> {
             let left = request.len - slot.cursor;
             let cluster = self.shared.chain.cluster;
             let cut = first_piece(cluster, self.shared.limits.size, offset, left);
-            piece.cluster = cut.cluster;
+            piece.cluster = self.shared.pieces.place(cut.cluster);
             piece.from = cut.from;
             piece.len = cut.len;
             piece.whole = cut.whole;

@@ -78,7 +78,7 @@ impl ClassId {
     pub const fn of(kind: PieceKind, way: Route, top: u8) -> Option<Self> {
         let line = match (kind, way) {
             (_, Route::Load | Route::Broken) => return None,
-            (PieceKind::Read, Route::Read(level, _)) => READ + if level == top { 1 } else { 2 },
+            (PieceKind::Read, Route::Read(level, _)) => READ + if level >= top { 1 } else { 2 },
             (PieceKind::Read, _) => READ,
             (PieceKind::Write, Route::Write(..)) => WRITE + 1,
             (PieceKind::Write, Route::Allocate) => WRITE + 2,

@@ -68,12 +68,13 @@ impl Descriptor {
     /// The first that is broken.
     pub fn check(&self) -> Result<()> {
         self.check_images()?;
+        self.check_pieces()?;
         self.check_shots()?;
         let top = self.shot(self.top).ok_or(DescriptorError::NoShot(self.top))?;
         if top.temporary != Temporary::No {
             return Err(DescriptorError::TemporaryTop(self.top));
         }
-        if self.preallocated && self.images.iter().any(|i| i.kind == ImageType::Plain) {
+        if self.preallocated && self.all_images().any(|i| i.kind == ImageType::Plain) {
             return Err(DescriptorError::PreallocatedPlain);
         }
         Ok(())
@@ -87,14 +88,17 @@ impl Descriptor {
         if images != shots {
             return Err(DescriptorError::Count { images, shots });
         }
-        let (mut guids, mut files) = (HashSet::new(), HashSet::new());
-        for image in &self.images {
-            check_file(&image.file)?;
-            if !guids.insert(image.guid) {
-                return Err(DescriptorError::Duplicate(image.guid));
-            }
-            if !files.insert(image.file.as_str()) {
-                return Err(DescriptorError::DuplicateFile(image.file.clone()));
+        let mut files = HashSet::new();
+        for n in 0..self.pieces() {
+            let mut guids = HashSet::new();
+            for image in self.piece_images(n) {
+                check_file(&image.file)?;
+                if !guids.insert(image.guid) {
+                    return Err(DescriptorError::Duplicate(image.guid));
+                }
+                if !files.insert(image.file.as_str()) {
+                    return Err(DescriptorError::DuplicateFile(image.file.clone()));
+                }
             }
         }
         Ok(())

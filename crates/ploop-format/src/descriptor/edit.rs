@@ -38,7 +38,9 @@ impl Descriptor {
             images: vec![ImageRef::new(Guid::TOP, kind, file)],
             shots: vec![Shot::new(Guid::TOP, Guid::NONE)],
             top: Guid::TOP,
+            more: Vec::new(),
             document: Document { root, ..Document::default() },
+            part: false,
         };
         new.set_size(size);
         new.check()?;
@@ -63,6 +65,10 @@ impl Descriptor {
         let stem = match first.rfind(".{") {
             Some(at) if first.ends_with('}') && !first[at..].contains('/') && at > 0 => {
                 &first[..at]
+            }
+            // The images of a split disk keep their ending: name.N.{...}.hds
+            Some(at) if self.part && first.ends_with("}.hds") && !first[at..].contains('/') => {
+                return format!("{}.{unique}.hds", &first[..at]);
             }
             _ => first,
         };

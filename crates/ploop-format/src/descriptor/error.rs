@@ -49,9 +49,67 @@ pub enum DescriptorError {
     /// An element that must be there.
     #[error("`{0}` is missing")]
     Missing(&'static str),
-    /// More than one Storage: a disk split over several files.
-    #[error("a split disk: {0} Storage elements, only one is supported")]
-    Split(usize),
+    /// A piece of a split disk does not begin where the one before it ends.
+    #[error("storage {piece} begins at sector {start}, expected {expected}")]
+    PieceStart {
+        /// Which, from 0.
+        piece: usize,
+        /// Its first sector.
+        start: u64,
+        /// Where the one before it ends.
+        expected: u64,
+    },
+    /// A piece without a sector.
+    #[error("storage {piece} begins at sector {start} and ends at {end}")]
+    PieceEmpty {
+        /// Which, from 0.
+        piece: usize,
+        /// Its first sector.
+        start: u64,
+        /// The sector behind its last.
+        end: u64,
+    },
+    /// The pieces are not all of the disk.
+    #[error("storage {piece}, the last one, ends at sector {end}, `Disk_size` is {size}")]
+    PieceEnd {
+        /// Which, from 0.
+        piece: usize,
+        /// The sector behind its last.
+        end: u64,
+        /// Size of the disk.
+        size: u64,
+    },
+    /// A piece begins in the middle of a cluster.
+    #[error("storage {piece} begins at sector {start}, no multiple of a cluster of {cluster}")]
+    PieceAlign {
+        /// Which, from 0.
+        piece: usize,
+        /// Its first sector.
+        start: u64,
+        /// Sectors.
+        cluster: u32,
+    },
+    /// Two cluster sizes.
+    #[error("storage {piece} has a `Blocksize` of {have} sectors, storage 0 of {first}")]
+    PieceCluster {
+        /// Which, from 0.
+        piece: usize,
+        /// Its own.
+        have: u32,
+        /// That of the first one.
+        first: u32,
+    },
+    /// A snapshot that some piece does not have.
+    #[error("storage {piece} has no image for {guid}, another storage has one")]
+    PieceImage {
+        /// Which, from 0.
+        piece: usize,
+        /// The snapshot.
+        guid: Guid,
+    },
+    /// One piece is not a descriptor.
+    #[error("one piece of a split disk is not written alone")]
+    Part,
     /// Text that is no number.
     #[error("`{element}` is `{text}`, not a number")]
     Number {

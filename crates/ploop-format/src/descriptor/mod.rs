@@ -7,6 +7,7 @@ mod chain;
 mod edit;
 mod error;
 mod model;
+mod pieces;
 mod read;
 mod tree;
 mod write;
@@ -14,6 +15,7 @@ mod xml;
 
 pub use error::DescriptorError;
 pub use model::{Descriptor, ImageRef, ImageType, Shot, Temporary, Volume};
+pub use pieces::Piece;
 
 /// Result of reading or changing a descriptor.
 pub type Result<T> = core::result::Result<T, DescriptorError>;

@@ -1,5 +1,6 @@
 //! What a descriptor says.
 
+use super::pieces::Piece;
 use super::tree::{Document, Element};
 use crate::guid::Guid;
 use crate::units::{ClusterSize, Sector};
@@ -25,13 +26,17 @@ pub struct Descriptor {
     pub key_id: Option<String>,
     /// Place in a tree of volumes. Only read: a change of it is not written.
     pub volume: Option<Volume>,
-    /// The image files, in the order of the descriptor.
+    /// The image files, in the order of the descriptor; of a split disk those of its first piece.
     pub images: Vec<ImageRef>,
+    /// The pieces behind the first one of a split disk; none of any other.
+    pub more: Vec<Piece>,
     /// The snapshots, the top among them, in the order of the descriptor.
     pub shots: Vec<Shot>,
     /// Name of the top.
     pub top: Guid,
     pub(super) document: Document,
+    /// It is one piece of a split disk, and not to be written.
+    pub(super) part: bool,
 }
 
 /// An image file.

@@ -2,6 +2,7 @@
 
 use super::error::DescriptorError;
 use super::model::{Descriptor, ImageRef, ImageType, Shot, Temporary, Volume};
+use super::pieces;
 use super::tree::Element;
 use super::{Result, xml};
 use crate::guid::Guid;
@@ -19,30 +20,34 @@ impl Descriptor {
         let parameters = child(root, "Disk_Parameters")?;
         let data = child(root, "StorageData")?;
         let snapshots = child(root, "Snapshots")?;
-        let storage = match data.all("Storage").count() {
-            0 => return Err(DescriptorError::Missing("Storage")),
-            1 => child(data, "Storage")?,
-            more => return Err(DescriptorError::Split(more)),
-        };
+        let storage = child(data, "Storage")?;
+        let cluster = cluster(storage)?;
+        let (more, end) = pieces::read(data, cluster)?;
+        let size = lenient(parameters, "Disk_size");
+        if end != 0 && end != size {
+            return Err(DescriptorError::PieceEnd { piece: more.len(), end, size });
+        }
         let images: Vec<ImageRef> = storage.all("Image").map(image).collect::<Result<_>>()?;
         let shots: Vec<Shot> = snapshots.all("Shot").map(shot).collect::<Result<_>>()?;
         let shots = complete(shots, images.len())?;
         let top = top(snapshots, &shots)?;
         let parsed = Self {
             // A size nobody can read is left 0 as by the original: the header knows it.
-            size_sectors: lenient(parameters, "Disk_size"),
+            size_sectors: size,
             cylinders: lenient(parameters, "Cylinders"),
             heads: lenient(parameters, "Heads"),
             sectors: lenient(parameters, "Sectors"),
-            cluster: cluster(storage)?,
-            preallocated: optional(storage, "Preallocated")?.is_some_and(|value| value != 0),
+            cluster,
+            preallocated: preallocated(data)?,
             max_delta_size: optional(parameters, "Max_delta_size")?,
             key_id: parameters.get("Encryption").and_then(|e| e.child_text("KeyId")),
             volume: data.get("Volume").map(volume).transpose()?,
             images,
+            more,
             shots,
             top,
             document,
+            part: false,
         };
         parsed.check()?;
         Ok(parsed)
@@ -58,7 +63,7 @@ fn number(element: &'static str, text: &str) -> Result<u64> {
     parse_number(text).ok_or_else(bad)
 }
 
-fn optional(element: &Element, name: &'static str) -> Result<Option<u64>> {
+pub(super) fn optional(element: &Element, name: &'static str) -> Result<Option<u64>> {
     element.child_text(name).map(|text| number(name, &text)).transpose()
 }
 
@@ -71,7 +76,7 @@ fn guid(element: &Element, name: &'static str) -> Result<Guid> {
     text.parse().map_err(|error| DescriptorError::Guid { element: name, error })
 }
 
-fn cluster(storage: &Element) -> Result<ClusterSize> {
+pub(super) fn cluster(storage: &Element) -> Result<ClusterSize> {
     let value = optional(storage, "Blocksize")?.ok_or(DescriptorError::Missing("Blocksize"))?;
     u32::try_from(value)
         .ok()
@@ -79,7 +84,13 @@ fn cluster(storage: &Element) -> Result<ClusterSize> {
         .ok_or(DescriptorError::Blocksize(value))
 }
 
-fn image(node: &Element) -> Result<ImageRef> {
+fn preallocated(data: &Element) -> Result<bool> {
+    let says = |storage| optional(storage, "Preallocated");
+    let all: Vec<Option<u64>> = data.all("Storage").map(says).collect::<Result<_>>()?;
+    Ok(all.iter().flatten().any(|value| *value != 0))
+}
+
+pub(super) fn image(node: &Element) -> Result<ImageRef> {
     let kind = node.child_text("Type").ok_or(DescriptorError::Missing("Type"))?;
     let kind = match kind.as_str() {
         "Plain" => ImageType::Plain,

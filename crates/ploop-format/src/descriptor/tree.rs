@@ -65,6 +65,14 @@ impl Element {
         })
     }
 
+    /// Child elements of a name, to change them.
+    pub fn all_mut<'a>(&'a mut self, name: &'a str) -> impl Iterator<Item = &'a mut Self> {
+        self.children.iter_mut().filter_map(move |node| match node {
+            Node::Element(element) if element.name == name => Some(element),
+            _ => None,
+        })
+    }
+
     /// Its own text, joined and trimmed.
     pub fn text(&self) -> String {
         let mut text = String::new();

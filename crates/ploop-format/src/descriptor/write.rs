@@ -1,6 +1,7 @@
 //! From the model to text, in the layout of the original: two spaces per level, one element a line.
 
 use super::Result;
+use super::error::DescriptorError;
 use super::model::{Descriptor, ImageRef, Shot, Temporary};
 use super::tree::{Element, Node};
 use crate::guid::Guid;
@@ -14,10 +15,13 @@ impl Descriptor {
     /// The model breaks a rule of [`Descriptor::check`].
     pub fn to_xml(&self) -> Result<String> {
         self.check()?;
+        if self.part {
+            return Err(DescriptorError::Part);
+        }
         let mut root = self.document.root.clone();
         within(&mut root, "Disk_Parameters", |to| self.put_parameters(to));
         within(&mut root, "StorageData", |data| {
-            within(data, "Storage", |to| self.put_storage(to));
+            self.put_storages(data);
         });
         within(&mut root, "Snapshots", |to| self.put_snapshots(to));
         let mut out = String::from("<?xml version=\"1.0\"?>\n");
@@ -56,17 +60,32 @@ impl Descriptor {
         }
     }
 
-    fn put_storage(&self, to: &mut Element) {
+    fn put_storages(&self, data: &mut Element) {
+        if self.more.is_empty() {
+            return within(data, "Storage", |to| {
+                self.put_storage(to, self.size_sectors, &self.images);
+            });
+        }
+        let bounds = self.bounds();
+        for (n, storage) in data.all_mut("Storage").enumerate().take(self.pieces()) {
+            self.put_storage(storage, bounds[n + 1], self.piece_images(n));
+            storage.drop_layout();
+        }
+    }
+
+    fn put_storage(&self, to: &mut Element, end: u64, images: &[ImageRef]) {
         if to.get("Start").is_none() {
             put_number(to, "Start", 0);
         }
-        put_number(to, "End", self.size_sectors);
+        put_number(to, "End", end);
         put_number(to, "Blocksize", self.cluster.sectors().into());
         match self.preallocated {
+            // The pieces of a split disk keep what each of them says.
+            _ if !self.more.is_empty() => {}
             true => put_number(to, "Preallocated", 1),
             false => to.remove("Preallocated"),
         }
-        to.replace_all("Image", self.images.iter().map(ImageRef::node).collect());
+        to.replace_all("Image", images.iter().map(ImageRef::node).collect());
     }
 
     fn put_snapshots(&self, to: &mut Element) {

@@ -119,6 +119,7 @@ impl Disk {
         let top = p.levels.last().and_then(|level| level.head.as_ref());
         DeviceSpec {
             levels,
+            more: Vec::new(),
             cluster: p.cluster,
             size: p.size,
             read_only: !p.writable,

@@ -87,6 +87,14 @@ impl Document {
             ImageError::new(ErrorKind::Descriptor, format!("{} is damaged", path.display()))
                 .because(e)
         })?;
+        if parsed.pieces() > 1 {
+            let text = format!(
+                "{} splits the disk into {} pieces, which this version does not open",
+                path.display(),
+                parsed.pieces()
+            );
+            return Err(ImageError::new(ErrorKind::Descriptor, text));
+        }
         Ok(Self { path, bytes, parsed })
     }
 

@@ -70,7 +70,7 @@ pub fn open(target: &Path, options: &OpenOptions) -> Result<Disk, ImageError> {
 
 /// What an engine reports that ended well.
 pub fn clean(end: u64, mapped: bool) -> CloseReport {
-    CloseReport { clean: true, failure: None, end, mapped, changed: true }
+    CloseReport { clean: true, failure: None, end, mapped, changed: true, more: Vec::new() }
 }
 
 /// Changes bytes of a file.

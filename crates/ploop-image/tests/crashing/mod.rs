@@ -117,6 +117,7 @@ pub fn open_and_close(world: &SimWorld) -> Result<(), ImageError> {
         end: 2 * CLUSTER as u64,
         mapped: true,
         changed: true,
+        more: Vec::new(),
     };
     disk.close(report)
 }

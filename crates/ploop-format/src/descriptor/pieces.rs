@@ -1,0 +1,171 @@
+//! A disk that is split into pieces: several `Storage` elements, each with a chain of its own over
+//! its range of sectors. The snapshots are those of all pieces.
+
+use super::Result;
+use super::error::DescriptorError;
+use super::model::{Descriptor, ImageRef};
+use super::read;
+use super::tree::Element;
+use crate::guid::Guid;
+use crate::units::ClusterSize;
+use std::collections::HashSet;
+
+/// A piece behind the first one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// Its first sector; it ends where the next one begins, the last one with the disk.
+    pub start: u64,
+    /// Its image files: one for each snapshot, in the order of the descriptor.
+    pub images: Vec<ImageRef>,
+}
+
+impl Descriptor {
+    /// In how many pieces the disk is split: 1 for any other.
+    #[must_use]
+    pub const fn pieces(&self) -> usize {
+        self.more.len() + 1
+    }
+
+    /// First sector of each piece, and the end of the last one.
+    #[must_use]
+    pub fn bounds(&self) -> Vec<u64> {
+        let starts = self.more.iter().map(|piece| piece.start);
+        [0].into_iter().chain(starts).chain([self.size_sectors]).collect()
+    }
+
+    /// The images of piece `n`; none when there is no such piece.
+    #[must_use]
+    pub fn piece_images(&self, n: usize) -> &[ImageRef] {
+        match n.checked_sub(1) {
+            None => &self.images,
+            Some(n) => self.more.get(n).map_or(&[], |piece| &piece.images),
+        }
+    }
+
+    /// All image files of all pieces.
+    pub fn all_images(&self) -> impl Iterator<Item = &ImageRef> {
+        (0..self.pieces()).flat_map(|n| self.piece_images(n))
+    }
+
+    /// Piece `n` as a disk of its own: to read and to change, not to be written. The whole disk
+    /// when it is not split.
+    #[must_use]
+    pub fn piece(&self, n: usize) -> Self {
+        if self.more.is_empty() {
+            return self.clone();
+        }
+        let bounds = self.bounds();
+        let size = bounds.get(n + 1).zip(bounds.get(n)).map_or(0, |(end, start)| end - start);
+        let mut piece = self.clone();
+        piece.images = self.piece_images(n).to_vec();
+        piece.more = Vec::new();
+        piece.size_sectors = size;
+        piece.part = true;
+        piece
+    }
+
+    /// Makes one change of the snapshots in every piece: `change` gets each piece as a disk of its
+    /// own, with its number. Nothing is changed when it fails for one.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn in_pieces<T>(
+        &mut self,
+        mut change: impl FnMut(&mut Self, usize) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        if self.more.is_empty() {
+            let mut whole = self.clone();
+            let done = change(&mut whole, 0)?;
+            *self = whole;
+            return Ok(vec![done]);
+        }
+        let mut whole = self.clone();
+        let mut done = Vec::with_capacity(self.pieces());
+        for n in 0..self.pieces() {
+            let mut piece = self.piece(n);
+            done.push(change(&mut piece, n)?);
+            match n.checked_sub(1) {
+                None => whole.images = piece.images,
+                Some(n) => whole.more[n].images = piece.images,
+            }
+            (whole.shots, whole.top) = (piece.shots, piece.top);
+        }
+        *self = whole;
+        Ok(done)
+    }
+
+    /// The paths of new deltas, one for each piece: see [`Descriptor::delta_file`].
+    #[must_use]
+    pub fn delta_files(&self, unique: Guid) -> Vec<String> {
+        let mut files: Vec<String> = Vec::with_capacity(self.pieces());
+        for n in 0..self.pieces() {
+            let file = self.piece(n).delta_file(unique);
+            match files.contains(&file) {
+                true => files.push(file.replace(&format!(".{unique}"), &format!(".{n}.{unique}"))),
+                false => files.push(file),
+            }
+        }
+        files
+    }
+
+    /// The rules of pieces: contiguous, of whole clusters but for the last one's end, with an image
+    /// for each snapshot in each of them.
+    pub(super) fn check_pieces(&self) -> Result<()> {
+        let bounds = self.bounds();
+        for (n, pair) in bounds.windows(2).enumerate().filter(|_| !self.more.is_empty()) {
+            let (start, end) = (pair[0], pair[1]);
+            if end <= start {
+                return Err(DescriptorError::PieceEmpty { piece: n, start, end });
+            }
+            whole(n, start, self.cluster)?;
+        }
+        let first: HashSet<Guid> = self.images.iter().map(|image| image.guid).collect();
+        for (n, piece) in self.more.iter().enumerate() {
+            let own: HashSet<Guid> = piece.images.iter().map(|image| image.guid).collect();
+            let missing = |of: &HashSet<Guid>, piece| match of.iter().min() {
+                Some(guid) => Err(DescriptorError::PieceImage { piece, guid: *guid }),
+                None => Ok(()),
+            };
+            missing(&first.difference(&own).copied().collect(), n + 1)?;
+            missing(&own.difference(&first).copied().collect(), 0)?;
+        }
+        Ok(())
+    }
+}
+
+fn whole(piece: usize, start: u64, cluster: ClusterSize) -> Result<()> {
+    let cluster = cluster.sectors();
+    match start.is_multiple_of(cluster.into()) {
+        true => Ok(()),
+        false => Err(DescriptorError::PieceAlign { piece, start, cluster }),
+    }
+}
+
+/// The pieces behind the first, and where the last one ends; none and 0 of a disk in one piece.
+pub(super) fn read(data: &Element, cluster: ClusterSize) -> Result<(Vec<Piece>, u64)> {
+    let storages: Vec<&Element> = data.all("Storage").collect();
+    let mut more = Vec::new();
+    let mut end = 0;
+    for (n, storage) in storages.iter().enumerate().filter(|_| storages.len() > 1) {
+        let number = |name| read::optional(storage, name)?.ok_or(DescriptorError::Missing(name));
+        let start = number("Start")?;
+        if start != end {
+            return Err(DescriptorError::PieceStart { piece: n, start, expected: end });
+        }
+        end = number("End")?;
+        if end <= start {
+            return Err(DescriptorError::PieceEmpty { piece: n, start, end });
+        }
+        whole(n, start, cluster)?;
+        let own = read::cluster(storage)?;
+        if own != cluster {
+            let (have, first) = (own.sectors(), cluster.sectors());
+            return Err(DescriptorError::PieceCluster { piece: n, have, first });
+        }
+        let images: Vec<ImageRef> = storage.all("Image").map(read::image).collect::<Result<_>>()?;
+        if n > 0 {
+            more.push(Piece { start, images });
+        }
+    }
+    Ok((more, end))
+}
