@@ -113,9 +113,15 @@ impl Arena {
         self.used
     }
 
+    /// The size of the block that `len` bytes get.
+    #[must_use]
+    pub fn rounded(len: usize) -> usize {
+        UNIT << order_of(len)
+    }
+
     /// A block of at least `len` bytes, unless none is free.
     pub fn alloc(&mut self, len: usize) -> Option<Block> {
-        let order = (len.max(1).div_ceil(UNIT)).next_power_of_two().ilog2() as usize;
+        let order = order_of(len);
         let from = (order..self.orders.len()).find(|n| self.orders[*n].free > 0)?;
         let mut place = self.orders[from].take_any()?;
         for n in (order..from).rev() {
@@ -140,7 +146,7 @@ impl Arena {
 
     /// Keeps the first `len` bytes of a block and takes the rest back.
     pub fn shrink(&mut self, block: Block, len: usize) -> Block {
-        let order = (len.max(1).div_ceil(UNIT)).next_power_of_two().ilog2() as u8;
+        let order = order_of(len) as u8;
         let mut kept = block;
         while kept.order > order {
             kept.order -= 1;
@@ -209,6 +215,11 @@ impl Arena {
         // leaked rather than unmapped while anything is in flight (its owner's `drop`).
         unsafe { Buffer::new(start, len) }
     }
+}
+
+/// The power of two of units that `len` bytes need.
+fn order_of(len: usize) -> usize {
+    len.max(1).div_ceil(UNIT).next_power_of_two().ilog2() as usize
 }
 
 impl Drop for Arena {

@@ -7,10 +7,10 @@
 //! lie in the header buffer and be moved; [`crate::NbdFront::copied_bytes`] counts them.
 
 use crate::inflight::Ticket;
+use crate::memory::{Lease, Memory};
 use crate::protocol::NbdError;
 use crate::protocol::reply::Head;
 use crate::protocol::request::{Agreed, BadMagic, HEADER, Header};
-use ploop_engine::arena::{Arena, Block};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, sendmsg,
@@ -70,18 +70,43 @@ pub(crate) enum Phase {
     /// A header.
     Header,
     /// The payload of a write.
-    Payload { ticket: Ticket, block: Block, got: usize, len: usize },
+    Payload(Payload),
     /// A payload nobody wants, then the error.
     Skip { left: u64, header: Header, error: NbdError, why: &'static str },
-    /// Nothing: this request waits for memory.
-    Waiting(Header),
+    /// Nothing: this request waits for memory, or is a read that is done piece by piece.
+    Waiting(Waiting),
+}
+
+/// The payload of a write, of which `left` bytes are still to come. It goes to the engine piece by
+/// piece; memory for a piece is there only when some of it is.
+pub(crate) struct Payload {
+    pub(crate) ticket: Ticket,
+    pub(crate) header: Header,
+    pub(crate) left: u32,
+    pub(crate) piece: Option<Piece>,
+}
+
+/// The piece of a payload that is being received.
+pub(crate) struct Piece {
+    pub(crate) lease: Lease,
+    pub(crate) got: usize,
+    pub(crate) len: usize,
+}
+
+/// A request that waits; `done` bytes of a read were read.
+#[derive(Clone, Copy)]
+pub(crate) struct Waiting {
+    pub(crate) header: Header,
+    pub(crate) done: u32,
+    /// A piece is in the engine.
+    pub(crate) asked: bool,
 }
 
 /// What follows a reply's head.
 pub(crate) enum Body {
     None,
     Bytes(Vec<u8>),
-    Block(Block, usize),
+    Block(Lease, usize),
 }
 
 /// A reply on its way out.
@@ -128,6 +153,10 @@ pub(crate) struct Connection {
     calm: u32,
     pub(crate) phase: Phase,
     pub(crate) out: VecDeque<Reply>,
+    /// Replies behind a read whose data follows its head piece by piece.
+    pub(crate) later: VecDeque<Reply>,
+    /// Such a read has begun.
+    pub(crate) streams: bool,
     /// Bytes of the first reply that are gone.
     sent: usize,
     /// Requests without a reply in `out`.
@@ -136,6 +165,8 @@ pub(crate) struct Connection {
     pub(crate) draining: bool,
     /// The socket may have something.
     pub(crate) readable: bool,
+    /// In the queue of those who wait for memory.
+    pub(crate) waits: bool,
     /// In the queue of those to be read.
     pub(crate) queued: bool,
     /// In the list of those to be sent to.
@@ -185,6 +216,9 @@ impl Connection {
             calm: 0,
             phase: Phase::Header,
             out: VecDeque::new(),
+            later: VecDeque::new(),
+            streams: false,
+            waits: false,
             sent: 0,
             in_flight: 0,
             draining: false,
@@ -210,6 +244,21 @@ impl Connection {
         Some(header)
     }
 
+    /// Not to be read from: it waits for memory, or for the rest of a read.
+    pub(crate) fn rests(&self) -> bool {
+        self.waits || matches!(self.phase, Phase::Waiting(_))
+    }
+
+    /// Requests in the engine and replies that are not out.
+    pub(crate) fn owed(&self) -> usize {
+        self.in_flight as usize + self.out.len() + self.later.len()
+    }
+
+    /// Whether bytes were read behind the last header.
+    pub(crate) fn has_early(&self) -> bool {
+        self.start < self.end
+    }
+
     /// Takes up to `want` bytes that were read behind a header: the start of its payload.
     pub(crate) fn early(&mut self, want: usize) -> &[u8] {
         let from = self.start;
@@ -232,12 +281,19 @@ impl Connection {
         moved
     }
 
-    /// Reads a payload, and the header behind it. Returns the bytes of payload.
-    pub(crate) fn receive_payload(&mut self, rest: &mut [u8], now: u64) -> (Moved, usize) {
+    /// Reads a piece of a payload, and the header behind the last one. Returns the bytes that
+    /// are payload.
+    pub(crate) fn receive_payload(
+        &mut self,
+        rest: &mut [u8],
+        last: bool,
+        now: u64,
+    ) -> (Moved, usize) {
         // Whatever was read early has been taken: `early` came first.
         (self.start, self.end) = (0, 0);
-        let (need, want) = (rest.len(), rest.len() + HEADER);
-        let mut slices = [IoSliceMut::new(rest), IoSliceMut::new(&mut self.inbuf[..HEADER])];
+        let behind = if last { HEADER } else { 0 };
+        let (need, want) = (rest.len(), rest.len() + behind);
+        let mut slices = [IoSliceMut::new(rest), IoSliceMut::new(&mut self.inbuf[..behind])];
         let mut control = RecvAncillaryBuffer::default();
         let result = recvmsg(&self.fd, &mut slices, &mut control, RecvFlags::empty());
         let result = result.map(|message| message.bytes);
@@ -254,7 +310,7 @@ impl Connection {
     }
 
     /// Sends what it can with one call; the blocks of replies that are out are free again.
-    pub(crate) fn send(&mut self, arena: &mut Arena, now: u64) -> Moved {
+    pub(crate) fn send(&mut self, memory: &mut Memory, now: u64) -> Moved {
         let mut slices = [IoSlice::new(&[]); GATHER];
         let (mut used, mut want, mut skip) = (0, 0, self.sent);
         for reply in &self.out {
@@ -264,7 +320,7 @@ impl Connection {
             let body = match &reply.body {
                 Body::None => &[][..],
                 Body::Bytes(bytes) => bytes,
-                Body::Block(block, len) => arena.bytes(block, 0, *len),
+                Body::Block(lease, len) => memory.bytes(lease, 0, *len),
             };
             for part in [reply.head.bytes(), body] {
                 let cut = skip.min(part.len());
@@ -284,7 +340,7 @@ impl Connection {
         let gone = result.unwrap_or(0);
         self.outgoing.count(gone, now);
         self.sent += gone;
-        self.release_sent(arena, now);
+        self.release_sent(memory, now);
         match outcome(result, want) {
             // Nothing gone is no end here.
             Moved::End => Moved::Partly,
@@ -292,7 +348,7 @@ impl Connection {
         }
     }
 
-    fn release_sent(&mut self, arena: &mut Arena, now: u64) {
+    fn release_sent(&mut self, memory: &mut Memory, now: u64) {
         while let Some(first) = self.out.front() {
             let len = first.len();
             if self.sent < len {
@@ -300,15 +356,15 @@ impl Connection {
             }
             self.sent -= len;
             self.outgoing.restart(now);
-            if let Some(Reply { body: Body::Block(block, _), .. }) = self.out.pop_front() {
-                arena.free(block);
+            if let Some(Reply { body: Body::Block(lease, _), .. }) = self.out.pop_front() {
+                memory.free(lease);
             }
         }
     }
 
     /// Whether memory waits for this client, which has not moved since `limit`.
     pub(crate) fn stalls(&self, limit: u64) -> bool {
-        let sends = matches!(self.phase, Phase::Payload { .. });
+        let sends = matches!(self.phase, Phase::Payload(Payload { piece: Some(_), .. }));
         let mut bodies = self.out.iter().map(|reply| &reply.body);
         let takes = bodies.any(|body| matches!(body, Body::Block(..)));
         (sends && self.incoming.at < limit) || (takes && self.outgoing.at < limit)

@@ -1,13 +1,13 @@
-//! The front end on a queue's thread: many clients, one arena, no blocking call.
+//! The front end on a queue's thread: many clients, no blocking call.
 //!
 //! Each turn: take new clients, serve those that waited for memory, read requests round robin
 //! while the queue has room, send replies, ask to be told when sockets move again.
 //! `receive.rs` has the way in, `answer.rs` the way out.
 
-use crate::connection::{Accepted, Connection, Handle, Phase, Reply};
+use crate::connection::{Accepted, Body, Connection, Handle, Phase, Reply};
 use crate::inflight::{Table, Ticket};
+use crate::memory::Memory;
 use crossbeam_queue::SegQueue;
-use ploop_engine::arena::Arena;
 use ploop_engine::{FrontEnd, Intake, Limits, Outcome, Stride};
 use ploop_io::{Interest, Waker};
 use rustix::net::{Shutdown, shutdown};
@@ -52,7 +52,7 @@ pub struct NbdFront {
     inbox: Arc<Inbox>,
     pub(crate) limits: Limits,
     /// `None` only while it is dropped.
-    pub(crate) arena: Option<Arena>,
+    pub(crate) memory: Option<Memory>,
     slots: Vec<Option<Connection>>,
     generations: Vec<u16>,
     free: Vec<u16>,
@@ -77,11 +77,11 @@ pub struct NbdFront {
 }
 
 impl NbdFront {
-    pub(crate) fn new(inbox: Arc<Inbox>, limits: Limits, arena: Arena) -> Self {
+    pub(crate) fn new(inbox: Arc<Inbox>, limits: Limits, memory: Memory) -> Self {
         Self {
             inbox,
             limits,
-            arena: Some(arena),
+            memory: Some(memory),
             slots: Vec::new(),
             generations: Vec::new(),
             free: Vec::new(),
@@ -128,13 +128,13 @@ impl NbdFront {
         self.slots.get_mut(slot)?.as_mut()
     }
 
-    /// The connection and the arena at once.
-    pub(crate) fn parts(&mut self, handle: Handle) -> Option<(&mut Connection, &mut Arena)> {
+    /// The connection and the memory at once.
+    pub(crate) fn parts(&mut self, handle: Handle) -> Option<(&mut Connection, &mut Memory)> {
         let slot = usize::from(handle.slot);
         if self.generations.get(slot) != Some(&handle.generation) {
             return None;
         }
-        Some((self.slots.get_mut(slot)?.as_mut()?, self.arena.as_mut()?))
+        Some((self.slots.get_mut(slot)?.as_mut()?, self.memory.as_mut()?))
     }
 
     fn adopt(&mut self, client: Accepted) {
@@ -147,6 +147,11 @@ impl NbdFront {
         let generation = self.generations[place].wrapping_add(1);
         self.generations[place] = generation;
         tracing::debug!(peer = %client.peer, "nbd client joined the queue");
+        if let Err(error) = self.memory.as_mut().map_or(Ok(()), |memory| memory.enter(slot)) {
+            tracing::warn!(peer = %client.peer, %error, "no memory for one more nbd client");
+            self.free.push(slot);
+            return;
+        }
         self.slots[place] = Some(Connection::new(client, generation));
         self.enqueue(Handle { slot, generation });
     }
@@ -154,7 +159,7 @@ impl NbdFront {
     /// Puts a client into the queue of those to be read.
     pub(crate) fn enqueue(&mut self, handle: Handle) {
         let Some(connection) = self.connection(handle) else { return };
-        if !connection.queued && !connection.draining {
+        if !connection.queued && !connection.draining && !connection.rests() {
             connection.queued = true;
             self.ready.push_back(handle);
         }
@@ -162,19 +167,17 @@ impl NbdFront {
 
     /// Ends a connection now. Its requests in the engine keep their memory until they complete.
     pub(crate) fn kill(&mut self, handle: Handle, why: &str) {
-        let Some((connection, arena)) = self.parts(handle) else { return };
+        let Some((connection, memory)) = self.parts(handle) else { return };
         tracing::debug!(peer = %connection.peer, why, "nbd client is gone");
         let _ = shutdown(&connection.fd, Shutdown::Both);
-        for reply in connection.out.drain(..) {
-            if let crate::connection::Body::Block(block, _) = reply.body {
-                arena.free(block);
+        for reply in connection.out.drain(..).chain(connection.later.drain(..)) {
+            if let Body::Block(lease, _) = reply.body {
+                memory.free(lease);
             }
         }
-        if let Phase::Payload { ticket, block, .. } =
-            std::mem::replace(&mut connection.phase, Phase::Header)
-        {
-            arena.free(block);
-            self.table.remove(ticket);
+        if let Phase::Payload(payload) = std::mem::replace(&mut connection.phase, Phase::Header) {
+            payload.piece.into_iter().for_each(|piece| memory.free(piece.lease));
+            self.table.remove(payload.ticket);
         }
         // From here on nobody finds it; the descriptor closes when its watches are taken back.
         let slot = usize::from(handle.slot);
@@ -193,21 +196,24 @@ impl NbdFront {
                 intake.unwatch(key(handle, Interest::Write));
             }
             self.free.push(slot);
+            self.memory.iter_mut().for_each(Memory::leave);
         }
     }
 
     /// Reads no more from a client; it closes when the last reply is out.
     pub(crate) fn drain(&mut self, handle: Handle) {
-        let Some((connection, arena)) = self.parts(handle) else { return };
+        let Some((connection, memory)) = self.parts(handle) else { return };
         connection.draining = true;
         connection.readable = false;
+        let streams = connection.streams;
         match std::mem::replace(&mut connection.phase, Phase::Header) {
-            Phase::Payload { ticket, block, .. } => {
+            Phase::Payload(payload) => {
                 connection.in_flight -= 1;
-                arena.free(block);
-                self.table.remove(ticket);
+                payload.piece.into_iter().for_each(|piece| memory.free(piece.lease));
+                self.table.remove(payload.ticket);
             }
-            Phase::Waiting(header) => self.refuse_stopped(handle, &header),
+            Phase::Waiting(_) if streams => return self.kill(handle, "stopped within a read"),
+            Phase::Waiting(waiting) => self.refuse_stopped(handle, &waiting.header),
             Phase::Header | Phase::Skip { .. } => {}
         }
         self.close_if_done(handle);
@@ -216,7 +222,7 @@ impl NbdFront {
     /// Closes a draining client that nothing is owed to.
     pub(crate) fn close_if_done(&mut self, handle: Handle) {
         let Some(connection) = self.connection(handle) else { return };
-        if connection.draining && connection.in_flight == 0 && connection.out.is_empty() {
+        if connection.draining && connection.owed() == 0 {
             self.kill(handle, "done");
         }
     }
@@ -225,6 +231,9 @@ impl NbdFront {
     pub(crate) fn reply(&mut self, handle: Handle, reply: Reply) {
         let now = self.now;
         let Some(connection) = self.connection(handle) else { return };
+        if connection.streams {
+            return connection.later.push_back(reply);
+        }
         if connection.out.is_empty() {
             connection.outgoing.restart(now);
         }
@@ -274,21 +283,25 @@ impl NbdFront {
         }
     }
 
-    /// Cuts off clients that hold memory others wait for and do not move.
+    /// Cuts off clients that hold memory others could have used and do not move.
     fn check_stalls(&mut self, intake: &mut dyn Intake) {
-        if self.waiters.is_empty() {
+        if !self.memory.as_ref().is_some_and(|memory| memory.short) {
             return;
         }
         if self.now >= self.next_stall_check {
             self.next_stall_check = self.now.saturating_add(STALL_CHECK);
+            self.memory.iter_mut().for_each(|memory| memory.short = false);
             for handle in self.handles() {
                 let limit = self.now.saturating_sub(STALL);
-                let stalled = self.connection(handle).is_some_and(|c| c.stalls(limit));
+                let stalled = self.parts(handle).is_some_and(|(connection, memory)| {
+                    memory.holds(handle.slot) && connection.stalls(limit)
+                });
                 if stalled {
                     tracing::warn!("an nbd client held memory without moving for 30 s");
                     self.kill(handle, "held memory without moving");
                 }
             }
+            return;
         }
         intake.poll_at(self.next_stall_check);
     }
@@ -298,8 +311,7 @@ impl NbdFront {
         for handle in to_arm.drain(..) {
             let Some(connection) = self.connection(handle) else { continue };
             let fd = std::os::fd::AsRawFd::as_raw_fd(&connection.fd);
-            let waits = matches!(connection.phase, Phase::Waiting(_));
-            let idle = !connection.readable && !connection.draining && !waits;
+            let idle = !connection.readable && !connection.draining && !connection.rests();
             if idle && !connection.read_watch {
                 connection.read_watch = true;
                 intake.watch(fd, Interest::Read, key(handle, Interest::Read));
@@ -397,9 +409,10 @@ impl FrontEnd for NbdFront {
         self.send_all();
         // The queue may sleep now without another `poll`, and only `poll` can watch a socket that
         // is full, read on, or close.
-        let memory = !self.waiters.is_empty();
+        let freed = self.memory.as_ref().is_some_and(|memory| memory.freed);
+        let memory = freed && !self.waiters.is_empty();
         let left = !self.to_arm.is_empty() || !self.dying.is_empty() || !self.ready.is_empty();
-        if (left || memory)
+        if (left || memory || self.finished())
             && let Some(waker) = self.inbox.waker.get()
         {
             waker.wake();
@@ -425,7 +438,7 @@ impl Drop for NbdFront {
     fn drop(&mut self) {
         if self.table.len() > 0 {
             // The kernel may still write into the blocks: the mapping must outlive us.
-            std::mem::forget(self.arena.take());
+            std::mem::forget(self.memory.take());
         }
     }
 }

@@ -1,18 +1,29 @@
 //! Requests between a client's header and its reply, and the cut into what the engine takes.
 
 use crate::connection::Handle;
+use crate::memory::{Lease, Memory};
 use crate::protocol::request::{Command, CommandFlags, Header};
-use ploop_engine::arena::{Arena, Block};
 use ploop_engine::{Buffer, Errno, Flags, Limits, Operation, Outcome, Request};
 
-/// One client request on its way.
+/// Which part of a client's request this is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    Whole,
+    /// A piece of this write.
+    OfWrite(Ticket),
+    /// A piece of the read its client waits for.
+    OfRead,
+}
+
+/// One client request on its way, or a piece of one.
 pub(crate) struct Inflight {
     /// Whose it is; the connection may be gone.
     pub(crate) owner: Handle,
-    /// As it came.
+    pub(crate) part: Part,
+    /// As it came; of a piece with its own range.
     pub(crate) header: Header,
     /// Its memory, kept until every part completed.
-    pub(crate) block: Option<Block>,
+    pub(crate) lease: Option<Lease>,
     /// Bytes handed to the engine so far.
     handed: u64,
     /// Everything is handed in (a flush has no bytes, hence the flag).
@@ -26,9 +37,32 @@ pub(crate) struct Inflight {
 }
 
 impl Inflight {
-    pub(crate) fn new(owner: Handle, header: Header, block: Option<Block>) -> Self {
+    pub(crate) fn new(owner: Handle, header: Header, lease: Option<Lease>) -> Self {
         let (handed, all_handed, open, error, filled) = (0, false, 0, None, 0);
-        Self { owner, header, block, handed, all_handed, open, error, filled }
+        let part = Part::Whole;
+        Self { owner, part, header, lease, handed, all_handed, open, error, filled }
+    }
+
+    /// A piece of a longer request; the header has its range.
+    pub(crate) fn part(owner: Handle, header: Header, lease: Lease, part: Part) -> Self {
+        Self { part, ..Self::new(owner, header, Some(lease)) }
+    }
+
+    /// A write whose payload is to come: receiving it counts as a part that is under way.
+    pub(crate) fn receiving(owner: Handle, header: Header) -> Self {
+        Self { open: 1, ..Self::new(owner, header, None) }
+    }
+
+    /// The payload of a write came in one piece: as any other request from here on.
+    pub(crate) fn received_whole(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+        self.open = 0;
+    }
+
+    /// A piece of the payload came, and goes to the engine by itself.
+    pub(crate) fn received_part(&mut self, last: bool) {
+        self.open += u32::from(!last);
+        self.all_handed = last;
     }
 
     /// The next part for the engine; `None` when all were handed in.
@@ -36,7 +70,7 @@ impl Inflight {
         &mut self,
         ticket: Ticket,
         limits: &Limits,
-        arena: &Arena,
+        memory: &Memory,
     ) -> Option<Request> {
         if self.all_handed {
             return None;
@@ -51,10 +85,10 @@ impl Inflight {
         };
         let left = u64::from(self.header.len) - self.handed;
         let len = left.min(longest);
-        let buffer = match (&self.block, operation) {
-            (Some(block), Operation::Extents) => arena.buffer(block, 0, EXTENT_BYTES),
-            (Some(block), _) => {
-                arena.buffer(block, self.handed as usize, (self.handed + len) as usize)
+        let buffer = match (&self.lease, operation) {
+            (Some(lease), Operation::Extents) => memory.buffer(lease, 0, EXTENT_BYTES),
+            (Some(lease), _) => {
+                memory.buffer(lease, self.handed as usize, (self.handed + len) as usize)
             }
             (None, _) => Buffer::NONE,
         };
@@ -189,12 +223,13 @@ mod tests {
     const TICKET: Ticket = Ticket { slot: 3, serial: 9 };
 
     fn parts(command: Command, flags: u16, len: u32) -> Vec<Request> {
-        let mut arena = Arena::new(1 << 20, 4096).unwrap();
+        let mut memory = Memory::new(4 << 20, 4096).unwrap();
+        memory.enter(0).unwrap();
         let header = Header { flags: CommandFlags(flags), command, cookie: 1, offset: 512, len };
-        let block = arena.alloc(1 << 20);
-        let mut request = Inflight::new(Handle { slot: 0, generation: 0 }, header, block);
+        let lease = memory.whole(0, 1 << 20);
+        let mut request = Inflight::new(Handle { slot: 0, generation: 0 }, header, lease);
         let mut out = Vec::new();
-        while let Some(part) = request.next(TICKET, &LIMITS, &arena) {
+        while let Some(part) = request.next(TICKET, &LIMITS, &memory) {
             out.push(part);
         }
         for n in 1..out.len() {
@@ -234,7 +269,7 @@ mod tests {
 
     #[test]
     fn an_error_stops_the_parts_that_follow() {
-        let arena = Arena::new(1 << 20, 4096).unwrap();
+        let memory = Memory::new(1 << 20, 4096).unwrap();
         let header = Header {
             flags: CommandFlags(0),
             command: Command::Trim,
@@ -243,9 +278,9 @@ mod tests {
             len: 4096,
         };
         let mut request = Inflight::new(Handle { slot: 0, generation: 0 }, header, None);
-        assert!(request.next(TICKET, &LIMITS, &arena).is_some());
+        assert!(request.next(TICKET, &LIMITS, &memory).is_some());
         assert!(request.part_done(Err(Errno::IO)));
-        assert!(request.next(TICKET, &LIMITS, &arena).is_none());
+        assert!(request.next(TICKET, &LIMITS, &memory).is_none());
         assert_eq!(request.error, Some(Errno::IO));
     }
 

@@ -6,11 +6,11 @@
 //! | `addr.rs`, `listen.rs` | `unix:PATH` and `tcp:HOST:PORT`, the listening sockets |
 //! | `accept.rs` | one thread: accepts and shakes hands, then gives the socket to a queue |
 //! | `front.rs` | [`NbdFront`] on a queue's thread: turns, watches, stopping |
-//! | `receive.rs` | the way in: socket to engine request; payloads go straight into the arena |
+//! | `receive.rs` | the way in: socket to engine request; payloads go into aligned memory |
 //! | `inflight.rs` | requests on their way, cut into what the engine takes |
 //! | `answer.rs` | the way out: outcome to reply, many replies in one `sendmsg` |
 //! | `connection.rs` | one socket: partial headers, payloads and replies |
-//! | `memory.rs` | the aligned blocks of a queue; the only `unsafe` of the crate |
+//! | `memory.rs` | memory for payloads: fair shares, and some of each client's own |
 //! | `kernel.rs`, `netlink.rs` | the kernel's own client on sockets of ours: `/dev/nbdN` |
 //! | `server.rs` | [`NbdServer`], what a daemon uses |
 //!
@@ -32,6 +32,7 @@ pub mod fuzz;
 mod inflight;
 pub mod kernel;
 mod listen;
+mod memory;
 mod netlink;
 pub mod protocol;
 mod receive;

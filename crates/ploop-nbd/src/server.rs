@@ -7,9 +7,9 @@ use crate::error::{Context, Result};
 use crate::export::ExportInfo;
 use crate::front::{Inbox, NbdFront};
 use crate::listen::Listener;
+use crate::memory::Memory;
 use crate::protocol::MAX_PAYLOAD;
 use crate::protocol::handshake::Terms;
-use ploop_engine::arena::Arena;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -29,7 +29,8 @@ pub struct NbdOptions {
     pub max_connections: usize,
     /// From the connection to the end of the handshake.
     pub handshake_timeout: Duration,
-    /// Bytes for payloads per queue; at least 32 MiB, rounded up to a power of two.
+    /// Bytes for payloads per queue that its clients share; at least 32 MiB, rounded up to a power
+    /// of two. Each client has 128 KiB of its own besides.
     pub memory: usize,
 }
 
@@ -127,11 +128,11 @@ impl NbdServer {
     /// No memory.
     pub fn front(&mut self, limits: ploop_engine::Limits) -> Result<NbdFront> {
         let memory = self.options.memory.max(MAX_PAYLOAD as usize);
-        let arena = Arena::new(memory, limits.buffer_align as usize)
+        let memory = Memory::new(memory, limits.buffer_align as usize)
             .context(|| format!("mapping {memory} bytes for nbd payloads"))?;
         let inbox = Arc::new(Inbox::default());
         self.inboxes.push(Arc::clone(&inbox));
-        Ok(NbdFront::new(inbox, limits, arena))
+        Ok(NbdFront::new(inbox, limits, memory))
     }
 
     /// For clients that need no handshake. After the fronts were made.

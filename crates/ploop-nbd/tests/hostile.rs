@@ -203,29 +203,6 @@ fn requests_without_end_are_not_taken_without_end() {
 }
 
 #[test]
-fn those_who_hoard_memory_are_cut_off_when_others_need_it() {
-    // Twenty seconds of the device in one of ours.
-    let mut server = Setup { speed: 20, ..Setup::default() }.serve();
-    let mut hoarders: Vec<_> = (0..2).map(|_| Client::connect(&server.addr, true)).collect();
-    for hoarder in &mut hoarders {
-        let header = hoarder.header(Command::Write, 0, 0, 32 << 20);
-        hoarder.write(&header.to_bytes());
-        hoarder.write(&[1; 100]);
-    }
-    std::thread::sleep(Duration::from_millis(100));
-    let start = Instant::now();
-    let mut honest = Client::connect(&server.addr, true);
-    assert_eq!(honest.read_at(0, 4096).unwrap(), [0; 4096]);
-    assert!(start.elapsed() > Duration::from_millis(500), "30 s of the device's clock");
-    assert!(hoarders.iter_mut().all(Client::is_closed));
-    // An idle client that begins a write is not taken for one that stalls.
-    std::thread::sleep(Duration::from_millis(2000));
-    assert_eq!(honest.write_at(0, 0, &noise(16 << 20, 1)), 0);
-    drop(honest);
-    server.stop();
-}
-
-#[test]
 fn long_requests_wait_for_memory_and_all_are_served() {
     let mut server = Setup { room: 200, ..Setup::default() }.serve();
     std::thread::scope(|scope| {
@@ -237,9 +214,15 @@ fn long_requests_wait_for_memory_and_all_are_served() {
                     // 32 MiB read: only two fit; small ones in between.
                     client.send(Command::Read, 0, 0, 32 << 20);
                     client.send(Command::Read, 0, n * 4096, 4096);
-                    let mut sizes = [client.chunk(0).data.len(), client.chunk(0).data.len()];
-                    sizes.sort_unstable();
-                    assert_eq!(sizes, [4096 + 8, (32 << 20) + 8]);
+                    // A long read may be answered in pieces.
+                    let (mut done, mut got) = (0, 0);
+                    while done < 2 {
+                        let chunk = client.chunk(0);
+                        assert_eq!(chunk.error, 0);
+                        got += chunk.data.len() - 8;
+                        done += u32::from(chunk.done);
+                    }
+                    assert_eq!(got, 4096 + (32 << 20));
                 }
             });
         }

@@ -61,8 +61,21 @@ impl Head {
         Self::chunk(NONE, cookie, 0)
     }
 
-    /// The one chunk of a read: `len` bytes of data follow. One chunk per read, so that DF
-    /// (do not fragment) holds for every request.
+    /// Nothing: more data of the reply before.
+    pub const EMPTY: Self = Self { bytes: [0; MAX_HEAD], len: 0 };
+
+    /// One chunk of several of a read: `len` bytes of data follow. Not for a request with DF (do
+    /// not fragment).
+    #[must_use]
+    pub fn part(cookie: u64, offset: u64, len: u32, last: bool) -> Self {
+        let mut head = Self::data(cookie, offset, len);
+        if !last {
+            head.bytes[4..6].fill(0);
+        }
+        head
+    }
+
+    /// The one chunk of a read: `len` bytes of data follow.
     #[must_use]
     pub fn data(cookie: u64, offset: u64, len: u32) -> Self {
         let mut head = Self::chunk(OFFSET_DATA, cookie, len.saturating_add(8));
