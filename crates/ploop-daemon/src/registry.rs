@@ -5,7 +5,8 @@
 
 use crate::failure::OrFail;
 use crate::{Code, Failure, Result};
-use ploop_io::Ident;
+use ploop_image::locate::bundle_of;
+use ploop_io::{Ident, RealDir};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -252,6 +253,7 @@ impl Drop for Claim {
 #[must_use]
 pub fn of_disk(entries: Vec<Entry>, disk: &Path) -> Option<Entry> {
     let path = fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned());
+    let path = bundle_of(&RealDir, &path).map_or(path.clone(), Path::to_owned);
     let is_descriptor = |entry: &Entry| !entry.images.contains(&entry.disk);
     let found = entries.into_iter().filter(|entry| {
         entry.disk == path

@@ -59,6 +59,8 @@ pub enum ErrorKind {
     NotClean,
     /// Stopped as asked.
     Cancelled,
+    /// The content of the disk is encrypted.
+    Encrypted,
 }
 
 impl ErrorKind {
@@ -86,6 +88,7 @@ impl ErrorKind {
             Self::Descriptor => 39,
             Self::NoSnapshot => 43,
             Self::ChangeTracking => 44,
+            Self::Encrypted => 45,
         }
     }
 
@@ -117,6 +120,7 @@ impl ErrorKind {
             Self::ChangeTracking => "change_tracking",
             Self::NotClean => "not_clean",
             Self::Cancelled => "cancelled",
+            Self::Encrypted => "encryption",
         }
     }
 }

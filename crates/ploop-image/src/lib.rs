@@ -28,6 +28,7 @@ pub mod info;
 pub mod layers;
 pub mod locate;
 mod lock;
+mod moved;
 pub mod open;
 mod owner;
 mod restore;

@@ -34,6 +34,7 @@ impl Descriptor {
             preallocated,
             max_delta_size: None,
             key_id: None,
+            engine: None,
             volume: None,
             images: vec![ImageRef::new(Guid::TOP, kind, file)],
             shots: vec![Shot::new(Guid::TOP, Guid::NONE)],

@@ -24,6 +24,8 @@ pub struct Descriptor {
     pub max_delta_size: Option<u64>,
     /// Name of the key of an encrypted disk.
     pub key_id: Option<String>,
+    /// GUID of what encrypted it, zeros when it is plain. Only read: a change is not written.
+    pub engine: Option<String>,
     /// Place in a tree of volumes. Only read: a change of it is not written.
     pub volume: Option<Volume>,
     /// The image files, in the order of the descriptor; of a split disk those of its first piece.
@@ -143,6 +145,17 @@ impl Descriptor {
     #[must_use]
     pub fn dialect(&self) -> &str {
         &self.document.root.name
+    }
+
+    /// What the content was encrypted with, in words; `None`: it is plain.
+    #[must_use]
+    pub fn encryption(&self) -> Option<String> {
+        let shown = |text: &str| text.chars().take(64).collect::<String>();
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        // Zeros stand for no engine; what is no GUID at all is not taken for that.
+        let engine = given(&self.engine).filter(|engine| engine.parse() != Ok(Guid::NONE));
+        let engine = engine.map(|engine| format!("engine {}", shown(&engine)));
+        engine.or_else(|| given(&self.key_id).map(|key| format!("key {}", shown(&key))))
     }
 
     /// The shot of a name.

@@ -40,7 +40,8 @@ impl Descriptor {
             cluster,
             preallocated: preallocated(data)?,
             max_delta_size: optional(parameters, "Max_delta_size")?,
-            key_id: parameters.get("Encryption").and_then(|e| e.child_text("KeyId")),
+            key_id: encryption(parameters, "KeyId"),
+            engine: encryption(parameters, "Engine"),
             volume: data.get("Volume").map(volume).transpose()?,
             images,
             more,
@@ -52,6 +53,10 @@ impl Descriptor {
         parsed.check()?;
         Ok(parsed)
     }
+}
+
+fn encryption(parameters: &Element, name: &str) -> Option<String> {
+    parameters.get("Encryption").and_then(|encryption| encryption.child_text(name))
 }
 
 fn child<'a>(element: &'a Element, name: &'static str) -> Result<&'a Element> {

@@ -474,3 +474,25 @@ fn elements_have_names() {
     let read = parse(&text);
     assert!(read.to_xml().unwrap().contains("x:a-1"));
 }
+
+#[test]
+fn an_encrypted_disk_says_so() {
+    let with = |inner: &str| {
+        let text = format!("<Padding>0</Padding><Encryption>{inner}</Encryption>");
+        parse(&swap(V2, "<Padding>0</Padding>", &text))
+    };
+    let none = "<Engine>{00000000-0000-0000-0000-000000000000}</Engine><Data></Data>";
+    for plain in ["", none, "<Engine/>", "<KeyId></KeyId>"] {
+        assert_eq!(with(plain).encryption(), None, "{plain}");
+    }
+    let engine = "<Engine>{8b3f9e6c-1111-4a2b-9c3d-0123456789ab}</Engine><Data>AAE=</Data>";
+    for (inner, word) in [
+        (engine, "engine {8b3f9e6c-1111-4a2b-9c3d-0123456789ab}"),
+        ("<Engine>AES</Engine>", "engine AES"),
+        ("<KeyId>cGxvb3A=</KeyId>", "key cGxvb3A="),
+    ] {
+        let parsed = with(inner);
+        assert_eq!(parsed.encryption().as_deref(), Some(word));
+        assert_eq!(parse(&parsed.to_xml().unwrap()).encryption().as_deref(), Some(word));
+    }
+}

@@ -76,7 +76,7 @@ fn check_disk(
     open: &OpenOptions,
 ) -> Result<CheckReport> {
     let options = CheckOptions { duplicates: true, ..*options };
-    let open = OpenOptions { read_only: true, ..open.clone() };
+    let open = OpenOptions { read_only: true, structure_only: true, ..open.clone() };
     let locked = attempt::lock_all(dir, path, &open, None)?;
     let mut report = CheckReport::default();
     for file in &locked.files {
@@ -85,6 +85,7 @@ fn check_disk(
     check_sizes(&mut report);
     if let Some(document) = &locked.plan.document {
         report.descriptor = Some(document.path.display().to_string());
+        check_places(&mut report, document);
         check_document(&mut report, document);
         find_orphans(dir, &mut report, document);
     }
@@ -118,6 +119,18 @@ fn check_sizes(report: &mut CheckReport) {
     }
     report.mixed_clusters = mixed;
     report.findings.extend(found);
+}
+
+/// What is not where the descriptor says, and that the content is encrypted.
+fn check_places(report: &mut CheckReport, document: &Document) {
+    for (named, used) in &document.moved {
+        let text = format!("{named} is not there, {} beside the descriptor is", used.display());
+        report.findings.push(Finding::new(FindingKind::Descriptor, false, text));
+    }
+    if let Some(how) = document.parsed.encryption() {
+        let text = format!("the content is encrypted ({how}): only its structure was looked at");
+        report.findings.push(Finding::new(FindingKind::Encrypted, false, text));
+    }
 }
 
 /// The descriptor against the top's header (F20: the header rules).

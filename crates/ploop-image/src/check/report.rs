@@ -38,6 +38,8 @@ pub enum FindingKind {
     Descriptor,
     /// A file beside the disk that no descriptor names.
     Orphan,
+    /// The content is encrypted.
+    Encrypted,
 }
 
 /// One finding.

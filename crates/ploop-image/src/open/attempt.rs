@@ -85,19 +85,16 @@ fn attempt(
     reach: Option<&Reach>,
 ) -> Result<Attempt> {
     let mut plan = Plan::make(dir, &*options.gate, target, reach)?;
+    if !options.structure_only {
+        plan.check_plain()?;
+    }
     for member in &mut plan.members {
         member.write |= options.also_write.contains(&member.guid);
     }
-    let mut notes = Vec::new();
+    let mut notes = first_notes(&plan, options);
     // T5: nobody said what else belongs to a lone image, so it is only read.
     let whole = reach.is_some() || (plan.document.is_some() && plan.frozen.is_none());
     let writable = !options.read_only && whole;
-    if let Some(image) = &plan.frozen {
-        notes.push(Note::Frozen(image.clone()));
-    }
-    if plan.document.is_none() && !options.read_only {
-        notes.push(Note::LoneImage(plan.top().to_owned()));
-    }
     let mut lck = None;
     let mut beside = false;
     // An operation that only reads a part of the tree has the file already.
@@ -146,6 +143,21 @@ fn attempt(
     // Of a disk of which only a lower image is written the top is read.
     let writable = writable && plan.members.last().is_some_and(|top| top.write);
     Ok(Attempt::Done(Box::new(Locked { plan, files, writable, lck, notes })))
+}
+
+/// What there is to say of the choice of files.
+fn first_notes(plan: &Plan, options: &OpenOptions) -> Vec<Note> {
+    let mut notes = Vec::new();
+    for (named, used) in plan.document.iter().flat_map(|document| &document.moved) {
+        notes.push(Note::Moved { named: named.into(), used: used.clone() });
+    }
+    if let Some(image) = &plan.frozen {
+        notes.push(Note::Frozen(image.clone()));
+    }
+    if plan.document.is_none() && !options.read_only {
+        notes.push(Note::LoneImage(plan.top().to_owned()));
+    }
+    notes
 }
 
 /// Locks one file against writers, for a look at it (`check` of a file).

@@ -51,6 +51,8 @@ pub struct OpenOptions {
     pub held: Held,
     /// Images below the top that are opened for writing too, for a merge into them.
     pub also_write: Vec<Guid>,
+    /// Only headers and BATs are looked at: the content may be encrypted.
+    pub structure_only: bool,
 }
 
 impl Default for OpenOptions {
@@ -65,6 +67,7 @@ impl Default for OpenOptions {
             records: None,
             held: Held::default(),
             also_write: Vec::new(),
+            structure_only: false,
         }
     }
 }

@@ -10,6 +10,13 @@ pub enum Note {
     LoneImage(PathBuf),
     /// An image below the top was asked for: the disk as it was then, only read.
     Frozen(PathBuf),
+    /// The bundle was moved: the image beside the descriptor is not where that says.
+    Moved {
+        /// What the descriptor says.
+        named: PathBuf,
+        /// What is used.
+        used: PathBuf,
+    },
     /// The top was not closed: scanned, found good (T5).
     Crashed(PathBuf),
     /// A lower image carries the in-use mark (C6).
@@ -89,6 +96,12 @@ impl fmt::Display for Note {
                 f,
                 "{} is not the top: the disk as it was when this image froze, read-only",
                 path.display()
+            ),
+            Self::Moved { named, used } => write!(
+                f,
+                "{} is not there any more: {} beside the descriptor is used",
+                named.display(),
+                used.display()
             ),
             Self::Crashed(path) => {
                 write!(f, "{} was not closed properly: its BAT was checked", path.display())

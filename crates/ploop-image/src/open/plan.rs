@@ -3,6 +3,7 @@
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::gate::{self, OpenGate};
 use crate::locate::{self, Located};
+use crate::moved;
 use ploop_format::descriptor::Temporary;
 use ploop_format::{Descriptor, Guid, ImageRef, ImageType};
 use ploop_io::Dir;
@@ -58,8 +59,10 @@ pub(crate) struct Document {
     pub path: PathBuf,
     /// Its bytes: compared again under the locks.
     pub bytes: Vec<u8>,
-    /// Its meaning.
+    /// Its meaning; of a bundle that was moved with the names of the files beside it.
     pub parsed: Descriptor,
+    /// What it names and is not there, and what beside it is used instead.
+    pub moved: Vec<(String, PathBuf)>,
 }
 
 /// The files of a disk.
@@ -83,9 +86,9 @@ impl Document {
             "cannot read",
             &path,
         )?;
-        let parsed = Descriptor::parse(&bytes).map_err(|e| {
-            ImageError::new(ErrorKind::Descriptor, format!("{} is damaged", path.display()))
-                .because(e)
+        let mut parsed = Descriptor::parse(&bytes).map_err(|e| {
+            let text = format!("{} cannot be used", path.display());
+            moved::with_backup(dir, &path, ImageError::new(ErrorKind::Descriptor, text).because(e))
         })?;
         if parsed.pieces() > 1 {
             let text = format!(
@@ -95,7 +98,8 @@ impl Document {
             );
             return Err(ImageError::new(ErrorKind::Descriptor, text));
         }
-        Ok(Self { path, bytes, parsed })
+        let moved = moved::find(dir, &path, &mut parsed)?;
+        Ok(Self { path, bytes, parsed, moved })
     }
 
     /// Whether the file still holds the same bytes.
@@ -199,6 +203,15 @@ impl Plan {
             members.push(Member { guid: image.guid, path, claim, write, written });
         }
         Ok(Self { document: Some(document), members, frozen })
+    }
+
+    /// Nobody may read what is encrypted as if it were plain.
+    pub fn check_plain(&self) -> Result<()> {
+        let Some(document) = &self.document else { return Ok(()) };
+        let Some(how) = document.parsed.encryption() else { return Ok(()) };
+        let text = format!("{} says that the disk is encrypted: {how}", document.path.display());
+        Err(ImageError::new(ErrorKind::Encrypted, text)
+            .hint("only the program that encrypted it can open it; check and info still work"))
     }
 
     /// The top's path.
