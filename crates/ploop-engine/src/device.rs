@@ -11,7 +11,7 @@ use crate::message::{Answer, Link, ToKeeper};
 use crate::pieces::Pieces;
 use crate::queue::Queue;
 use crate::record::Record;
-use crate::spec::{DeviceOptions, DeviceSpec, LevelKind};
+use crate::spec::{DeviceOptions, DeviceSpec, GiveUp, LevelKind, OnEnospc};
 use crate::stats::{KeeperStats, QueueStats};
 use crate::sync_slot::SyncSlot;
 use crossbeam_queue::ArrayQueue;
@@ -179,6 +179,18 @@ impl Shared {
         self.failed.store(true, Ordering::SeqCst);
     }
 
+    /// T17: the device ends, so what waits for space is tried once more and fails then.
+    #[must_use]
+    pub fn gives_up(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst) || self.options.give_up.is_set()
+    }
+
+    /// Nobody is to wait for space on the host: not any more, or not at all.
+    #[must_use]
+    pub fn never_holds(&self) -> bool {
+        self.options.on_enospc == OnEnospc::Fail || self.gives_up()
+    }
+
     /// Writes are refused: a sync failed, or metadata cannot be written.
     #[must_use]
     pub fn refuses_writes(&self) -> bool {
@@ -309,6 +321,27 @@ impl Device {
     pub fn keeper_after<I: Io>(&self, io: I, spare: Spare) -> Option<Keeper<I>> {
         let spec = self.spec.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(Keeper::new(Arc::clone(&self.shared), spec, io, spare))
+    }
+
+    /// T17: what is held because the host has no space is tried once more and fails then, and so
+    /// does what comes after it; `false` holds again. Call it before anything is waited for that
+    /// may wait for this device: its page cache, its partitions, its users.
+    pub fn give_up(&self, on: bool) {
+        self.shared.options.give_up.set(on);
+        self.shared.queues.iter().for_each(Link::wake);
+        self.shared.keeper.wake();
+    }
+
+    /// Whether held requests are to fail.
+    #[must_use]
+    pub fn has_given_up(&self) -> bool {
+        self.shared.options.give_up.is_set()
+    }
+
+    /// The word behind [`Device::give_up`], for threads that must not keep the device open.
+    #[must_use]
+    pub fn give_up_word(&self) -> GiveUp {
+        self.shared.options.give_up.clone()
     }
 
     /// Asks the queues to finish; the keeper is closed after they have returned.

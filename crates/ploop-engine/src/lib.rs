@@ -49,5 +49,6 @@ pub use front::{
 pub use keeper::{Keeper, Spare};
 pub use queue::{Ended, Queue, Turn};
 pub use spec::{
-    CloseReport, DeviceOptions, DeviceSpec, LevelKind, LevelSpec, OnEnospc, PieceEnd, PieceSpec,
+    CloseReport, DeviceOptions, DeviceSpec, GiveUp, LevelKind, LevelSpec, OnEnospc, PieceEnd,
+    PieceSpec,
 };

@@ -50,6 +50,9 @@ pub const QUARANTINE_NS: u64 = 1_000_000_000;
 pub const PAGE_RETRY_NS: u64 = 100_000_000;
 /// Page writes of one page that may fail in a row before the device turns read-only.
 pub const PAGE_TRIES: u32 = 5;
+/// A page write that finds no space is tried so often before those who wait for it hear of that,
+/// where such requests are not held (F17).
+pub const FULL_TRIES: u32 = 2;
 /// Bytes of zeros a write of zeros takes at a time.
 pub const ZERO_BUFFER: u64 = 64 << 10;
 /// Longest read or write request.

@@ -4,6 +4,8 @@ use crate::record::Record;
 use fixedbitset::FixedBitSet;
 use ploop_format::{ClusterSize, GuestCluster, Sector, Version};
 use ploop_io::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How a level stores its clusters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,6 +94,24 @@ pub enum OnEnospc {
     Fail,
 }
 
+/// Set by whoever ends the device, before anything waits for its users: what is held because the
+/// host has no space is tried once more and then fails (T17). Every clone is the same word.
+#[derive(Clone, Debug, Default)]
+pub struct GiveUp(Arc<AtomicBool>);
+
+impl GiveUp {
+    /// Nothing is held any more; or again, when the end was called off.
+    pub fn set(&self, on: bool) {
+        self.0.store(on, Ordering::SeqCst);
+    }
+
+    /// Whether held requests are to fail.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// Choices of the one who opens the device.
 #[derive(Clone, Debug)]
 pub struct DeviceOptions {
@@ -107,6 +127,8 @@ pub struct DeviceOptions {
     pub prealloc_bytes: u64,
     /// Between two tries of a held request, in milliseconds.
     pub enospc_retry_ms: u64,
+    /// Set before the device ends, or from any thread when that is certain.
+    pub give_up: GiveUp,
 }
 
 impl Default for DeviceOptions {
@@ -118,6 +140,7 @@ impl Default for DeviceOptions {
             metadata_delay_ms: 250,
             prealloc_bytes: crate::limits::EXTEND_BYTES,
             enospc_retry_ms: 1000,
+            give_up: GiveUp::default(),
         }
     }
 }

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may panic")]
 
-use ploop_io::sim::Rng;
+use ploop_engine::Errno;
+use ploop_io::sim::{Rng, Verdict};
 use ploop_sim::Profile;
-use ploop_sim::scenario::{CLUSTER, Scenario};
+use ploop_sim::scenario::{CLUSTER, Scenario, is_page};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn discards_writes_and_flushes_of_one_cluster_never_wait_for_each_other() {
@@ -64,4 +67,73 @@ fn a_full_host_holds_writes_and_nothing_else() {
         s.crash_everywhere(3);
         s.close();
     }
+}
+
+/// T17: pages of the block table that find no space (a host that copies on write is full) hold a
+/// FLUSH. When the device is about to end the FLUSH fails, and with space it succeeds again.
+#[test]
+fn a_flush_whose_pages_find_no_space_ends_when_the_device_gives_up() {
+    for seed in 0..2 {
+        let profile = Profile { clusters: 40, metadata_delay_ms: 1000, ..Profile::plain() };
+        let mut s = Scenario::with(seed, profile);
+        s.open();
+        let full = Arc::new(AtomicBool::new(true));
+        let now = Arc::clone(&full);
+        s.hook(move |attempt| match is_page(attempt) && now.load(Ordering::SeqCst) {
+            true => Verdict::Fail(libc::ENOSPC),
+            false => Verdict::Normal,
+        });
+        let write = s.write(0, CLUSTER, CLUSTER, false);
+        s.wait(write).unwrap();
+        let (flush, fua) = (s.flush(1), s.write(0, CLUSTER, 1, true));
+        let deadline = s.world.now() + 1_000_000_000;
+        s.until(|s| s.world.now() > deadline);
+        assert!(s.outcome(flush).is_none() && s.outcome(fua).is_none(), "both are held");
+        let device = s.life.as_ref().unwrap().device().clone();
+        device.give_up(true);
+        let begun = s.world.now();
+        assert_eq!(s.wait(flush), Err(Errno::NOSPC));
+        assert_eq!(s.wait(fua), Err(Errno::NOSPC));
+        assert!(s.world.now() - begun < 1_000_000_000, "{} ns", s.world.now() - begun);
+        // The end was called off, and there is space.
+        device.give_up(false);
+        drop(device);
+        full.store(false, Ordering::SeqCst);
+        let flush = s.flush(0);
+        s.wait(flush).unwrap();
+        s.crash_everywhere(3);
+        s.close();
+    }
+}
+
+/// T17: writes that are held fail while the device still serves, so that who ends it can wait for
+/// its page cache; reads go on.
+#[test]
+fn held_writes_fail_before_the_device_stops() {
+    let profile = Profile { clusters: 40, metadata_delay_ms: 1000, ..Profile::plain() };
+    let mut s = Scenario::with(5, profile);
+    s.open();
+    let write = s.write(0, CLUSTER, CLUSTER, false);
+    s.wait(write).unwrap();
+    s.world.set_capacity(Some(s.world.allocated()));
+    let held: Vec<u64> = (2..18).map(|n| s.write(0, n * CLUSTER, CLUSTER, false)).collect();
+    let deadline = s.world.now() + 3_000_000_000;
+    s.until(|s| s.world.now() > deadline);
+    let waits: Vec<u64> = held.into_iter().filter(|tag| s.outcome(*tag).is_none()).collect();
+    assert!(!waits.is_empty(), "nothing is held");
+    let device = s.life.as_ref().unwrap().device().clone();
+    device.give_up(true);
+    for tag in waits {
+        assert_eq!(s.wait(tag), Err(Errno::NOSPC));
+    }
+    let late = s.write(1, 20 * CLUSTER, CLUSTER, false);
+    assert_eq!(s.wait(late), Err(Errno::NOSPC), "nothing is held any more");
+    let read = s.read(0, CLUSTER, CLUSTER);
+    s.wait(read).unwrap();
+    device.give_up(false);
+    drop(device);
+    s.world.set_capacity(None);
+    let write = s.write(0, 2 * CLUSTER, CLUSTER, false);
+    s.wait(write).unwrap();
+    s.close();
 }

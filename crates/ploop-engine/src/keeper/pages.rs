@@ -16,7 +16,9 @@ use super::Keeper;
 use super::ops::Task;
 use super::recorded::PageSlots;
 use crate::front::Errno;
-use crate::limits::{DIRTY_PAGES, EAGER_CHANGES, JOINED_PAGES, PAGE_RETRY_NS, PAGE_TRIES};
+use crate::limits::{
+    DIRTY_PAGES, EAGER_CHANGES, FULL_TRIES, JOINED_PAGES, PAGE_RETRY_NS, PAGE_TRIES,
+};
 use crate::map::Place;
 use crate::sync::Ordering;
 use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS};
@@ -65,6 +67,8 @@ struct DirtyPage {
     /// Somebody waits for this page with FUA.
     wanted_upto: u64,
     tries: u32,
+    /// Writes that found no space since the last one that ended well.
+    full: u32,
     retry_at: u64,
     /// A synchronous write found no space: write plainly, then sync.
     plain: bool,
@@ -271,6 +275,7 @@ impl<I: Io> Keeper<I> {
             deadline: u64::MAX,
             wanted_upto: 0,
             tries: 0,
+            full: 0,
             retry_at: 0,
             plain: false,
         }
@@ -385,7 +390,7 @@ impl<I: Io> Keeper<I> {
         let Some(page) = self.pages.dirty.get_mut(&at.0) else { return };
         let Some(flight) = page.flight.take() else { return };
         if result as i64 == PAGE as i64 || on(Bug::PageErrorIgnored) {
-            page.tries = 0;
+            (page.tries, page.full) = (0, 0);
             let upto = match on(Bug::DirtyForgotten) {
                 true => page.last_change,
                 false => flight.upto,
@@ -422,12 +427,36 @@ impl<I: Io> Keeper<I> {
         if !no_space || self.closing {
             page.tries += 1;
         }
-        tracing::warn!("page {at} of the block table was not written: {errno}; trying again");
+        page.full = if no_space { page.full.saturating_add(1) } else { 0 };
+        // Said when it begins: it goes on as long as the host is full.
+        if page.full <= 1 {
+            tracing::warn!("page {at} of the block table was not written: {errno}; trying again");
+        }
         if page.tries >= PAGE_TRIES {
             self.shared.frozen.store(true, Ordering::SeqCst);
             tracing::error!("page {at} cannot be written after {PAGE_TRIES} tries: read-only now");
             self.fail_waiters(Errno::IO);
         }
+        self.give_up_on_full_pages();
+    }
+
+    /// I16: whoever waits for pages that find no space hears of it, after one more try, unless
+    /// such requests are held (F17). The pages stay dirty and are tried on.
+    pub(super) fn give_up_on_full_pages(&mut self) {
+        if !self.shared.never_holds() {
+            return;
+        }
+        let full = |p: &&DirtyPage| p.full >= FULL_TRIES;
+        let Some(upto) = self.pages.dirty.values().filter(full).map(|p| p.clean_upto).min() else {
+            return;
+        };
+        self.fail_durability(upto, Errno::NOSPC);
+        self.fail_record_waiters(Errno::NOSPC);
+    }
+
+    /// The writes of a page have found no space again and again.
+    pub(super) fn is_full_page(&self, page: BatPage) -> bool {
+        self.pages.dirty.get(&page.0).is_some_and(|p| p.full >= FULL_TRIES)
     }
 
     /// A sync has ended well: entries it covered are staged, pages it covered are durable.

@@ -233,6 +233,19 @@ impl<I: Io> Keeper<I> {
         }
     }
 
+    /// Flushes of changes behind `upto` fail, and FUA of pages that find no space (F17): what was
+    /// answered stays in memory and on record, and the next flush asks for it again.
+    pub(super) fn fail_durability(&mut self, upto: u64, errno: Errno) {
+        let flushes = self.syncs.flushes.extract_if(.., |f| f.seq > upto);
+        let mut callers: Vec<Caller> = flushes.map(|f| f.caller).collect();
+        let mut durables = std::mem::take(&mut self.syncs.durables);
+        callers.extend(durables.extract_if(.., |d| self.is_full_page(d.page)).map(|d| d.caller));
+        self.syncs.durables = durables;
+        for caller in callers {
+            self.answer(caller, Answer::Failed(errno));
+        }
+    }
+
     /// Nothing can become durable any more: everyone who waits for that fails (F5, I10), and so
     /// do those who wait for space.
     pub(super) fn fail_waiters(&mut self, errno: Errno) {

@@ -5,7 +5,6 @@ use super::slots::Stage;
 use crate::front::{Errno, Outcome};
 use crate::message::Answer;
 use crate::spec::OnEnospc;
-use crate::sync::Ordering;
 use ploop_io::Io;
 
 impl<I: Io> Queue<I> {
@@ -83,15 +82,15 @@ impl<I: Io> Queue<I> {
         self.holding += 1;
     }
 
-    /// Tries held pieces again when their timer is over, and once more when the device stops.
+    /// Tries held pieces again when their timer is over, and once more when the device ends.
     pub(super) fn unpark(&mut self) {
         if self.pausing {
             return;
         }
-        let stopping = self.shared.stopping.load(Ordering::SeqCst);
-        if stopping && !self.last_try {
-            self.last_try = true;
-        } else if self.parked.is_empty() || self.now < self.parked_until {
+        let last = self.shared.gives_up();
+        let begins = last && !self.last_try;
+        self.last_try = last;
+        if !begins && (self.parked.is_empty() || self.now < self.parked_until) {
             return;
         }
         for _ in 0..self.parked.len() {

@@ -70,7 +70,7 @@ pub struct Queue<I: Io> {
     given_back: VecDeque<u32>,
     /// Requests in flight that were held for space at least once.
     holding: usize,
-    /// After a stop, held pieces got their last try (T17).
+    /// The device ends: held pieces got their last try (T17).
     last_try: bool,
     poll_at: Option<u64>,
     flushes: flush::Flushes,
@@ -154,11 +154,12 @@ impl<I: Io> Queue<I> {
             let timeout =
                 turn.deadline.map(|at| Duration::from_nanos(at.saturating_sub(clock.now())));
             let link = &self.shared.queues[self.lane];
-            let (stopping, pausing) = (&self.shared.stopping, &self.shared.pausing);
-            let was = stopping.load(Ordering::SeqCst);
+            let (shared, pausing) = (&self.shared, &self.shared.pausing);
+            let asked = || (shared.stopping.load(Ordering::SeqCst), shared.gives_up());
+            let was = asked();
             let idle = || {
                 link.is_empty()
-                    && stopping.load(Ordering::SeqCst) == was
+                    && asked() == was
                     && (self.pausing || !pausing.load(Ordering::SeqCst))
             };
             self.io.wait(timeout, &idle)?;
