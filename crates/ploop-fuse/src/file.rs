@@ -1,8 +1,9 @@
 //! The one file: what each request means for it. Pure but for the clock and the disk's usage.
 //!
-//! It behaves like a block device that looks like a file: the size is fixed, so `O_TRUNC` and
-//! `truncate` to another size are refused with `EPERM`. Ignoring them would let `cp` of a sparse
-//! file skip the holes and leave old data there.
+//! It behaves like a block device that looks like a file: the size is fixed, so `truncate` to
+//! another size is refused with `EPERM`. `O_TRUNC`, and `truncate` to nothing, make it read as
+//! zeros and leave its size: ignoring them would let `cp` of a sparse file skip the holes and leave
+//! old data there.
 
 use crate::protocol::LONGEST;
 use crate::protocol::abi::{
@@ -65,6 +66,8 @@ pub(crate) enum Plan {
     Flush,
     /// A range inside the file reads as zeros.
     Zero { range: Range<u64>, flags: Flags },
+    /// The whole file reads as zeros; the answer is what it is then.
+    Empty(Range<u64>),
     /// The first data, or hole, from here on.
     Seek { at: u64, hole: bool },
 }
@@ -142,7 +145,7 @@ impl File {
         }
     }
 
-    fn attributes(&self, unique: u64) -> Reply {
+    pub(crate) fn attributes(&self, unique: u64) -> Reply {
         let size = self.size();
         let changed = self.born + Duration::from_nanos(self.changed.load(Ordering::Relaxed));
         let since = changed.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -179,7 +182,9 @@ impl File {
 
     fn set_attributes(&self, unique: u64, set: &SetattrIn) -> Plan {
         let other = |bit, new, now| set.valid & bit != 0 && new != now;
-        let resize = set.valid & fattr::SIZE != 0 && set.size != self.size();
+        let cut = set.valid & fattr::SIZE != 0 && set.size != self.size();
+        let empty = cut && set.size == 0 && !self.read_only;
+        let resize = cut && !empty;
         if resize
             || other(fattr::MODE, set.mode & 0o7777, self.owner.mode & 0o7777)
             || other(fattr::UID, set.uid, self.owner.uid)
@@ -187,6 +192,10 @@ impl File {
         {
             let error = if self.read_only { Errno::ROFS } else { Errno::PERM };
             return Plan::Answer(Reply::error(unique, error));
+        }
+        if empty {
+            self.touch();
+            return Plan::Empty(0..self.size());
         }
         Plan::Answer(self.attributes(unique))
     }
@@ -366,6 +375,20 @@ mod tests {
         assert_eq!(error(&file.plan(1, &Request::Fsync)), 0);
         let flush = Request::Flush(FlushIn::default());
         assert_eq!(error(&file.plan(1, &flush)), 0);
+    }
+
+    #[test]
+    fn a_truncation_empties_the_file_and_never_changes_its_size() {
+        let file = file(false);
+        let set = |size| SetattrIn { valid: fattr::SIZE, size, ..SetattrIn::default() };
+        let plan = |set| file.plan(1, &Request::Setattr(set));
+        assert!(matches!(plan(set(0)), Plan::Empty(range) if range == (0..SIZE)));
+        assert_eq!(error(&plan(set(SIZE))), 0);
+        for size in [1, SIZE - 512, SIZE + 1, u64::MAX] {
+            assert_eq!(error(&plan(set(size))), -libc::EPERM, "{size}");
+        }
+        let chown = SetattrIn { valid: fattr::SIZE | fattr::UID, uid: 7, ..SetattrIn::default() };
+        assert_eq!(error(&plan(chown)), -libc::EPERM, "nothing of it is done");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! | [`FuseServer`] | mounts the file, unmounts it |
 //! | [`FuseQueues`], [`FuseFront`] | the queues that serve it, and the front end on each |
 //! | [`LoopDevice`] | a loop device over a file, bound to the life of this process |
+//! | [`apart()`] | a thread of its own for what may wait for our own device |
 //! | [`partition`] | adds and deletes partitions of a block device by `BLKPG` |
 //! | `protocol/` | the kernel's bytes to types and back, the handshake |
 //! | `channel` | a descriptor of /dev/fuse: one system call for a request, one for an answer |
@@ -22,6 +23,7 @@
 //! changed and written in turns. So `stat` answers while writes are held, as long as what is held
 //! fits into the queue's memory (16 MiB).
 
+mod apart;
 mod channel;
 mod error;
 mod file;
@@ -43,10 +45,11 @@ mod receive;
 mod server;
 mod slow;
 
+pub use apart::apart;
 pub use error::{Error, Result};
 pub use front::FuseFront;
 pub use loop_status::LoopStatus;
 pub use loopdev::{LoopDevice, LoopOptions, device_size};
-pub use mount::clear_stale;
+pub use mount::{abort, clear_stale};
 pub use queues::FuseQueues;
 pub use server::{FuseOptions, FuseServer};

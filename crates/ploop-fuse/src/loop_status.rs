@@ -106,15 +106,12 @@ impl LoopStatus {
             Err(error) => return Err(error),
         };
         // The name in LoopInfo is cut to 63 bytes.
-        let Ok(mut name) = std::fs::read(sysfs.join("loop/backing_file")) else { return Ok(None) };
-        if name.last() == Some(&b'\n') {
-            name.pop();
-        }
+        let Some(file) = backing(number) else { return Ok(None) };
         let set = |name| std::fs::read(sysfs.join(name)).is_ok_and(|text| text.starts_with(b"1"));
         Ok(Some(Self {
             device: device.to_path_buf(),
             number,
-            file: PathBuf::from(std::ffi::OsString::from_vec(name)),
+            file,
             file_id: info.map(|info| (info.device, info.inode)),
             autoclear: set("loop/autoclear"),
             read_only: set("ro"),
@@ -145,8 +142,17 @@ impl LoopStatus {
     }
 }
 
+/// The name of the file below a device; `None` when there is none.
+pub(crate) fn backing(number: u32) -> Option<PathBuf> {
+    let mut name = std::fs::read(format!("/sys/block/loop{number}/loop/backing_file")).ok()?;
+    if name.last() == Some(&b'\n') {
+        name.pop();
+    }
+    Some(PathBuf::from(std::ffi::OsString::from_vec(name)))
+}
+
 /// N of `/dev/loopN`, from the device itself: the name may be a link.
-fn number(device: &Path) -> Result<u32> {
+pub(crate) fn number(device: &Path) -> Result<u32> {
     let data = std::fs::metadata(device).map_err(|error| Error::system("find", device, error))?;
     if !data.file_type().is_block_device() || rustix::fs::major(data.rdev()) != LOOP_MAJOR {
         return Err(Error::Invalid { what: format!("{} is no loop device", device.display()) });

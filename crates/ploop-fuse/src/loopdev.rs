@@ -8,16 +8,18 @@
 //!
 //! **The descriptor lives in a thread with a descriptor table of its own.** The last close of a
 //! block device writes out its page cache, here into our own FUSE file. In the common table a
-//! killed process would do that before it closes /dev/fuse, and wait for itself for ever. A thread
-//! with its own table waits alone, while the others close /dev/fuse, which ends the wait.
+//! killed process would do that before it closes /dev/fuse, and wait for itself for ever
+//! (`apart.rs`).
 //!
 //! That thread also opens and configures the device, so no queue's, keeper's or FUSE thread ever
 //! does (D8); the caller, which waits for it, must not be one of them either.
 
+use crate::apart::own_table;
 use crate::error::{Error, Result};
 use crate::loop_status::{
     LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LOOP_CLR_FD, LOOP_CONFIGURE,
-    LOOP_CTL_GET_FREE, LOOP_MAJOR, LOOP_SET_CAPACITY, LoopConfig, LoopInfo, outcome, size, status,
+    LOOP_CTL_GET_FREE, LOOP_MAJOR, LOOP_SET_CAPACITY, LoopConfig, LoopInfo, backing, number,
+    outcome, size, status,
 };
 use rustix::fs::{FileType, Mode};
 use std::fs::{File, OpenOptions};
@@ -57,6 +59,7 @@ type Job = Box<dyn FnOnce(&File) + Send>;
 pub struct LoopDevice {
     path: PathBuf,
     number: u32,
+    read_only: bool,
     /// To the thread that keeps the device open.
     jobs: Option<Sender<Job>>,
     keeper: Option<JoinHandle<()>>,
@@ -68,11 +71,23 @@ impl LoopDevice {
     /// # Errors
     /// No right, no free device, or no direct I/O though it was asked for.
     pub fn attach(file: &Path, options: LoopOptions) -> Result<Self> {
+        let below = file.to_path_buf();
+        Self::kept(file, options.read_only, move || make(&below, options))
+    }
+
+    /// A device that `open` opens, on a thread that keeps it.
+    fn kept(
+        what: &Path,
+        read_only: bool,
+        open: impl FnOnce() -> Result<(PathBuf, u32, File)> + Send + 'static,
+    ) -> Result<Self> {
         let (jobs, inbox) = channel::<Job>();
         let (made, answer) = sync_channel(1);
-        let name = file.to_path_buf();
+        let name = what.to_path_buf();
         let keeper = std::thread::Builder::new().name("ploop-loop".to_owned()).spawn(move || {
-            let device = own_table(&name).and_then(|()| make(&name, options));
+            let apart = own_table();
+            let apart = apart.map_err(|error| Error::system("prepare to attach", &name, error));
+            let device = apart.and_then(|()| open());
             let (told, device) = match device {
                 Ok((path, number, device)) => (Ok((path, number)), Some(device)),
                 Err(error) => (Err(error), None),
@@ -83,15 +98,49 @@ impl LoopDevice {
                 inbox.into_iter().for_each(|job| job(&device));
             }
         });
-        let keeper = keeper.map_err(|error| Error::system("attach", file, error))?;
-        let (path, number) = answer.recv().map_err(|_| gone(file))??;
-        Ok(Self { path, number, jobs: Some(jobs), keeper: Some(keeper) })
+        let keeper = keeper.map_err(|error| Error::system("attach", what, error))?;
+        let (path, number) = answer.recv().map_err(|_| gone(what))??;
+        Ok(Self { path, number, read_only, jobs: Some(jobs), keeper: Some(keeper) })
+    }
+
+    /// Keeps a device again that was let go by [`detach`](Self::detach) and that somebody else has
+    /// kept open. `None`: its last user has closed it, it is gone.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn again(path: &Path, file: &Path, read_only: bool) -> Result<Option<Self>> {
+        let (device, below) = (path.to_path_buf(), file.to_path_buf());
+        let opened = Self::kept(path, read_only, move || {
+            let number = number(&device)?;
+            let open = OpenOptions::new().read(true).write(!read_only).open(&device);
+            let open = open.map_err(|error| Error::system("open", &device, error))?;
+            if status(&open, &device)?.is_none() || backing(number).as_ref() != Some(&below) {
+                return Err(gone(&device));
+            }
+            Ok((device, number, open))
+        });
+        match opened {
+            Ok(device) => Ok(Some(device)),
+            Err(Error::System { source, .. })
+                if matches!(source.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::NotFound)
+                    || source.raw_os_error() == Some(libc::ENXIO) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// `/dev/loopN`.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The device takes no writes.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// N.
@@ -162,20 +211,6 @@ impl Drop for LoopDevice {
 
 fn gone(path: &Path) -> Error {
     Error::system("keep", path, io::Error::from(io::ErrorKind::BrokenPipe))
-}
-
-/// Gives this thread an own table of descriptors, with standard input to error only.
-fn own_table(path: &Path) -> Result<()> {
-    const CLOSE_RANGE_UNSHARE: libc::c_uint = 2;
-    // SAFETY: closes copies of descriptors, in a table that no other thread sees; this thread
-    // owns none of them.
-    let done = unsafe {
-        libc::syscall(libc::SYS_close_range, 3 as libc::c_uint, u32::MAX, CLOSE_RANGE_UNSHARE)
-    };
-    match done {
-        0 => Ok(()),
-        _ => Err(Error::system("prepare to attach", path, io::Error::last_os_error())),
-    }
 }
 
 /// Finds a free device and configures it.

@@ -146,6 +146,12 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
             _ => return Err(system(error)),
         },
     }
+    absolute_unasked(path)
+}
+
+/// The path without links but in its last part, which is not looked at.
+fn absolute_unasked(path: &Path) -> Result<PathBuf> {
+    let system = |error| Error::system("find", path, error);
     let Some(name) = path.file_name() else {
         return Err(Error::Invalid { what: format!("{} has no name", path.display()) });
     };
@@ -180,6 +186,19 @@ pub fn clear_stale(path: &Path) -> Result<bool> {
         found = true;
     }
     Err(Error::Busy { path })
+}
+
+/// Ends the connection of a FUSE file of ours whose server is dead: whoever waits for an answer
+/// gets an error. Parts of a killed process may keep it while they wait for an answer themselves.
+/// The mount stays as long as somebody uses it. Asks the server nothing.
+pub fn abort(path: &Path) {
+    let Ok(path) = absolute_unasked(path) else { return };
+    if mounted_at(&path).is_ok_and(|entry| entry.is_some_and(|entry| entry.kind == TYPE)) {
+        let flags = UnmountFlags::NOFOLLOW | UnmountFlags::FORCE;
+        if let Err(error) = rustix::mount::unmount(&path, flags) {
+            tracing::debug!(path = %path.display(), %error, "a dead server's file is still in use");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! longer than usual is in both, and is handed in as two parts. Nothing is copied.
 
 use crate::channel::Received;
-use crate::file::Plan;
+use crate::file::{File, Plan};
 use crate::front::FuseFront;
 use crate::job::{EXTENT_BYTES, Job, Then, Transfer};
 use crate::protocol::LONGEST;
@@ -102,12 +102,11 @@ impl FuseFront {
             }
             Plan::Zero { range, flags } => {
                 let zero = Zero::new(&mount.file, range.clone(), flags);
-                let edges = zero.has_edges();
-                let need = if edges { mount.file.block() as usize } else { 0 };
-                let hold = if edges { Hold::Exclusive } else { Hold::Shared };
-                let blocks = mount.file.blocks(&range);
-                let then = Then::Zero(Box::new(zero));
-                Job::new(at, unique, Transfer::NONE, then).needs(need).holding(blocks, hold)
+                zeroing(at, unique, &mount.file, zero, &range)
+            }
+            Plan::Empty(range) => {
+                let zero = Zero::emptied(&mount.file, range.clone());
+                zeroing(at, unique, &mount.file, zero, &range)
             }
             Plan::Seek { at: from, hole } => {
                 let then = Then::Seek(Seek { at: from, hole, asked: false });
@@ -169,4 +168,12 @@ impl FuseFront {
             self.start(slot);
         }
     }
+}
+
+fn zeroing(at: usize, unique: u64, file: &File, zero: Zero, range: &Range<u64>) -> Job {
+    let edges = zero.has_edges();
+    let need = if edges { file.block() as usize } else { 0 };
+    let hold = if edges { Hold::Exclusive } else { Hold::Shared };
+    let then = Then::Zero(Box::new(zero));
+    Job::new(at, unique, Transfer::NONE, then).needs(need).holding(file.blocks(range), hold)
 }

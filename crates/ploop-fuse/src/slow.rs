@@ -99,6 +99,8 @@ pub(crate) struct Zero {
     flags: Flags,
     /// The partial block that was read.
     filling: Option<Range<u64>>,
+    /// The answer has the file's attributes.
+    emptied: bool,
 }
 
 impl Zero {
@@ -111,7 +113,12 @@ impl Zero {
         } else {
             [some(range.start..whole.start), some(whole.end..range.end)]
         };
-        Self { edges, whole, flags, filling: None }
+        Self { edges, whole, flags, filling: None, emptied: false }
+    }
+
+    /// The whole file, by a truncation.
+    pub(crate) fn emptied(file: &File, range: Range<u64>) -> Self {
+        Self { emptied: true, ..Self::new(file, range, Flags::default()) }
     }
 
     /// Whether there is a partial block.
@@ -142,7 +149,9 @@ impl Zero {
             job.transfer = Transfer::new(Operation::WriteZeroes, self.flags, part);
             self.whole.start += len;
         } else {
-            return Step::Answer(Reply::empty(job.unique));
+            let done =
+                if self.emptied { file.attributes(job.unique) } else { Reply::empty(job.unique) };
+            return Step::Answer(done);
         }
         job.then = Then::Zero(self);
         Step::More
