@@ -179,6 +179,8 @@ impl Registry {
 
     pub(crate) fn remove(&self, id: &str) {
         let _ = fs::remove_file(self.dir.join(format!("{id}.json")));
+        // Of one who was killed while it wrote that.
+        let _ = fs::remove_file(self.dir.join(format!("{id}.json.tmp")));
         let _ = fs::remove_file(self.socket(id));
     }
 

@@ -5,11 +5,11 @@ use ploop_daemon::background::{self, Background};
 use ploop_daemon::control::Client;
 use ploop_daemon::registry::{self, Entry, Registry};
 use ploop_daemon::runtime::ServeSpec;
-use ploop_daemon::{Code, Failure, Result};
+use ploop_daemon::{Code, Failure, Result, users};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a device may stay claimed after its last mount went (delayed puts in the kernel).
+/// How long a dead server's device may stay after its last user went (delayed puts in the kernel).
 const LET_GO: Duration = Duration::from_secs(5);
 /// How long a process may take to end after its sockets were closed.
 const DYING: Duration = Duration::from_secs(1);
@@ -81,14 +81,7 @@ pub fn clear(entry: &Entry, force: bool) -> Result<()> {
         // Still there, so what is mounted is ours.
         not_mounted(entry)?;
         if Instant::now() >= until {
-            let device = entry.device.as_deref().unwrap_or("the device");
-            let message = format!("{device} is open, though its server was killed");
-            let hint = if entry.transport.as_deref() == Some("ublk") {
-                "`ploop attach` takes it over; after that it can be detached".to_owned()
-            } else {
-                format!("`fuser -v {device}` shows by whom")
-            };
-            return Err(Failure::new(Code::DeviceBusy, message).hint(hint));
+            return Err(still_used(entry));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -98,6 +91,22 @@ pub fn clear(entry: &Entry, force: bool) -> Result<()> {
         entry.pid
     );
     Ok(())
+}
+
+fn still_used(entry: &Entry) -> Failure {
+    let device = entry.device.as_deref().unwrap_or("the device");
+    let message = format!("{device} is open, though its server was killed");
+    if entry.transport.as_deref() == Some("ublk") {
+        let hint = "`ploop attach` takes it over; after that it can be detached";
+        return Failure::new(Code::DeviceBusy, message).hint(hint);
+    }
+    let users = users::of_device(Path::new(device));
+    let Some(first) = users.first() else {
+        return Failure::new(Code::DeviceBusy, message)
+            .hint("`ploop detach --force` forgets it; it goes with its last user");
+    };
+    let message = format!("{message}: {}", users::told(&users));
+    Failure::new(Code::DeviceBusy, message).hint(first.hint())
 }
 
 fn not_mounted(entry: &Entry) -> Result<()> {
@@ -114,20 +123,13 @@ fn not_mounted(entry: &Entry) -> Result<()> {
 /// # Errors
 /// 46: its device is mounted or open. The server's own.
 pub fn stop(entry: &Entry, force: bool) -> Result<()> {
-    let until = Instant::now() + LET_GO;
-    loop {
-        if !force {
-            not_mounted(entry)?;
-        }
-        match connect(entry).and_then(|mut server| server.stop(force)) {
-            Err(failure) if failure.code == Code::DeviceBusy && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(failure) if failure.code == Code::Protocol && was_killed(entry)? => {
-                return clear(entry, force);
-            }
-            other => return other,
-        }
+    if !force {
+        not_mounted(entry)?;
+    }
+    // The server waits for those who are about to let go.
+    match connect(entry).and_then(|mut server| server.stop(force)) {
+        Err(failure) if failure.code == Code::Protocol && was_killed(entry)? => clear(entry, force),
+        other => other,
     }
 }
 

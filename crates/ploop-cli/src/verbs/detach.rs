@@ -11,7 +11,8 @@ pub fn run(args: &args::Detach) -> Result<()> {
     let dead = server::dead_of_target(&args.target)?;
     let Some(entry) = server::of_target(&args.target)? else {
         if let Some(dead) = dead {
-            return server::clear(&dead, args.force);
+            server::clear(&dead, args.force)?;
+            return super::leftovers::after(&dead);
         }
         return Err(Failure::new(Code::NotMounted, format!("{target} is not attached"))
             .hint("`ploop list` shows what is"));
@@ -24,5 +25,6 @@ pub fn run(args: &args::Detach) -> Result<()> {
     if args.keep {
         return server::connect(&entry)?.leave();
     }
-    server::stop(&entry, args.force)
+    server::stop(&entry, args.force)?;
+    super::leftovers::after(&entry)
 }

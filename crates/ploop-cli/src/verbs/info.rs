@@ -49,6 +49,7 @@ pub fn run(args: &args::Info, output: Output) -> Result<()> {
     let disk = match locate(&RealDir, &args.disk)? {
         Located::Descriptor(path) | Located::Image(path) => plan::absolute(&path)?,
     };
+    super::leftovers::before(&disk, true);
     let entry = server::of_disk(&disk)?;
     let mut shown = Shown { disk: disk.clone(), ..Shown::default() };
     if args.device {
@@ -119,9 +120,8 @@ fn statfs(disk: &Path, entry: Option<&Entry>, output: Output) -> Result<Statfs> 
         }
         return from_device(server::mountable(entry)?);
     }
-    if let Some(stat) = Statfs::stored(disk) {
-        return Ok(stat);
-    }
+    // What was stored at the last unmount may be of another day: whoever else has mounted the disk
+    // since then has not written it.
     let spec =
         ServeSpec { exports: vec![Export::Loop], ..ServeSpec::private(disk.to_owned(), true) };
     let server = server::start(&spec, output.verbosity)?;

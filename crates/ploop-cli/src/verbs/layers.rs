@@ -176,6 +176,12 @@ fn say(notes: &[Note]) {
     }
 }
 
+/// Merges what waits for it, of a closed disk: temporary snapshots too that nobody has open.
+pub fn merge_waiting(disk: &Path) -> Result<()> {
+    let disk = plan::absolute(disk)?;
+    leftovers(&disk, &options(&disk, false), None)
+}
+
 /// What had to wait for what was just done.
 fn leftovers(disk: &Path, options: &OpenOptions, rate: Option<u64>) -> Result<()> {
     let done = working(disk, rate, "merging what waited for it", |work| {

@@ -10,6 +10,7 @@ pub mod generate;
 pub mod info;
 pub mod init;
 pub mod layers;
+pub mod leftovers;
 pub mod list;
 pub mod map;
 pub mod mount;

@@ -21,6 +21,9 @@ pub fn run(args: &args::Snapshot, output: Output) -> Result<()> {
     plan::not_yet("snapshot", &[("-b", args.cbt.is_some()), ("-d", args.device.is_some())])?;
     let guid = args.uuid.as_deref().map(plan::guid).transpose()?;
     let disks = args.disks.iter().map(|disk| plan::absolute(disk)).collect::<Result<Vec<_>>>()?;
+    for disk in &disks {
+        super::leftovers::before(disk, true);
+    }
     let freeze = !args.no_freeze;
     if disks.len() > 1 {
         let mut entries = Vec::with_capacity(disks.len());

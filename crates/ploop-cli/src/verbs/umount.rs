@@ -8,7 +8,7 @@ use crate::host::statfs::Statfs;
 use crate::plan;
 use crate::show::Output;
 use ploop_daemon::registry::{Entry, Registry};
-use ploop_daemon::{Code, Failure, Result};
+use ploop_daemon::{Code, Failure, Result, users};
 use std::path::Path;
 
 /// Code 40 when it is not mounted.
@@ -27,21 +27,33 @@ pub fn run(args: &args::Umount, _output: Output) -> Result<()> {
     for mount in mounts.iter().rev() {
         unmount(mount)?;
     }
-    if !lives {
-        return server::clear(&entry, false);
+    if lives {
+        server::stop(&entry, false)?
+    } else {
+        server::clear(&entry, false)?
     }
-    server::stop(&entry, false)?;
-    super::tsnapshot::after_umount(&entry)
+    super::leftovers::after(&entry)
 }
 
 fn unmount(mount: &Mount) -> Result<()> {
     use rustix::mount::UnmountFlags;
     let target = mount.target.display();
+    // By its directory the kernel unmounts what lies on top there.
+    if let Some(seen) = mounts::seen_at(&mount.target)?.filter(|seen| seen.id != mount.id) {
+        let (over, source) = (seen.source.display(), mount.source.display());
+        let message = format!("{over} is mounted over {source} on {target}");
+        return Err(Failure::new(Code::DeviceBusy, message).hint(format!("umount {target} first")));
+    }
     match rustix::mount::unmount(&mount.target, UnmountFlags::empty()) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::BUSY) => {
-            Err(Failure::new(Code::DeviceBusy, format!("{target} is in use"))
-                .hint(format!("`fuser -vm {target}` shows by whom")))
+            let users = users::of_mount(&mount.target);
+            let Some(first) = users.first() else {
+                return Err(Failure::new(Code::DeviceBusy, format!("{target} is in use"))
+                    .hint("something is mounted below it, or the kernel uses it"));
+            };
+            let message = format!("{target} is in use: {}", users::told(&users));
+            Err(Failure::new(Code::DeviceBusy, message).hint(first.hint()))
         }
         // Perhaps mounted by a helper that knows more.
         Err(_) => run_program(program("umount", [&mount.target]), Code::Umount),
@@ -76,16 +88,20 @@ fn entry(args: &args::Umount) -> Result<Entry> {
 fn at_mountpoint(dir: &Path) -> Result<Option<Entry>> {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let mut noted = None;
+    let seen = mounts::seen_at(&dir)?;
     let registry = Registry::of_user();
     let living = registry.entries()?;
     // Of the dead there are left those whose device is mounted or open.
     for entry in living.into_iter().chain(registry.dead()?) {
         let mounts = mounts::of_entry(&entry)?;
-        if mounts.iter().any(|mount| mount.target == dir) {
+        // The one that is seen there: mounts of several disks may lie on each other.
+        if let Some(seen) = &seen
+            && mounts.iter().any(|mount| mount.id == seen.id)
+        {
             return Ok(Some(entry));
         }
         // Unmounted by other means: it still waits to be detached.
-        if mounts.is_empty() && entry.mountpoint.as_ref() == Some(&dir) {
+        if mounts.is_empty() && seen.is_none() && entry.mountpoint.as_ref() == Some(&dir) {
             noted = Some(entry);
         }
     }

@@ -19,13 +19,8 @@ use ploop_fuse::{FuseFront, FuseOptions, FuseQueues, FuseServer, LoopDevice, Loo
 use ploop_nbd::ExportInfo;
 use ploop_nbd::kernel::{self, NbdDevice};
 use ploop_ublk::UblkDevice;
-use rustix::fs::{Mode, OFlags};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// How long those who merely read the device (udev, a prober) may take to let go of it.
-const LET_GO: Duration = Duration::from_secs(10);
 
 /// What was exported.
 #[derive(Default)]
@@ -34,9 +29,9 @@ pub struct Exports {
     vhost: Vhost,
     queues: Option<FuseQueues>,
     files: Vec<FuseServer>,
-    loop_file: Option<FuseServer>,
-    device: Option<LoopDevice>,
-    partition: Option<Partition>,
+    pub(super) loop_file: Option<FuseServer>,
+    pub(super) device: Option<LoopDevice>,
+    pub(super) partition: Option<Partition>,
     ublk: Option<UblkDevice>,
     kernel: Option<KernelNbd>,
     /// The kernel's NBD client makes the block device.
@@ -314,28 +309,11 @@ impl Exports {
         ublk.or(kernel).or_else(|| self.partition.as_ref().map(Partition::path))
     }
 
-    /// Why the exports cannot go now: the block device is mounted, or claimed in another way.
-    #[must_use]
-    pub fn busy(&self) -> Option<Failure> {
-        let device = self.device()?;
-        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
-        // Exclusive without O_CREAT: refused while a mount, swap or device-mapper has it or a
-        // partition of it.
-        match rustix::fs::open(device, flags, Mode::empty()) {
-            Err(rustix::io::Errno::BUSY) => {
-                let message = format!("{} is in use", device.display());
-                Some(Failure::new(Code::DeviceBusy, message).hint("unmount it first"))
-            }
-            _ => None,
-        }
-    }
-
-    /// Why the server cannot end so.
+    /// Why the server cannot end so, whoever has the device.
     #[must_use]
     pub fn refuses(&self, how: Ending) -> Option<Failure> {
         match how {
-            Ending::Force => None,
-            Ending::Plain => self.busy(),
+            Ending::Force | Ending::Plain => None,
             Ending::Keep if self.ublk.as_ref().is_some_and(UblkDevice::can_wait) => None,
             Ending::Keep => Some(
                 Failure::new(Code::Device, "the device cannot wait for another server")
@@ -375,8 +353,8 @@ impl Exports {
         Ok(())
     }
 
-    /// Takes them away while the queues still run: caches above write back through them. With
-    /// `force` nobody is waited for.
+    /// Takes them away while the queues still run: caches above write back through them. The
+    /// device has given up (T17) and, unless by force, is released. Nobody is waited for.
     pub fn remove(&mut self, how: Ending) {
         let keep = how == Ending::Keep;
         if keep && let Some(links) = self.links.take() {
@@ -409,12 +387,8 @@ impl Exports {
                 tracing::error!("{}: {error}", path.display());
             }
         }
-        let until = Instant::now() + if how == Ending::Force { Duration::ZERO } else { LET_GO };
-        if let Some(server) = self.loop_file.take() {
-            unmount(server, until);
-        }
-        for server in self.files.drain(..) {
-            unmount(server, Instant::now());
+        for server in self.loop_file.take().into_iter().chain(self.files.drain(..)) {
+            unmount(server);
         }
     }
 }
@@ -428,22 +402,12 @@ impl Drop for Exports {
     }
 }
 
-/// Waits for those who have the file open, then cuts them off.
-fn unmount(mut server: FuseServer, until: Instant) {
-    loop {
-        match server.stop() {
-            Ok(()) => return,
-            Err(error) if error.is_busy() && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(error) => {
-                tracing::warn!("{error}: its users get errors now");
-                if let Err(error) = server.detach_lazy() {
-                    tracing::warn!("{error}");
-                }
-                return;
-            }
-        }
+/// Cuts off whoever has the file open.
+fn unmount(mut server: FuseServer) {
+    let Err(error) = server.stop() else { return };
+    tracing::warn!("{error}: its users get errors now");
+    if let Err(error) = server.detach_lazy() {
+        tracing::warn!("{error}");
     }
 }
 

@@ -53,7 +53,9 @@ impl KernelNbd {
             adopter.adopt(socket, &export, queue);
         }
         // The first open has the kernel look for partitions.
-        let _ = rustix::fs::open(device.path(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let look = || rustix::fs::open(device.path(), flags, Mode::empty()).map(drop);
+        let _ = ploop_fuse::apart(look);
         let path = device.path().to_owned();
         let partition = first_partition(&path);
         let device = Arc::new(Mutex::new(device));
@@ -84,9 +86,11 @@ impl KernelNbd {
     /// The kernel does not let go.
     pub fn disconnect(mut self) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        if let Ok(device) = rustix::fs::open(self.path(), flags, Mode::empty())
-            && let Err(errno) = rustix::fs::fsync(&device)
-        {
+        let sync = || {
+            let device = rustix::fs::open(self.path(), flags, Mode::empty())?;
+            rustix::fs::fsync(&device)
+        };
+        if let Ok(Err(errno)) = ploop_fuse::apart(sync) {
             let path = self.path().display();
             tracing::error!("{path}: what was cached is not on the disk: {errno}");
         }

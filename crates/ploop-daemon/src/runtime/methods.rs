@@ -203,6 +203,12 @@ impl Methods for Control {
             _ => Ending::Plain,
         };
         let event = Event::Stop { how, reply };
+        if how == Ending::Force
+            && let Some(live) = self.live().as_ref()
+        {
+            // T17: certain to come, so whatever the session's thread waits for ends.
+            live.device.give_up(true);
+        }
         self.layers().end_pause();
         let sent = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(event);
         sent.map_err(|_| stopping())?;

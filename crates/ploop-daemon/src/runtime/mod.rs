@@ -11,6 +11,7 @@
 //! | `kernel_nbd` | a device of the kernel's NBD client |
 //! | `vhost` | vhost-user sockets for virtual machines |
 //! | [`exports`] | FUSE files, the loop device and its partition; starts the ublk device |
+//! | `leaving` | who has the block device; taking it away when nobody has |
 //! | [`copier`] | copies of layers: several at a time, at a rate |
 //! | [`cursor`] | the device as something to read, write and seek in |
 //! | [`mapping`] | where the disk is stored |
@@ -29,6 +30,7 @@ pub mod holder;
 pub mod jobs;
 mod kernel_nbd;
 pub mod layers;
+mod leaving;
 mod link;
 pub mod mapping;
 pub mod memory;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// A partition this server added; deleted before the device goes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Partition {
     device: PathBuf,
     path: PathBuf,
@@ -29,6 +29,12 @@ impl Partition {
     /// # Errors
     /// There is one, but the kernel refuses the partition.
     pub fn add_first(device: &Path, block: u64) -> Result<Option<Self>> {
+        // D8: it reads the device, and a kill meanwhile must end that.
+        ploop_fuse::apart(|| Self::add_first_here(device, block))
+            .map_err(|error| Failure::io(Code::System, "a thread for the partitions", &error))?
+    }
+
+    fn add_first_here(device: &Path, block: u64) -> Result<Option<Self>> {
         delete_stale(device);
         let Ok(mut file) = File::open(device) else { return Ok(None) };
         let Some(place) = first(&mut file, block) else { return Ok(None) };
@@ -51,7 +57,11 @@ impl Partition {
     /// # Errors
     /// It is in use.
     pub fn remove(&self) -> Result<()> {
-        ploop_fuse::partition::delete(&self.device, self.number).map_err(|error| {
+        // What is cached of it is written out, to the device.
+        let gone = ploop_fuse::apart(|| ploop_fuse::partition::delete(&self.device, self.number));
+        let gone =
+            gone.map_err(|error| Failure::io(Code::System, "a thread for the partitions", &error))?;
+        gone.map_err(|error| {
             Failure::new(Code::DeviceBusy, format!("{}: {error}", self.path.display()))
         })
     }

@@ -6,6 +6,7 @@
 
 use super::exports::Exports;
 use super::layers::Hold;
+use super::leaving::Busy;
 use super::methods::{Control, Ending, Event, Fixed, Task, version};
 use super::session::Session;
 use super::spec::ServeSpec;
@@ -16,15 +17,17 @@ use crate::failure::OrFail;
 use crate::registry::{Entry, Registry};
 use crate::stats::{Scrape, scrape};
 use crate::{Code, Result};
+use ploop_engine::GiveUp;
 use ploop_image::Disk;
 use sd_notify::NotifyState;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel};
-use std::time::{Duration, SystemTime};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
-/// Between two looks whether a device in use was let go.
-const LOOK: Duration = Duration::from_millis(200);
+/// Between two looks whether a device in use was let go: at first, and when that takes long.
+const LOOK: Duration = Duration::from_millis(50);
+const SELDOM: Duration = Duration::from_secs(2);
 /// How long clients may take to read their last reply.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -39,14 +42,8 @@ pub type Up<'a> = &'a mut dyn FnMut(&Entry, &Path) -> Result<()>;
 pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let (events, inbox) = channel();
     // First of all: a signal between the in-use mark and the handlers would leave the mark.
-    let on_signal = events.clone();
     let hold = Hold::default();
-    let held = hold.clone();
-    let told = move |count| {
-        held.end();
-        drop(on_signal.send(Event::Signal(count)));
-    };
-    signals::on_stop_signal(told).or_fail(Code::System, "signal handlers")?;
+    let give_up = watch_signals(events.clone(), hold.clone())?;
     if let Err(why) = memory::lock() {
         tracing::warn!("{why}");
     }
@@ -58,6 +55,7 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let mut exports = Exports::default();
     let session =
         Session::start(disk, spec, |limits, queues| exports.prepare(spec, limits, queues, traits))?;
+    let _ = give_up.set(session.device().give_up_word());
     let claimed = Registry::of_user().claim(ident, entry).and_then(|mut claim| {
         exports.make(spec, &session, &claim, traits)?;
         claim.update(|entry| note_exports(entry, &exports, metrics.as_ref()))?;
@@ -67,6 +65,7 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let claim = match claimed {
         Ok(claim) => claim,
         Err(failure) => {
+            session.device().give_up(true);
             exports.remove(Ending::Force);
             // The first error is the one to tell.
             let _ = session.stop();
@@ -88,6 +87,8 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     };
     notify(&[NotifyState::Ready, NotifyState::Status(&ready_for)]);
     let (how, waiting) = running.wait(&inbox);
+    // T17: jobs too may wait for space.
+    running.session.device().give_up(true);
     notify(&[NotifyState::Stopping]);
     running.end_jobs(&inbox);
     drop(metrics);
@@ -101,6 +102,20 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
         let _ = std::fs::remove_file(&log);
     }
     result
+}
+
+/// Signals are told to the thread that serves, and end what may keep it from hearing them: a pause
+/// of a client, and requests that wait for space (T17), once there is a device.
+fn watch_signals(events: Sender<Event>, hold: Hold) -> Result<Arc<OnceLock<GiveUp>>> {
+    let give_up: Arc<OnceLock<GiveUp>> = Arc::default();
+    let word = Arc::clone(&give_up);
+    let told = move |count| {
+        word.get().iter().for_each(|word| word.set(true));
+        hold.end();
+        drop(events.send(Event::Signal(count)));
+    };
+    signals::on_stop_signal(told).or_fail(Code::System, "signal handlers")?;
+    Ok(give_up)
 }
 
 /// Tells the service manager, when there is one.
@@ -153,7 +168,7 @@ impl Running {
         let layers = self.control.layers().clone();
         layers.jobs.cancel_all();
         while layers.jobs.any() {
-            match inbox.recv_timeout(LOOK / 10) {
+            match inbox.recv_timeout(LOOK) {
                 Ok(Event::Do(task)) => self.work(task),
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -162,6 +177,7 @@ impl Running {
     }
 
     fn stop(mut self, how: Ending) -> Result<()> {
+        self.session.device().give_up(true);
         self.exports.remove(how);
         let claim = self.control.retire();
         let result = self.session.stop();
@@ -171,47 +187,96 @@ impl Running {
     }
 }
 
+/// Those who want the server to stop when nobody has its device any more.
+#[derive(Default)]
+struct Asked {
+    /// A signal has: it is waited for as long as it takes.
+    signalled: bool,
+    /// What was said of it last.
+    said: String,
+    /// Clients: since when, and who gets the result.
+    clients: Vec<(Instant, SyncSender<Result<()>>)>,
+    /// To the next look.
+    look: Duration,
+}
+
+impl Asked {
+    fn any(&self) -> bool {
+        self.signalled || !self.clients.is_empty()
+    }
+
+    /// Looks are seldom after a while: each goes through all processes of the host.
+    fn next_look(&mut self) -> Option<Duration> {
+        if !self.any() {
+            self.look = LOOK;
+            return None;
+        }
+        if !self.clients.is_empty() {
+            return Some(LOOK);
+        }
+        self.look = (self.look * 2).min(SELDOM);
+        Some(self.look)
+    }
+
+    /// Somebody has the device: whoever has waited long enough for that to pass hears who.
+    fn refuse(&mut self, busy: &Busy) {
+        for (_, reply) in self.clients.extract_if(.., |(since, _)| since.elapsed() >= busy.patience)
+        {
+            let _ = reply.send(Err(busy.failure.clone()));
+        }
+        let words = busy.failure.to_string();
+        if self.signalled && self.said != words {
+            tracing::warn!("{words}: stopping when it is free; a second signal stops at once");
+            self.said = words;
+        }
+    }
+
+    fn replies(self) -> Vec<SyncSender<Result<()>>> {
+        self.clients.into_iter().map(|(_, reply)| reply).collect()
+    }
+}
+
 impl Running {
-    /// Serves until the server is to stop; returns how, and who wants to hear of it.
+    /// Serves until the server is to stop and nobody has its device, which is gone then; returns
+    /// how, and who wants to hear of it.
     fn wait(&mut self, inbox: &Receiver<Event>) -> (Ending, Vec<SyncSender<Result<()>>>) {
-        let mut signalled = false;
+        let mut asked = Asked::default();
         loop {
-            let exports = &self.exports;
-            let event = if signalled {
-                inbox.recv_timeout(LOOK)
-            } else {
-                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            let event = match asked.next_look() {
+                Some(look) => inbox.recv_timeout(look),
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match event {
-                Ok(Event::Signal(1)) => signalled = true,
                 Ok(Event::Do(task)) => {
                     self.work(task);
                     continue;
                 }
+                Ok(Event::Signal(1)) => {
+                    asked.signalled = true;
+                    self.session.device().give_up(true);
+                }
                 // The second signal: whoever still has the device gets errors, the image is closed
                 // clean all the same.
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => {
-                    return (Ending::Force, vec![]);
+                    return (Ending::Force, asked.replies());
                 }
-                Ok(Event::Stop { how, reply }) => match exports.refuses(how) {
-                    Some(failure) => {
-                        let _ = reply.send(Err(failure));
+                Ok(Event::Stop { how: Ending::Plain, reply }) => {
+                    asked.clients.push((Instant::now(), reply));
+                }
+                Ok(Event::Stop { how, reply }) => match self.exports.refuses(how) {
+                    Some(failure) => drop(reply.send(Err(failure))),
+                    None => {
+                        let mut replies = asked.replies();
+                        replies.push(reply);
+                        return (how, replies);
                     }
-                    None => return (how, vec![reply]),
                 },
-                Err(RecvTimeoutError::Timeout) => {
-                    if exports.busy().is_none() {
-                        return (Ending::Plain, vec![]);
-                    }
-                    continue;
-                }
+                Err(RecvTimeoutError::Timeout) => {}
             }
-            if signalled {
-                match exports.busy() {
-                    None => return (Ending::Plain, vec![]),
-                    Some(failure) => tracing::warn!(
-                        "{failure}: stopping when it is free; a second signal stops at once"
-                    ),
+            if asked.any() {
+                match self.exports.release(&self.session) {
+                    Ok(()) => return (Ending::Plain, asked.replies()),
+                    Err(busy) => asked.refuse(&busy),
                 }
             }
         }
