@@ -179,6 +179,25 @@ pub struct Init {
     pub image: PathBuf,
 }
 
+/// Which files a disk may have, of a verb that only reads.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Reading {
+    /// Let the descriptor name images outside its directory
+    #[arg(long)]
+    pub allow_outside: bool,
+}
+
+/// Which files a disk may have and change.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Files {
+    /// Let the descriptor name images outside its directory; they are only read
+    #[arg(long)]
+    pub allow_outside: bool,
+    /// Change such images too, and those with several hard links: whoever else has them sees it
+    #[arg(long)]
+    pub change_shared: bool,
+}
+
 /// How a disk is served.
 #[derive(Debug, Args)]
 pub struct Serving {
@@ -203,9 +222,8 @@ pub struct Serving {
     /// Drop the dirty bitmap (change tracking) rather than refuse to write
     #[arg(long)]
     pub drop_cbt: bool,
-    /// Let the descriptor name images outside its directory
-    #[arg(long)]
-    pub allow_outside: bool,
+    #[command(flatten)]
+    pub files: Files,
     /// Serve metrics for Prometheus over HTTP: unix:PATH or tcp:ADDR:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<String>,
@@ -331,7 +349,8 @@ pub struct Detach {
 /// `ploop mount`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without -m the disk is only attached.
+Without -m the disk is only attached. With mount(8), --allow-outside and --change-shared are options
+behind -o: mount -t ploop -o allow-outside /vz/disk /mnt.
 
 Examples:
   ploop mount -m /mnt /vz/disk
@@ -441,6 +460,8 @@ pub struct Info {
     pub device: bool,
     #[arg(short = 'b', hide = true)]
     pub bat: bool,
+    #[command(flatten)]
+    pub files: Reading,
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
@@ -524,6 +545,8 @@ pub struct Snapshot {
     /// Drop the dirty bitmap (change tracking) rather than refuse
     #[arg(long)]
     pub drop_cbt: bool,
+    #[command(flatten)]
+    pub files: Files,
     /// The disk
     #[arg(value_name = "DISK", required = true)]
     pub disks: Vec<PathBuf>,
@@ -591,6 +614,8 @@ pub struct Check {
     pub defrag: bool,
     #[arg(short = 'u', hide = true)]
     pub uuid: Option<String>,
+    #[command(flatten)]
+    pub files: Reading,
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
@@ -626,6 +651,8 @@ Examples:
   ploop map /vz/disk
   ploop map --json /vz/disk")]
 pub struct Map {
+    #[command(flatten)]
+    pub files: Reading,
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
@@ -693,6 +720,8 @@ pub struct Bench {
     /// What is stored may be lost; needed by modes that write
     #[arg(long)]
     pub destroy: bool,
+    #[command(flatten)]
+    pub files: Files,
     /// The disk, or the file for --raw
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,

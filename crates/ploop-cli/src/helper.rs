@@ -31,6 +31,9 @@ fn mount(words: &[OsString]) -> Result<Option<Vec<OsString>>> {
             Some(("fstype", fstype)) => out.extend(["-t".into(), fstype.into()]),
             None if option == "ro" => out.push("-r".into()),
             None if option == "fsck" => out.push("-F".into()),
+            None if matches!(option, "allow-outside" | "change-shared") => {
+                out.push(format!("--{option}").into());
+            }
             // Of the kind of mount, not of the file system.
             None if matches!(option, "rw" | "defaults" | "auto" | "noauto" | "nofail") => {}
             _ => passed.push(option.to_owned()),
@@ -116,6 +119,10 @@ mod tests {
             Some(
                 "ploop mount -m /mnt -r -F -t xfs -o helper=ploop,noatime,x-systemd.after=a /vz/d"
             )
+        );
+        assert_eq!(
+            meant("mount.ploop /vz/d /mnt -o allow-outside,noatime").as_deref(),
+            Some("ploop mount -m /mnt --allow-outside -o helper=ploop,noatime /vz/d")
         );
         assert_eq!(meant("mount.ploop /vz/d /mnt -f"), None);
         assert_eq!(meant("umount.ploop /mnt -n").as_deref(), Some("ploop umount -m /mnt"));

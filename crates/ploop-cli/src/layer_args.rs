@@ -1,6 +1,6 @@
 //! What was said to the verbs that change layers.
 
-use crate::args::{Mount, Serving};
+use crate::args::{Files, Mount, Serving};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -20,6 +20,8 @@ pub struct SnapshotSwitch {
     /// Keep the present state as a snapshot
     #[arg(short = 'D')]
     pub keep: bool,
+    #[command(flatten)]
+    pub files: Files,
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
@@ -41,6 +43,8 @@ pub struct SnapshotDelete {
     /// How fast, at most
     #[command(flatten)]
     pub pace: Pace,
+    #[command(flatten)]
+    pub files: Files,
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
@@ -69,6 +73,8 @@ pub struct SnapshotMerge {
     /// How fast, at most
     #[command(flatten)]
     pub pace: Pace,
+    #[command(flatten)]
+    pub files: Files,
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
@@ -210,6 +216,8 @@ pub struct Grow {
     /// Drop the dirty bitmap (change tracking) rather than keep it
     #[arg(long)]
     pub drop_cbt: bool,
+    #[command(flatten)]
+    pub files: Files,
     /// The disk, or one image
     #[arg(value_name = "DISK|DELTA")]
     pub target: PathBuf,

@@ -212,7 +212,8 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
         metadata_delay_ms: args.metadata_delay,
         prealloc_bytes: prealloc(&args.prealloc)?,
         drop_cbt: args.drop_cbt,
-        allow_outside: args.allow_outside,
+        allow_outside: args.files.allow_outside,
+        change_shared: args.files.change_shared,
         insecure_listen: args.insecure_listen,
         metrics: args
             .metrics
@@ -275,6 +276,18 @@ fn listen(address: NbdAddr, insecure: bool, what: &str) -> Result<String> {
         tcp @ NbdAddr::Tcp(_) => tcp,
     };
     Ok(address.to_string())
+}
+
+/// A disk that a verb opens in its own process.
+pub fn private(disk: PathBuf, read_only: bool, files: args::Files) -> ServeSpec {
+    let args::Files { allow_outside, change_shared } = files;
+    ServeSpec { allow_outside, change_shared, ..ServeSpec::private(disk, read_only) }
+}
+
+/// The same for a verb that only reads.
+pub fn reading(disk: PathBuf, files: args::Reading) -> ServeSpec {
+    let args::Reading { allow_outside } = files;
+    private(disk, true, args::Files { allow_outside, change_shared: false })
 }
 
 /// The meaning of `attach`; `--via` picks the transport (T10).
@@ -399,7 +412,7 @@ pub fn load(args: &args::Bench) -> Result<Load> {
 
 /// The disk of `bench`: a load that only reads opens it so.
 pub fn bench(args: &args::Bench, load: &Load) -> Result<ServeSpec> {
-    let mut spec = ServeSpec::private(absolute(&args.disk)?, !load.mode.writes());
+    let mut spec = private(absolute(&args.disk)?, !load.mode.writes(), args.files);
     spec.queues = load.queues;
     spec.ring = load.engine;
     spec.prealloc_bytes = prealloc(&args.prealloc)?;

@@ -5,19 +5,20 @@
 
 use crate::failure::OrFail;
 use crate::{Code, Failure, Result};
-use ploop_image::locate::bundle_of;
-use ploop_io::{Ident, RealDir};
+use ploop_image::locate::{DESCRIPTOR, Located, locate};
+use ploop_io::RealDir;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// One server's entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Name of the entry: the base image's `st_dev:st_ino` in hex, with `.PID` behind it when a
-    /// second server has the same base.
+    /// Name of the entry ([`key`]), with `.PID` behind it when another server has the same.
     pub id: String,
     /// The server.
     pub pid: u32,
@@ -29,6 +30,9 @@ pub struct Entry {
     pub images: Vec<PathBuf>,
     /// Opened read-only.
     pub read_only: bool,
+    /// Its descriptor may name images outside its directory.
+    #[serde(default)]
+    pub allow_outside: bool,
     /// The block device.
     pub device: Option<String>,
     /// The device is `/dev/ploop/NAME` too.
@@ -108,15 +112,15 @@ impl Registry {
     ///
     /// # Errors
     /// The directory or the file cannot be written.
-    pub fn claim(&self, base: Ident, mut entry: Entry) -> Result<Claim> {
+    pub fn claim(&self, mut entry: Entry) -> Result<Claim> {
         self.prepare()?;
         let _lock = self.lock()?;
         entry.pid = std::process::id();
         entry.pid_start = start_of(entry.pid).unwrap_or(0);
-        entry.id = format!("{:x}:{:x}", base.dev, base.ino);
+        entry.id = key(&entry.disk);
         let taken = self.load(&entry.id).is_some_and(|other| other.alive());
         if taken {
-            // Read-only servers share a base (T6), and so do clones of one volume.
+            // Read-only servers share a disk (T6).
             entry.id = format!("{}.{}", entry.id, entry.pid);
         }
         let claim = Claim { registry: self.clone(), entry };
@@ -251,18 +255,50 @@ impl Drop for Claim {
     }
 }
 
-/// The entry of a disk: by descriptor, image, or a directory that holds the descriptor.
+/// The name of a disk in the registry (T7). A disk is its descriptor: the images below its top may
+/// belong to others too, and all of them come and go. A descriptor is known by its directory, for
+/// it is written anew with every change, and by its own name where that is not the usual one; a
+/// lone image, and a snapshot that is served by itself, by its file.
+#[must_use]
+pub fn key(disk: &Path) -> String {
+    let ident = |path: &Path| fs::metadata(path).map_or((0, 0), |meta| (meta.dev(), meta.ino()));
+    let is_descriptor = disk.extension().is_some_and(|e| e.eq_ignore_ascii_case("xml"));
+    let (Some(home), true) = (disk.parent(), is_descriptor) else {
+        let (dev, ino) = ident(disk);
+        return format!("{dev:x}:{ino:x}");
+    };
+    let (dev, ino) = ident(home);
+    let name = disk.file_name().unwrap_or_default();
+    if name == DESCRIPTOR {
+        return format!("{dev:x}:{ino:x}");
+    }
+    let hash = name.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{dev:x}:{ino:x}-{hash:x}")
+}
+
+/// The entry of a disk: by its descriptor, the directory of that, or an image that the disk has to
+/// itself. An image of another disk, or of none, means that one, whoever has it below its own.
 #[must_use]
 pub fn of_disk(entries: Vec<Entry>, disk: &Path) -> Option<Entry> {
     let path = fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned());
-    let path = bundle_of(&RealDir, &path).map_or(path.clone(), Path::to_owned);
-    let is_descriptor = |entry: &Entry| !entry.images.contains(&entry.disk);
-    let found = entries.into_iter().filter(|entry| {
-        entry.disk == path
-            || entry.images.contains(&path)
-            || (path.is_dir() && is_descriptor(entry) && entry.disk.parent() == Some(&path))
+    // The descriptor beside it rules; where that cannot be read an image in the disk's directory
+    // still tells.
+    let named = match locate(&RealDir, &path) {
+        Ok(Located::Descriptor(descriptor)) => fs::canonicalize(descriptor).ok(),
+        Ok(Located::Image(_)) | Err(_) => None,
+    };
+    let own = |entry: &Entry| {
+        let inside = entry.disk.parent().is_some_and(|home| path.starts_with(home));
+        inside && entry.images.contains(&path)
+    };
+    let found = entries.into_iter().filter(|entry| match &named {
+        _ if entry.disk == path => true,
+        Some(descriptor) => entry.disk == *descriptor,
+        None => own(entry),
     });
-    // Several can share a base; a writer is the one people mean.
+    // A snapshot has a server of its own; of several for one disk a writer is the one people mean.
     found.min_by_key(|entry| (entry.disk != path, entry.read_only))
 }
 
@@ -291,20 +327,18 @@ fn start_of(pid: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Entry, Registry, start_of};
-    use ploop_io::Ident;
-    use std::path::PathBuf;
+    use super::{Entry, Registry, of_disk, start_of};
+    use std::path::{Path, PathBuf};
 
-    const BASE: Ident = Ident { dev: 0xfe01, ino: 0x1234 };
-
-    fn entry(disk: &str) -> Entry {
+    fn entry(disk: impl AsRef<Path>) -> Entry {
         Entry {
             id: String::new(),
             pid: 0,
             pid_start: 0,
-            disk: PathBuf::from(disk),
+            disk: disk.as_ref().to_owned(),
             images: vec![PathBuf::from("/x/root.hds")],
             read_only: false,
+            allow_outside: false,
             device: Some("/dev/loop77".into()),
             name: None,
             partition: Some("/dev/loop77p1".into()),
@@ -319,8 +353,8 @@ mod tests {
     fn a_claim_is_found_and_goes_with_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         let registry = Registry::at(dir.path());
-        let claim = registry.claim(BASE, entry("/x/DiskDescriptor.xml")).unwrap();
-        assert_eq!(claim.entry().id, "fe01:1234");
+        let claim = registry.claim(entry("/x/DiskDescriptor.xml")).unwrap();
+        assert_eq!(claim.entry().id, super::key("/x/DiskDescriptor.xml".as_ref()));
         let found = registry.by_disk("/x/DiskDescriptor.xml".as_ref()).unwrap().unwrap();
         assert_eq!(&found, claim.entry());
         assert!(registry.by_disk("/x/root.hds".as_ref()).unwrap().is_some());
@@ -332,13 +366,45 @@ mod tests {
     }
 
     #[test]
-    fn a_second_server_of_the_same_base_gets_its_own_name() {
+    fn a_second_server_of_the_same_disk_gets_its_own_name() {
         let dir = tempfile::tempdir().unwrap();
         let registry = Registry::at(dir.path());
-        let first = registry.claim(BASE, entry("/x/a.xml")).unwrap();
-        let second = registry.claim(BASE, entry("/x/b.xml")).unwrap();
+        let first = registry.claim(entry("/x/a.xml")).unwrap();
+        let second = registry.claim(entry("/x/a.xml")).unwrap();
         assert_ne!(first.entry().id, second.entry().id);
         assert_eq!(registry.entries().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_image_of_another_disk_means_that_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, clone) = (dir.path().join("base"), dir.path().join("clone"));
+        for home in [&base, &clone] {
+            std::fs::create_dir(home).unwrap();
+            let path = home.join("root.hds");
+            let options = ploop_image::CreateOptions {
+                size: ploop_format::Sector(2048),
+                version: ploop_format::Version::V2,
+                cluster: ploop_format::ClusterSize::from_sectors(64).unwrap(),
+                kind: ploop_image::Kind::Expanded,
+            };
+            let (files, random) = (ploop_io::RealDir, ploop_io::RealEntropy);
+            ploop_image::create(&files, &random, &path, &options, &mut |_, _| {}).unwrap();
+        }
+        let images = vec![base.join("root.hds"), clone.join("root.hds")];
+        let open = Entry { images, ..entry(clone.join("DiskDescriptor.xml")) };
+        let found = |path: PathBuf| of_disk(vec![open.clone()], &path).is_some();
+        assert!(found(clone.clone()) && found(clone.join("DiskDescriptor.xml")));
+        assert!(found(clone.join("root.hds")));
+        assert!(!found(base.clone()) && !found(base.join("DiskDescriptor.xml")));
+        assert!(!found(base.join("root.hds")));
+        // Nobody's image is not the clone's either, but what lies in its directory is.
+        std::fs::remove_file(base.join("DiskDescriptor.xml")).unwrap();
+        std::fs::remove_file(clone.join("DiskDescriptor.xml")).unwrap();
+        assert!(!found(base.join("root.hds")));
+        assert!(found(clone.join("root.hds")));
+        assert_ne!(super::key(&base.join("DiskDescriptor.xml")), super::key(&open.disk));
+        assert_ne!(super::key(&clone.join("other.xml")), super::key(&open.disk));
     }
 
     #[test]

@@ -33,6 +33,10 @@ pub const TYPE: u32 = 2;
 pub const EMPTY: u32 = 1;
 /// Flag: the image is being converted to the other version.
 pub const CONVERTING: u32 = 2;
+/// Flag: an operation of ours has the image open below the top. Only beside the in-use word, set in
+/// the same sector write; whoever closes the image clears it. The in-use word alone does not tell
+/// who left it, so this is what lets the next open repair such an image (C6).
+pub const BELOW: u32 = 1 << 30;
 /// Flags that are never valid.
 const BAD_FLAGS: u32 = u32::MAX;
 
@@ -425,12 +429,17 @@ impl Header {
         self.raw.extension = at.0.into();
     }
 
+    /// Whether an operation of ours that changes images below the top left the mark.
+    #[must_use]
+    pub const fn is_marked_below(&self) -> bool {
+        matches!(self.in_use(), InUse::InUse) && self.flags() & BELOW != 0
+    }
+
     /// In one sector write: in use, not empty, no extension (F15), and not being converted: in use
     /// with that flag says that the entries are half of each version (T5).
     pub fn stamp(&mut self) {
         self.set_in_use(InUse::InUse);
-        self.set_flag(CONVERTING, false);
-        self.set_flag(EMPTY, false);
+        self.set_flag(CONVERTING | EMPTY | BELOW, false);
         self.set_extension_offset(Sector(0));
     }
 
@@ -443,10 +452,16 @@ impl Header {
         }
     }
 
+    /// As [`Self::stamp`], of an image below the top.
+    pub fn stamp_below(&mut self) {
+        self.stamp();
+        self.set_flag(BELOW, true);
+    }
+
     /// In one sector write: closed, with the extension's place if there is one (F15).
     pub fn close(&mut self, empty: bool, extension: Option<Sector>) {
         self.set_in_use(if extension.is_some() { InUse::ClosedV21 } else { InUse::Closed });
-        self.set_flag(CONVERTING, false);
+        self.set_flag(CONVERTING | BELOW, false);
         self.set_flag(EMPTY, empty);
         self.set_extension_offset(extension.unwrap_or_default());
     }

@@ -19,7 +19,7 @@ pub use error::{BadEntry, EntryFault, FormatError};
 pub use extension::{DirtyBitmap, Extension, ExtensionError};
 pub use geometry::Chs;
 pub use guid::{Guid, GuidError};
-pub use header::{CONVERTING, EMPTY, FileLen, HEADER_BYTES, Header, InUse};
+pub use header::{BELOW, CONVERTING, EMPTY, FileLen, HEADER_BYTES, Header, InUse};
 pub use size::{SizeError, parse_bytes, parse_sectors};
 pub use units::{BatPage, ClusterSize, FileCluster, GuestCluster, Sector, Slot};
 pub use version::Version;

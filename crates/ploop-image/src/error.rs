@@ -51,6 +51,8 @@ pub enum ErrorKind {
     Descriptor,
     /// The gate refused a file outside the disk's directory.
     Gate,
+    /// A file that is not the disk's alone would have to change.
+    Shared,
     /// No such snapshot.
     NoSnapshot,
     /// The image has change tracking, which a writable open would lose.
@@ -69,7 +71,7 @@ impl ErrorKind {
     pub const fn exit_code(self) -> u8 {
         match self {
             Self::Create => 1,
-            Self::Open | Self::Gate => 4,
+            Self::Open | Self::Gate | Self::Shared => 4,
             Self::Read => 6,
             Self::Write | Self::NotClean => 7,
             Self::BadImage => 11,
@@ -116,6 +118,7 @@ impl ErrorKind {
             Self::ImageExists => "image_exists",
             Self::Descriptor => "descriptor",
             Self::Gate => "gate",
+            Self::Shared => "shared",
             Self::NoSnapshot => "no_snapshot",
             Self::ChangeTracking => "change_tracking",
             Self::NotClean => "not_clean",

@@ -2,8 +2,10 @@
 //!
 //! A descriptor comes from whoever made the disk. Without the gate it could name any file of the
 //! host as its base, and a guest would read it.
+//!
+//! The gate is about reading. To change a file takes more: see [`whose`].
 
-use crate::error::{ErrorKind, ImageError, Result};
+use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use ploop_io::Dir;
 use std::fmt;
 use std::path::Path;
@@ -60,6 +62,22 @@ pub(crate) fn pass(
         ImageError::new(ErrorKind::Gate, text)
     })?;
     Ok(real)
+}
+
+/// Why a file may be another disk's too: such a file is read, and changed only when the caller
+/// says so. `None`: it is the disk's own. Both paths are canonical.
+pub(crate) fn whose(dir: &dyn Dir, home: &Path, file: &Path) -> Result<Option<String>> {
+    if !file.starts_with(home) {
+        return Ok(Some(format!("it lies outside the directory of the disk, {}", home.display())));
+    }
+    let links = dir.stat(file).at(ErrorKind::Open, "cannot find", file)?.links;
+    Ok((links > 1).then(|| format!("the file has {links} names (hard links)")))
+}
+
+/// The error of a file that is not the disk's alone and would have to change.
+pub(crate) fn not_own(file: &Path, why: &str) -> ImageError {
+    let text = format!("{} would change, and it may belong to others: {why}", file.display());
+    ImageError::new(ErrorKind::Shared, text)
 }
 
 #[cfg(test)]

@@ -22,9 +22,6 @@ pub struct Info {
     pub levels: usize,
     /// The top's file.
     pub top: PathBuf,
-    /// Who the base is, for the registry: device and inode.
-    #[serde(skip)]
-    pub ident: ploop_io::Ident,
 }
 
 /// What is in `.statfs`: written when a file system was unmounted.
@@ -67,10 +64,9 @@ pub const STATFS: &str = ".statfs";
 /// As opening it read-only, locks aside.
 pub fn info(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Info> {
     let plan = plan::Plan::make(dir, &*options.gate, target, None)?;
-    let (Some(base), Some(top)) = (plan.members.first(), plan.members.last()) else {
+    let Some(top) = plan.members.last() else {
         return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
     };
-    let ident = dir.stat(&base.path).at(ErrorKind::Stat, "cannot stat", &base.path)?.ident;
     let parsed = plan.document.as_ref().map(|d| &d.parsed);
     let levels = plan.members.len();
     if top.claim == plan::Claim::Raw {
@@ -82,7 +78,6 @@ pub fn info(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Info>
             fmt_version: 0,
             levels,
             top: top.path.clone(),
-            ident,
         });
     }
     let file =
@@ -94,7 +89,6 @@ pub fn info(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Info>
         fmt_version: head.version_number(),
         levels,
         top: top.path.clone(),
-        ident,
     })
 }
 

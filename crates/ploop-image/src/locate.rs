@@ -66,15 +66,6 @@ pub fn locate_file(dir: &dyn Dir, target: &Path) -> Result<Located> {
     }
 }
 
-/// The directory whose placeholder a file is: its name stands for the disk in there.
-#[must_use]
-pub fn bundle_of<'a>(dir: &dyn Dir, path: &'a Path) -> Option<&'a Path> {
-    let home = path.parent()?;
-    let len = |path: &Path| dir.stat(path).ok().filter(|s| s.is_file).map(|s| s.len);
-    let placeholder = len(path).is_some_and(|len| is_placeholder(path, len));
-    (placeholder && len(&home.join(DESCRIPTOR)).is_some()).then_some(home)
-}
-
 /// Parallels Desktop puts an empty file of the bundle's name into it.
 fn is_placeholder(path: &Path, len: u64) -> bool {
     len == 0 && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("hdd"))

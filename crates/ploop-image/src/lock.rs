@@ -180,13 +180,12 @@ fn absent(error: &io::Error) -> bool {
 }
 
 /// The error of a lock that was not to be had: names the holder when somebody knows it (T6).
-/// `idents` are the file itself and the base, the registry's key.
 pub(crate) fn refused(
     path: &Path,
-    idents: &[Ident],
+    ident: Option<Ident>,
     who: Option<&(dyn Fn(Ident) -> Option<String> + Send + Sync)>,
 ) -> ImageError {
-    let holder = who.and_then(|who| idents.iter().find_map(|ident| who(*ident)));
+    let holder = who.zip(ident).and_then(|(who, ident)| who(ident));
     let holder = holder.unwrap_or_else(|| "another process".to_owned());
     ImageError::new(ErrorKind::InUse, format!("{} is in use by {holder}", path.display()))
         .hint("stop the other one first; two read-only opens may share a disk")

@@ -78,7 +78,7 @@ impl Disk {
             return Err(ImageError::new(ErrorKind::Param, "a snapshot needs a descriptor"));
         };
         let guid = wish.guid.unwrap_or_else(|| store::new_guid(entropy));
-        let file = document.parsed.delta_file(store::new_guid(entropy));
+        let file = store::delta_file(dir, entropy, document);
         let text = with_snapshot(document, guid, &file, wish.temporary)?;
         let path = document.home().join(&file);
         let owner = owner::of_delta(dir, &self.prepared.top()?.path, &document.path, &path);
@@ -175,7 +175,7 @@ fn take(
         Some(ready) => (ready.guid, ready.file.clone()),
         None => (
             wish.guid.unwrap_or_else(|| store::new_guid(entropy)),
-            document.parsed.delta_file(store::new_guid(entropy)),
+            store::delta_file(dir, entropy, &document),
         ),
     };
     let text = with_snapshot(&document, guid, &file, wish.temporary)?;

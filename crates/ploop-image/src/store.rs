@@ -25,6 +25,18 @@ pub(crate) fn file_name(path: &Path) -> Result<String> {
     })
 }
 
+/// A new name for a delta of the disk: beside the first image, when that lies in the disk's own
+/// directory, else in that directory itself.
+pub(crate) fn delta_file(dir: &dyn Dir, entropy: &dyn Entropy, document: &Document) -> String {
+    let file = document.parsed.delta_file(new_guid(entropy));
+    let Some((folder, name)) = file.rsplit_once('/') else { return file };
+    let folder = dir.canonical(&document.home().join(format!("{folder}/")));
+    match folder.is_ok_and(|folder| folder.starts_with(document.home())) {
+        true => file,
+        false => name.to_owned(),
+    }
+}
+
 /// A text staged beside its descriptor: durable, not in force.
 #[derive(Clone, Debug)]
 pub(crate) struct Staged {

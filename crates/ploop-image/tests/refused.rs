@@ -61,11 +61,12 @@ fn the_top_is_exclusive_whatever_descriptor_names_it() {
     let other = tempfile::tempdir().unwrap();
     fs::hard_link(disk.image(), other.path().join("root.hds")).unwrap();
     fs::copy(&disk.made.descriptor, other.path().join("DiskDescriptor.xml")).unwrap();
-    let first = disk.open().unwrap();
-    assert_eq!(refused(other.path(), &quick()).1, 37);
+    let how = OpenOptions { change_shared: true, ..quick() };
+    let first = open(disk.home.path(), &how).unwrap();
+    assert_eq!(refused(other.path(), &how).1, 37);
     first.abort().unwrap();
-    let second = open(other.path(), &quick()).unwrap();
-    assert_eq!(refused(disk.home.path(), &quick()).1, 37);
+    let second = open(other.path(), &how).unwrap();
+    assert_eq!(refused(disk.home.path(), &how).1, 37);
     second.abort().unwrap();
 }
 
@@ -84,7 +85,8 @@ fn clones_of_one_base_run_at_once() {
     }
     let one = disk.open().unwrap();
     let two = open(clone.path(), &quick()).unwrap();
-    // Nobody writes the base under them.
+    // Nobody writes the base under them, whatever he asks for.
+    let how = OpenOptions { change_shared: true, ..quick() };
     let lone = tempfile::tempdir().unwrap();
     fs::hard_link(disk.image(), lone.path().join("root.hds")).unwrap();
     restore_descriptor(
@@ -96,7 +98,7 @@ fn clones_of_one_base_run_at_once() {
         None,
     )
     .unwrap();
-    assert_eq!(refused(lone.path(), &quick()).1, 37);
+    assert_eq!(refused(lone.path(), &how).1, 37);
     one.abort().unwrap();
     two.abort().unwrap();
 }
@@ -169,7 +171,14 @@ fn files_outside_the_directory_need_a_gate() {
     edit(&disk, &absolute, "link.hds");
     std::os::unix::fs::symlink(&moved, disk.home.path().join("link.hds")).unwrap();
     assert_eq!(refused(disk.home.path(), &quick()).0, ErrorKind::Gate);
+    // Through it the file is read; to be changed takes more.
     let any = OpenOptions { gate: Arc::new(AnyFile), ..quick() };
+    assert_eq!(refused(disk.home.path(), &any).0, ErrorKind::Shared);
+    open(disk.home.path(), &OpenOptions { read_only: true, ..any.clone() })
+        .unwrap()
+        .abort()
+        .unwrap();
+    let any = OpenOptions { change_shared: true, ..any };
     open(disk.home.path(), &any).unwrap().abort().unwrap();
 }
 

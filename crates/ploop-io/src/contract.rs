@@ -305,6 +305,8 @@ pub struct Stat {
     pub ident: Ident,
     /// Length in bytes.
     pub len: u64,
+    /// Names it has (hard links).
+    pub links: u64,
     /// A regular file.
     pub is_file: bool,
     /// A directory.

@@ -103,6 +103,8 @@ bugs! {
     Decision MarkNot "the in-use mark is not set (I12)",
     Fault RecordEarly "a change is taken off the record when its write begins (F2)",
     Decision RecordNot "a change is not put on record (F2)",
+    Layer SharedWritten "a file that others may have too is changed without being asked for",
+    Layer BaseCutAtOpen "a mark below the top that nobody of ours left is cleared by an open (C6)",
     Layer ExchangeUnsure "a descriptor that may go is taken for the one that stays (F12)",
     Layer MergeDropsZeros "a merge leaves zeros out where a lower level has the cluster",
     Layer MergeLowest "a merge takes a cluster from the lowest level that has it",

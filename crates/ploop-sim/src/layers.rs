@@ -123,10 +123,10 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// A refusal is an answer: other snapshots may lie on what would change.
+/// A refusal is an answer: other snapshots may lie on what would change, or it is another disk's.
 fn said<T>(result: Result<T, ImageError>) -> Result<(), ImageError> {
     match result {
-        Err(error) if error.kind() == ErrorKind::Param => Ok(()),
+        Err(error) if matches!(error.kind(), ErrorKind::Param | ErrorKind::Shared) => Ok(()),
         result => result.map(drop),
     }
 }

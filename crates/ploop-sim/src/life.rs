@@ -5,7 +5,7 @@ use crate::scene;
 use ploop_engine::{
     CloseReport, Device, DeviceOptions, DeviceSpec, Errno, Keeper, OnEnospc, Queue, Request,
 };
-use ploop_image::{Disk, Exchange, ImageError, LockWait, OpenOptions, Ready, Wish};
+use ploop_image::{AnyFile, Disk, Exchange, ImageError, LockWait, OpenOptions, Ready, Wish};
 use ploop_io::Io;
 use ploop_io::sim::{IoProbe, Rng, SimIo, SimWorld};
 use std::path::Path;
@@ -68,10 +68,12 @@ pub struct Opening {
     pub direct: bool,
 }
 
-/// Options for the image code in a simulation: it never sleeps for a lock.
+/// Options for the image code in a simulation: it never sleeps for a lock, and a base may be that
+/// of another disk.
 #[must_use]
 pub fn open_options(direct: bool) -> OpenOptions {
-    OpenOptions { direct, wait: LockWait::NONE, ..OpenOptions::default() }
+    let gate = Arc::new(AnyFile);
+    OpenOptions { direct, wait: LockWait::NONE, gate, ..OpenOptions::default() }
 }
 
 impl Life {

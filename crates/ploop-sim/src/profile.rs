@@ -14,6 +14,8 @@ pub struct Profile {
     pub levels: usize,
     /// The base is a plain file.
     pub raw: bool,
+    /// The base is another disk's, in that one's directory, and carries a mark of somebody's.
+    pub shared: bool,
     /// Clusters of the device.
     pub clusters: u64,
     /// Clusters the workload goes to.
@@ -111,6 +113,7 @@ const FIELDS: &[Field] = &[
     ("space", |p| p.space.unwrap_or(0), |p, v| p.space = (v != 0).then_some(v)),
     field!(levels: usize),
     field!(raw: bool),
+    field!(shared: bool),
     field!(clusters: u64),
     field!(hot: usize),
     field!(queues: usize),
@@ -159,6 +162,7 @@ impl Profile {
             version: Version::V2,
             levels: 1,
             raw: false,
+            shared: false,
             clusters: 24,
             hot: 6,
             queues: 2,
@@ -310,6 +314,7 @@ impl Profile {
             version: if rng.chance(1, 4) { Version::V1 } else { Version::V2 },
             levels: rng.between(1, 4) as usize,
             raw: rng.chance(1, 5),
+            shared: false,
             clusters: if big { 1100 } else { rng.between(8, 40) },
             hot: rng.between(2, 10) as usize,
             queues: rng.between(1, 3) as usize,
@@ -337,9 +342,13 @@ impl Profile {
 
     /// Little traffic, and what follows it looked at closely.
     fn operations(seed: u64) -> Self {
+        let swarm = Self::swarm(seed);
+        let shared = seed % 4 == 3 && !swarm.raw;
         Self {
             name: "operations".into(),
             layers: true,
+            shared,
+            levels: swarm.levels.max(if shared { 2 } else { 1 }),
             operations: 4,
             live: 20,
             requests: 12,
@@ -348,7 +357,7 @@ impl Profile {
             space: None,
             // Hardly any of the disk's operations fail, but some of the calls.
             rates: Rates { short: u32::from(seed.is_multiple_of(2)), ..Rates::default() },
-            ..Self::swarm(seed)
+            ..swarm
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::life::{Life, OpenError, Opening, Turn, open_options};
 use crate::model::{Model, Wrong};
+use crate::scene;
 use crate::stamp::Value;
 use crate::traffic::{Traffic, Wish};
 use ploop_engine::Operation;
@@ -33,8 +34,11 @@ pub struct Subject<'a> {
 /// The check itself failed.
 pub fn look(world: &SimWorld, target: &Path) -> Result<CheckReport, String> {
     let options = CheckOptions { force: true, duplicates: true, ..CheckOptions::default() };
-    check(&world.dir(), target, &options, &open_options(false))
-        .map_err(|e| format!("check failed: {}", OpenError::Image(e)))
+    let mut report = check(&world.dir(), target, &options, &open_options(false))
+        .map_err(|e| format!("check failed: {}", OpenError::Image(e)))?;
+    // What another disk's base is like is not this disk's doing.
+    report.images.retain(|image| Path::new(&image.image) != Path::new(scene::OTHER));
+    Ok(report)
 }
 
 /// What the in-use mark may be.

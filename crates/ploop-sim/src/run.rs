@@ -109,6 +109,8 @@ struct Sim<'a> {
     touched: BTreeSet<u64>,
     /// Levels of the disk now.
     levels: usize,
+    /// The base that is another disk's, as it was made.
+    other: Option<u64>,
     round: usize,
     /// The device did not end with a clean close: what it holds is to be compared as after a crash.
     came_back: bool,
@@ -145,6 +147,7 @@ impl<'a> Sim<'a> {
             points: Points::default(),
             touched: BTreeSet::new(),
             levels: 1,
+            other: None,
             round: 0,
             came_back: false,
             killed: None,
@@ -179,6 +182,11 @@ impl<'a> Sim<'a> {
                 self.cut_raw()?;
             }
             self.layer(&layers::OPS[0])?;
+        }
+        if self.profile.shared {
+            scene::give_base_away(&self.world)?;
+            self.look_at_levels()?;
+            self.other = self.world.hash_file(Path::new(scene::OTHER)).ok();
         }
         for round in 0..self.profile.rounds {
             self.round = round + 1;
@@ -258,6 +266,10 @@ impl<'a> Sim<'a> {
 
     /// The chain as it is now.
     fn look_at_levels(&mut self) -> Step {
+        if self.other.is_some() && self.other != self.world.hash_file(Path::new(scene::OTHER)).ok()
+        {
+            return Err("I6: a file that is another disk's changed".into());
+        }
         self.lower = scene::lower_images(&self.world)?;
         self.levels = self.lower.len() + 1;
         Ok(())

@@ -3,11 +3,11 @@
 use crate::life::{OpenError, open_options};
 use crate::profile::{Profile, cluster};
 use ploop_format::descriptor::{Descriptor, Temporary};
-use ploop_format::{Guid, ImageType, Sector};
+use ploop_format::{Guid, ImageType, InUse, Sector};
 use ploop_image::layers::describe;
 use ploop_image::{CreateOptions, Kind, create, snapshot};
-use ploop_io::Dir;
 use ploop_io::sim::SimWorld;
+use ploop_io::{Dir, OpenHow};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +40,38 @@ pub fn add_level(world: &SimWorld, number: u64) -> Result<(), String> {
     snapshot(&world.dir(), &world.entropy(number), target, None, &open_options(false))
         .map_err(|e| format!("snapshot: {}", OpenError::Image(e)))?;
     Ok(())
+}
+
+/// Where the base of another disk lies.
+pub const OTHER: &str = "/other/root.hds";
+
+/// Makes the base that of another disk: it lies in another directory, with clusters behind its last
+/// one, and a mark that no operation of this disk left. Nobody has it open.
+///
+/// # Errors
+/// The base is not where it was made.
+pub fn give_base_away(world: &SimWorld) -> Result<(), String> {
+    let told = |e: std::io::Error| e.to_string();
+    let (home, other) = (Path::new(HOME), Path::new(OTHER));
+    let folder = other.parent().unwrap_or(home);
+    world.mkdir(folder);
+    let dir = world.dir();
+    dir.rename(&home.join("root.hds"), other).map_err(told)?;
+    let text = dir.read_small(Path::new(DESCRIPTOR), 1 << 20).map_err(told)?;
+    let text =
+        String::from_utf8_lossy(&text).replace("<File>root.hds<", "<File>../other/root.hds<");
+    let file = dir.open(Path::new(DESCRIPTOR), OpenHow { write: true, ..OpenHow::default() });
+    let file = file.map_err(told)?;
+    file.write_at(text.as_bytes(), 0).map_err(told)?;
+    file.sync().map_err(told)?;
+    let base = dir.open(other, OpenHow { write: true, ..OpenHow::default() }).map_err(told)?;
+    let mut header = [0; 512];
+    base.read_at(&mut header, 0).map_err(told)?;
+    header[44..48].copy_from_slice(&InUse::InUse.word().to_le_bytes());
+    base.write_at(&header, 0).map_err(told)?;
+    base.set_len(base.len().map_err(told)? + 2 * cluster().bytes()).map_err(told)?;
+    base.sync().map_err(told)?;
+    dir.sync_dir(home).and_then(|()| dir.sync_dir(folder)).map_err(told)
 }
 
 /// The base, where it is raw.

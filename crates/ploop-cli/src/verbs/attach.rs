@@ -19,7 +19,7 @@ struct Attached<'a> {
 /// Prints the device's path when it is ready.
 pub fn run(args: &args::Attach, output: Output) -> Result<()> {
     let mut spec = plan::attach(&args.disk, &args.via, &args.serving)?;
-    super::leftovers::before(&spec.disk, !spec.read_only);
+    super::leftovers::before(&spec.disk, !spec.read_only, spec.allow_outside);
     spec.name = args.name.as_deref().map(|name| plan::device_name(name, &spec.disk)).transpose()?;
     if args.foreground {
         return runtime::serve(&spec, &mut |entry: &Entry, _log: &Path| told(entry, output));

@@ -3,7 +3,7 @@
 use crate::plan;
 use crate::show::{self, Output, json};
 use crate::{args, host::server};
-use ploop_daemon::runtime::{ServeSpec, open};
+use ploop_daemon::runtime::open;
 use ploop_daemon::{Code, Failure, Result};
 use ploop_image::check::ImageReport;
 use ploop_image::{CheckOptions, CheckReport};
@@ -37,7 +37,7 @@ pub fn run(args: &args::Check, output: Output) -> Result<u8> {
         return Err(Failure::new(Code::InUse, message).hint("stop its server first"));
     }
     let options = CheckOptions { force: args.force, duplicates: args.check, read_only: args.ro };
-    let how = open::options(&ServeSpec::private(disk.clone(), true));
+    let how = open::options(&plan::reading(disk.clone(), args.files));
     let report = ploop_image::check(&RealDir, &disk, &options, &how)?;
     let code = report.exit_code();
     if output.json {

@@ -57,6 +57,8 @@ fn snapshot(
 ) -> Result<String> {
     let image = ploop_image::layers::image_of(&RealDir, &entry.disk, plan::guid(uuid)?)?;
     let mut spec = ServeSpec::private(image, true);
+    // What its disk may have it may have.
+    spec.allow_outside = entry.allow_outside;
     spec.exports = vec![Export::Nbd { address, name: args.export_name.clone() }];
     let started = server::start(&spec, output.verbosity)?.entry;
     Ok(started.exports.into_iter().next().unwrap_or_default())
@@ -73,7 +75,7 @@ fn remove(args: &args::Export, address: String) -> Result<()> {
     let disk = open(args)?;
     let same = entry.id == disk.id;
     let of_snapshot = entry.read_only && entry.exports.len() == 1 && entry.device.is_none();
-    if !same && of_snapshot && entry.images.first() == disk.images.first() {
+    if !same && of_snapshot && named(&disk, entry) {
         return server::stop(entry, args.force);
     }
     if !same {
@@ -82,4 +84,12 @@ fn remove(args: &args::Export, address: String) -> Result<()> {
     }
     let call = UnexportCall { address, force: Some(args.force) };
     server::connect(entry)?.export_remove(&call)
+}
+
+/// The disk's descriptor names the image that the other server shows.
+fn named(disk: &Entry, other: &Entry) -> bool {
+    let Some(home) = disk.disk.parent() else { return false };
+    let is = |file: &str| std::fs::canonicalize(home.join(file)).is_ok_and(|p| p == other.disk);
+    ploop_image::layers::describe(&RealDir, &disk.disk)
+        .is_ok_and(|parsed| parsed.images.iter().any(|image| is(&image.file)))
 }

@@ -49,7 +49,7 @@ pub fn run(args: &args::Info, output: Output) -> Result<()> {
     let disk = match locate(&RealDir, &args.disk)? {
         Located::Descriptor(path) | Located::Image(path) => plan::absolute(&path)?,
     };
-    super::leftovers::before(&disk, true);
+    super::leftovers::before(&disk, true, args.files.allow_outside);
     let entry = server::of_disk(&disk)?;
     let mut shown = Shown { disk: disk.clone(), ..Shown::default() };
     if args.device {
@@ -60,10 +60,10 @@ pub fn run(args: &args::Info, output: Output) -> Result<()> {
         shown.partition = Some(server::mountable(entry)?.to_owned());
     }
     if args.size {
-        shown.size = Some(size(&disk)?);
+        shown.size = Some(size(&disk, args.files)?);
     }
     if !args.size && !args.device {
-        shown.file_system = Some(usage(statfs(&disk, entry.as_ref(), output)?));
+        shown.file_system = Some(usage(statfs(&disk, entry.as_ref(), args.files, output)?));
     }
     if output.json {
         json::print(&shown);
@@ -103,8 +103,8 @@ fn usage(stat: Statfs) -> Usage {
 }
 
 /// From the headers; they can be read while the disk is open.
-fn size(disk: &Path) -> Result<Size> {
-    let how = open::options(&ServeSpec::private(disk.to_owned(), true));
+fn size(disk: &Path, files: args::Reading) -> Result<Size> {
+    let how = open::options(&plan::reading(disk.to_owned(), files));
     let info = ploop_image::info(&RealDir, disk, &how)?;
     Ok(Size {
         size_bytes: info.size << 9,
@@ -113,7 +113,12 @@ fn size(disk: &Path) -> Result<Size> {
     })
 }
 
-fn statfs(disk: &Path, entry: Option<&Entry>, output: Output) -> Result<Statfs> {
+fn statfs(
+    disk: &Path,
+    entry: Option<&Entry>,
+    files: args::Reading,
+    output: Output,
+) -> Result<Statfs> {
     if let Some(entry) = entry.filter(|entry| entry.device.is_some()) {
         if let Some(mount) = mounts::of_entry(entry)?.first() {
             return Statfs::of_mount(&mount.target);
@@ -122,8 +127,8 @@ fn statfs(disk: &Path, entry: Option<&Entry>, output: Output) -> Result<Statfs> 
     }
     // What was stored at the last unmount may be of another day: whoever else has mounted the disk
     // since then has not written it.
-    let spec =
-        ServeSpec { exports: vec![Export::Loop], ..ServeSpec::private(disk.to_owned(), true) };
+    let reading = plan::reading(disk.to_owned(), files);
+    let spec = ServeSpec { exports: vec![Export::Loop], ..reading };
     let server = server::start(&spec, output.verbosity)?;
     let entry = server.entry.clone();
     let stat = server::mountable(&entry).and_then(from_device);

@@ -2,6 +2,7 @@
 //! its server does the work (`online.rs`): same words, same result.
 
 use super::online;
+use crate::args::Files;
 use crate::host::server;
 use crate::show::progress::Progress;
 use crate::show::{Output, json};
@@ -36,7 +37,7 @@ pub fn switch_to(args: &args::SnapshotSwitch, output: Output) -> Result<()> {
     }
     let guid = plan::guid(&args.uuid)?;
     let disk = closed(&args.disk)?;
-    let options = options(&disk, false);
+    let options = options(&disk, false, args.files);
     let done = switch(&RealDir, &RealEntropy, &disk, guid, args.keep, &options)?;
     say(&done.notes);
     // Who lay on what was dropped may be an only child now.
@@ -61,7 +62,7 @@ pub fn remove(args: &args::SnapshotDelete, output: Output) -> Result<()> {
     if let Some(entry) = server::of_disk(&disk)? {
         return online::remove(&entry, guid, rate, output);
     }
-    let (deleted, copied_bytes) = remove_closed(&disk, guid, rate, args.pace.drop_cbt)?;
+    let (deleted, copied_bytes) = remove_closed(&disk, guid, rate, args.pace.drop_cbt, args.files)?;
     if output.json {
         json::print(&Shown { deleted, copied_bytes });
     }
@@ -74,8 +75,9 @@ pub fn remove_closed(
     guid: Guid,
     rate: Option<u64>,
     drop_cbt: bool,
+    files: Files,
 ) -> Result<(&'static str, u64)> {
-    let options = options(disk, drop_cbt);
+    let options = options(disk, drop_cbt, files);
     let done = working(disk, rate, "merging", |work| {
         delete(&RealDir, &RealEntropy, disk, guid, &options, work)
     })?;
@@ -115,7 +117,7 @@ pub fn merge_levels(args: &args::SnapshotMerge, output: Output) -> Result<()> {
         let call = MergeCall { uuid, all: Some(args.all), rate_bytes: rate };
         return online::merge(&entry, &call, output);
     }
-    let options = options(&disk, args.pace.drop_cbt);
+    let options = options(&disk, args.pace.drop_cbt, args.files);
     let done = working(&disk, rate, "merging", |work| {
         merge(&RealDir, &RealEntropy, &disk, which, &options, work)
     })?;
@@ -143,7 +145,7 @@ pub fn larger(args: &args::Grow, output: Output) -> Result<()> {
     if let Some(entry) = server::of_disk(&target)? {
         return online::grow(&entry, size.bytes(), output);
     }
-    let done = grow(&RealDir, &target, size, &options(&target, args.drop_cbt))?;
+    let done = grow(&RealDir, &target, size, &options(&target, args.drop_cbt, args.files))?;
     say(&done.notes);
     if output.json {
         let (before_bytes, size_bytes) = (done.before.bytes(), done.size.bytes());
@@ -162,8 +164,8 @@ fn closed(disk: &Path) -> Result<PathBuf> {
     Ok(disk)
 }
 
-fn options(disk: &Path, drop_cbt: bool) -> OpenOptions {
-    open::options(&ServeSpec { drop_cbt, ..ServeSpec::private(disk.to_owned(), false) })
+fn options(disk: &Path, drop_cbt: bool, files: Files) -> OpenOptions {
+    open::options(&ServeSpec { drop_cbt, ..plan::private(disk.to_owned(), false, files) })
 }
 
 fn rate(pace: &args::Pace) -> Result<Option<u64>> {
@@ -177,9 +179,11 @@ fn say(notes: &[Note]) {
 }
 
 /// Merges what waits for it, of a closed disk: temporary snapshots too that nobody has open.
-pub fn merge_waiting(disk: &Path) -> Result<()> {
+/// Nothing is changed that is not the disk's own.
+pub fn merge_waiting(disk: &Path, allow_outside: bool) -> Result<()> {
     let disk = plan::absolute(disk)?;
-    leftovers(&disk, &options(&disk, false), None)
+    let files = Files { allow_outside, change_shared: false };
+    leftovers(&disk, &options(&disk, false, files), None)
 }
 
 /// What had to wait for what was just done.

@@ -5,6 +5,7 @@
 //! mounts, and is left alone. A temporary snapshot that no server has is merged away.
 
 use super::{layers, online};
+use crate::args::Files;
 use crate::host::{mounts, server};
 use crate::show::Output;
 use ploop_daemon::registry::{Entry, Registry};
@@ -23,11 +24,11 @@ use std::time::{Duration, Instant};
 const FREED: Duration = Duration::from_millis(500);
 
 /// Before a verb works on a disk. What cannot be taken away is said, and the verb goes on.
-pub fn before(disk: &Path, writes: bool) {
+pub fn before(disk: &Path, writes: bool, allow_outside: bool) {
     if let Err(failure) = clear_dead(disk) {
         tracing::warn!("{failure}");
     }
-    if writes && let Err(failure) = merge_temporary(disk, true) {
+    if writes && let Err(failure) = merge_temporary(disk, true, allow_outside) {
         tracing::warn!("a temporary snapshot of {} stays: {failure}", disk.display());
     }
 }
@@ -37,7 +38,7 @@ pub fn after(entry: &Entry) -> Result<()> {
     let of_snapshot = entry.images.contains(&entry.disk);
     let home = if of_snapshot { entry.disk.parent() } else { Some(entry.disk.as_path()) };
     let Some(home) = home else { return Ok(()) };
-    match merge_temporary(home, false) {
+    match merge_temporary(home, false, entry.allow_outside) {
         Err(failure) if of_snapshot => Err(Failure {
             message: format!("the temporary snapshot stays: {}", failure.message),
             ..failure
@@ -56,17 +57,17 @@ pub fn taking() -> Result<File> {
 }
 
 /// Merges a snapshot away, by the disk's server when it has one.
-pub fn delete(disk: &Path, guid: Guid) -> Result<()> {
+pub fn delete(disk: &Path, guid: Guid, files: Files) -> Result<()> {
     match server::of_disk(disk)? {
         Some(entry) => online::remove(&entry, guid, None, QUIET),
-        None => layers::remove_closed(disk, guid, None, false).map(drop),
+        None => layers::remove_closed(disk, guid, None, false, files).map(drop),
     }
 }
 
 const QUIET: Output = Output { json: false, verbosity: 0 };
 
 /// Merges the temporary snapshots of a disk that nobody uses; `say` that they are.
-fn merge_temporary(disk: &Path, say: bool) -> Result<()> {
+fn merge_temporary(disk: &Path, say: bool, allow_outside: bool) -> Result<()> {
     let left = temporary(disk);
     if left.is_empty() {
         return Ok(());
@@ -78,7 +79,10 @@ fn merge_temporary(disk: &Path, say: bool) -> Result<()> {
         tracing::warn!("the temporary snapshot {guid} was left: it is merged away");
     }
     let Some(entry) = server::of_disk(disk)?.filter(|entry| !entry.read_only) else {
-        return if left.is_empty() { Ok(()) } else { layers::merge_waiting(disk) };
+        return match left.is_empty() {
+            true => Ok(()),
+            false => layers::merge_waiting(disk, allow_outside),
+        };
     };
     left.iter().try_for_each(|(guid, _)| online::remove(&entry, *guid, None, QUIET))
 }
@@ -112,8 +116,8 @@ fn clear_dead(disk: &Path) -> Result<()> {
     if dead.is_empty() {
         return Ok(());
     }
-    let own = images(disk);
-    for entry in dead.iter().filter(|entry| entry.images.iter().any(|image| own.contains(image))) {
+    let own = names(disk);
+    for entry in dead.iter().filter(|entry| own.contains(&entry.disk)) {
         if entry.transport.as_deref() == Some("loop") && registry.has_device(entry) {
             unmount_dead(entry)?;
         }
@@ -130,8 +134,9 @@ fn clear_dead(disk: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The images of a disk, as servers have noted them.
-fn images(disk: &Path) -> Vec<PathBuf> {
+/// What servers of a disk, and of its snapshots, have noted as theirs: the descriptor, and images
+/// in the disk's own directory. Others may be of another disk.
+fn names(disk: &Path) -> Vec<PathBuf> {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let home = match locate(&RealDir, disk) {
         Ok(Located::Descriptor(path)) => path,
@@ -139,8 +144,11 @@ fn images(disk: &Path) -> Vec<PathBuf> {
         Err(_) => return Vec::new(),
     };
     let Ok(parsed) = describe(&RealDir, &home) else { return Vec::new() };
-    let home = home.parent().unwrap_or(Path::new("."));
-    parsed.images.iter().map(|image| real(&home.join(&image.file))).collect()
+    let descriptor = real(&home);
+    let home = descriptor.parent().unwrap_or(Path::new("/"));
+    let images = parsed.images.iter().map(|image| real(&home.join(&image.file)));
+    let own: Vec<_> = images.filter(|image| image.starts_with(home)).collect();
+    own.into_iter().chain([descriptor.clone()]).collect()
 }
 
 fn unmount_dead(entry: &Entry) -> Result<()> {

@@ -5,7 +5,7 @@ use crate::host::server;
 use crate::plan;
 use crate::show::{Output, json, table};
 use ploop_daemon::control::types::Extent;
-use ploop_daemon::runtime::{ServeSpec, Session, mapping, open};
+use ploop_daemon::runtime::{Session, mapping, open};
 use ploop_daemon::{Result, registry::Entry};
 use serde::Serialize;
 use std::path::Path;
@@ -44,7 +44,7 @@ pub fn run(args: &args::Map, output: Output) -> Result<()> {
     // Mappings may not have been written yet: a running server knows better than the files.
     let mapped = match server::of_disk(&disk)? {
         Some(entry) => from_server(&entry)?,
-        None => from_files(&disk)?,
+        None => from_files(&disk, args.files)?,
     };
     if output.json {
         print_json(mapped)
@@ -70,8 +70,8 @@ fn from_server(entry: &Entry) -> Result<Mapped> {
     })
 }
 
-fn from_files(disk: &Path) -> Result<Mapped> {
-    let spec = ServeSpec::private(disk.to_owned(), true);
+fn from_files(disk: &Path, files: args::Reading) -> Result<Mapped> {
+    let spec = plan::reading(disk.to_owned(), files);
     let session = Session::start(open(&spec)?, &spec, |_, _| Ok(Vec::new()))?;
     let limits = session.device().limits();
     let images = session

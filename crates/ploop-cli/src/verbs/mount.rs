@@ -38,7 +38,11 @@ pub fn run(args: &args::Mount, output: Output) -> Result<()> {
     let [disk] = args.disks.as_slice() else {
         return Err(Failure::parameter("which disk?"));
     };
-    super::leftovers::before(disk, !args.read_only && !args.serving.ro);
+    super::leftovers::before(
+        disk,
+        !args.read_only && !args.serving.ro,
+        args.serving.files.allow_outside,
+    );
     let target = args.mountpoint.as_deref().map(absolute_dir).transpose()?;
     let (entry, started) = attached(disk, args, output)?;
     let done = mount(&entry, args, target.as_deref());

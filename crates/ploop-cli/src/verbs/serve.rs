@@ -9,7 +9,7 @@ use std::path::Path;
 /// Serves until a signal or a control client stops it.
 pub fn run(args: &args::Serve) -> Result<()> {
     let spec = plan::serve(args)?;
-    super::leftovers::before(&spec.disk, !spec.read_only);
+    super::leftovers::before(&spec.disk, !spec.read_only, spec.allow_outside);
     runtime::serve(&spec, &mut |entry: &Entry, _log: &Path| {
         for export in &entry.exports {
             show::line(format!("ready {export}"));

@@ -22,7 +22,7 @@ pub fn run(args: &args::Snapshot, output: Output) -> Result<()> {
     let guid = args.uuid.as_deref().map(plan::guid).transpose()?;
     let disks = args.disks.iter().map(|disk| plan::absolute(disk)).collect::<Result<Vec<_>>>()?;
     for disk in &disks {
-        super::leftovers::before(disk, true);
+        super::leftovers::before(disk, true, args.files.allow_outside);
     }
     let freeze = !args.no_freeze;
     if disks.len() > 1 {
@@ -43,7 +43,8 @@ pub fn run(args: &args::Snapshot, output: Output) -> Result<()> {
         return online::snapshot(&entry, guid, freeze, output);
     }
     let drop_cbt = args.drop_cbt;
-    let how = open::options(&ServeSpec { drop_cbt, ..ServeSpec::private(disk.clone(), false) });
+    let how =
+        open::options(&ServeSpec { drop_cbt, ..plan::private(disk.clone(), false, args.files) });
     let taken = ploop_image::snapshot(&RealDir, &RealEntropy, disk, guid, &how)?;
     for note in &taken.notes {
         tracing::warn!("{note}");

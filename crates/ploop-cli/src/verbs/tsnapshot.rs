@@ -6,7 +6,7 @@ use crate::host::server;
 use crate::show::Output;
 use crate::{layer_args, plan};
 use ploop_daemon::Result;
-use ploop_daemon::runtime::{ServeSpec, open};
+use ploop_daemon::runtime::open;
 use ploop_image::{Wish, snapshot_as};
 use ploop_io::{RealDir, RealEntropy};
 
@@ -14,14 +14,14 @@ use ploop_io::{RealDir, RealEntropy};
 pub fn run(args: layer_args::TemporarySnapshot, output: Output) -> Result<()> {
     plan::not_yet("tsnapshot", &[("-c", args.component.is_some()), ("-d", args.device.is_some())])?;
     let guid = args.uuid.as_deref().map(plan::guid).transpose()?;
-    let disk = plan::absolute(&args.disk)?;
-    leftovers::before(&disk, true);
+    let (disk, files) = (plan::absolute(&args.disk)?, args.serving.files);
+    leftovers::before(&disk, true, files.allow_outside);
     // Nobody takes it for one that was left, before its server has it.
     let _taking = leftovers::taking()?;
     let guid = match server::of_disk(&disk)? {
         Some(entry) => online::temporary(&entry, guid)?,
         None => {
-            let options = open::options(&ServeSpec::private(disk.clone(), false));
+            let options = open::options(&plan::private(disk.clone(), false, files));
             let wish = Wish { guid, temporary: true, ready: None };
             snapshot_as(&RealDir, &RealEntropy, &disk, &wish, &options)?.guid
         }
@@ -29,7 +29,7 @@ pub fn run(args: layer_args::TemporarySnapshot, output: Output) -> Result<()> {
     let mounted = mount::run(&args.mount(disk.clone(), guid.to_string()), output);
     if mounted.is_err() {
         // The first error is the one to tell.
-        let _ = leftovers::delete(&disk, guid);
+        let _ = leftovers::delete(&disk, guid, files);
     }
     mounted
 }

@@ -13,7 +13,7 @@ use ploop_engine::remote::RemoteHandle;
 use ploop_engine::{Device, Limits};
 use ploop_format::{Descriptor, Guid, Sector};
 use ploop_image::layers::{Deleted, InTurn, Which, Work};
-use ploop_image::{Held, OpenOptions, Result as ImageResult, Wish, layers, snapshot_as};
+use ploop_image::{ErrorKind, Held, OpenOptions, Result as ImageResult, Wish, layers, snapshot_as};
 use ploop_io::{RealDir, RealEntropy};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -22,6 +22,10 @@ use std::time::{Duration, Instant};
 
 /// Longest pause that a client may ask for.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// How to merge into a file that is not the disk's alone, of a disk that is open.
+const SHARED: &str = "detach the disk first, then --change-shared lets it be changed, for all who \
+    have it; or attach the disk with --change-shared";
 
 /// What is to be done while a client holds the device paused.
 type Inside = Box<dyn FnOnce(&OpenOptions) + Send>;
@@ -249,9 +253,13 @@ impl Layers {
         let _turn = self.jobs.turn("a snapshot-delete")?;
         self.writable()?;
         let target = self.target.clone();
-        let (done, _) = self.pause(Vec::new(), move |options| {
+        let done = self.pause(Vec::new(), move |options| {
             let work = &mut Work { progress: &mut |_, _| true, copier: &InTurn };
             layers::delete(&RealDir, &RealEntropy, &target, guid, options, work)
+        });
+        let (done, _) = done.map_err(|failure| match &*failure.kind {
+            "shared" => failure.hint(SHARED),
+            _ => failure,
         })?;
         let deleted = match done {
             Deleted::Removed(_) => "removed",
@@ -267,7 +275,13 @@ impl Layers {
     /// Something else runs (17), or the disk is read-only (38). What goes wrong later is the job's.
     pub fn merge(&self, which: Which, rate: Option<u64>) -> Result<u64> {
         let turn = self.jobs.turn("a merge")?;
-        self.writable()?;
+        let facts = self.writable()?;
+        let may = layers::may_merge(&RealDir, &self.target, which, &facts.options);
+        if let Err(error) = may
+            && error.kind() == ErrorKind::Shared
+        {
+            return Err(Failure::from(error).hint(SHARED));
+        }
         let job = self.jobs.begin(turn, "merge", rate);
         let id = job.id();
         let layers = self.clone();

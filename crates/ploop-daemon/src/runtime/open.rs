@@ -18,7 +18,8 @@ pub fn options(spec: &ServeSpec) -> OpenOptions {
         records: Some(Arc::new(RealRecords::at(Registry::of_user().dir()))),
         ..OpenOptions::default()
     };
-    if spec.allow_outside {
+    options.change_shared = spec.change_shared;
+    if spec.allow_outside || spec.change_shared {
         options.gate = Arc::new(ploop_image::AnyFile);
     }
     options
@@ -36,6 +37,9 @@ pub fn open(spec: &ServeSpec) -> Result<Disk> {
     Ok(disk)
 }
 
+/// How to change a file that is not the disk's alone.
+const CHANGE_SHARED: &str = "--change-shared lets it be changed, for everybody who has it";
+
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
         let code = Code::from_number(u64::from(error.exit_code())).unwrap_or(Code::Internal);
@@ -46,6 +50,7 @@ impl From<ImageError> for Failure {
         match hint {
             Some(hint) => failure.hint(hint),
             None if error.kind() == ErrorKind::Gate => failure.hint(outside),
+            None if error.kind() == ErrorKind::Shared => failure.hint(CHANGE_SHARED),
             None => failure,
         }
     }

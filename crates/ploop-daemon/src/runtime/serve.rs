@@ -50,13 +50,13 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     let mut metrics = listen_for_metrics(spec)?;
     let disk = open(spec)?;
     let entry = entry(spec, &disk);
-    let (ident, version) = (disk.ident(), version(&disk.spec()));
+    let version = version(&disk.spec());
     let traits = Traits::of(&disk);
     let mut exports = Exports::default();
     let session =
         Session::start(disk, spec, |limits, queues| exports.prepare(spec, limits, queues, traits))?;
     let _ = give_up.set(session.device().give_up_word());
-    let claimed = Registry::of_user().claim(ident, entry).and_then(|mut claim| {
+    let claimed = Registry::of_user().claim(entry).and_then(|mut claim| {
         exports.make(spec, &session, &claim, traits)?;
         claim.update(|entry| note_exports(entry, &exports, metrics.as_ref()))?;
         exports.link(spec.name.as_deref())?;
@@ -146,7 +146,7 @@ impl Running {
         up: Up<'_>,
     ) -> Result<Server> {
         let (entry, log, socket) = ready;
-        // The log of a server before us with the same base.
+        // The log of a server of this disk before us.
         let _ = std::fs::remove_file(&log);
         let methods = Arc::clone(&self.control) as Arc<dyn crate::control::Methods>;
         let server = Server::start(&socket, Arc::clone(&methods))?;
@@ -295,6 +295,7 @@ fn entry(spec: &ServeSpec, disk: &Disk) -> Entry {
         disk: std::fs::canonicalize(&path).unwrap_or(path),
         images,
         read_only: disk.read_only(),
+        allow_outside: spec.allow_outside || spec.change_shared,
         device: None,
         name: spec.name.clone(),
         partition: None,

@@ -28,6 +28,9 @@ pub struct ServeSpec {
     pub drop_cbt: bool,
     /// The descriptor may name files outside its directory.
     pub allow_outside: bool,
+    /// Files may be changed that others may have too; the descriptor may name such.
+    #[serde(default)]
+    pub change_shared: bool,
     /// NBD and metrics may listen on addresses other hosts can reach (T3).
     pub insecure_listen: bool,
     /// Where metrics are served over HTTP: `unix:PATH` or `tcp:HOST:PORT`.
@@ -128,6 +131,7 @@ impl ServeSpec {
             prealloc_bytes: DeviceOptions::default().prealloc_bytes,
             drop_cbt: false,
             allow_outside: false,
+            change_shared: false,
             insecure_listen: false,
             metrics: None,
             name: None,

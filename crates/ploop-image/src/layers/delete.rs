@@ -2,7 +2,7 @@
 //! there are several.
 
 use super::merge::{Merged, Which, merge};
-use super::{Work, document, refused, same, unlink};
+use super::{Work, document, must_be_own, refused, same, unlink};
 use crate::error::Result;
 use crate::open::plan::Reach;
 use crate::open::{Note, OpenOptions, Prepared};
@@ -50,6 +50,8 @@ pub fn delete(
             return Ok(Deleted::Merged(merged));
         }
         _ => {
+            // What is marked now takes in its last child later.
+            must_be_own(dir, &planned, guid, options)?;
             parsed.set_temporary(guid, Temporary::Yes).map_err(no)?;
             (parsed.top, None)
         }

@@ -6,6 +6,7 @@ use super::target::{good, stamp as mark};
 use crate::close::finish;
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::extension::{self, Extension};
+use crate::gate::{self, OpenGate};
 use crate::head;
 use crate::locate::{self, Located};
 use crate::open::plan::{Document, Reach};
@@ -54,7 +55,7 @@ pub fn grow(dir: &dyn Dir, target: &Path, size: Sector, options: &OpenOptions) -
         None => grow_raw(&mut prepared, size)?,
         Some(head) => {
             let new = new_header(&head.header, size)?;
-            check_above(dir, &prepared, reach.tip, &new)?;
+            check_above(dir, &prepared, reach.tip, &new, &*options.gate)?;
             grow_ploop(&mut prepared, &new, kept, &options)?;
             new.size()
         }
@@ -98,11 +99,17 @@ fn new_header(old: &Header, size: Sector) -> Result<Header> {
 }
 
 /// A level is never larger than the one above it.
-fn check_above(dir: &dyn Dir, prepared: &Prepared, tip: Guid, new: &Header) -> Result<()> {
+fn check_above(
+    dir: &dyn Dir,
+    prepared: &Prepared,
+    tip: Guid,
+    new: &Header,
+    gate: &dyn OpenGate,
+) -> Result<()> {
     let Some(document) = &prepared.document else { return Ok(()) };
     for child in document.parsed.children(tip) {
         let Some(image) = document.parsed.image(child.guid) else { continue };
-        let path = document.home().join(&image.file);
+        let path = gate::pass(dir, gate, document.home(), &document.home().join(&image.file))?;
         let file = dir.open(&path, OpenHow::default()).at(ErrorKind::Open, "cannot open", &path)?;
         let above = head::Head::read(&*file, &path)?;
         if new.entries() > above.entries() {

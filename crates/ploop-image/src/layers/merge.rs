@@ -13,7 +13,7 @@
 
 use super::lookup::{self, AHEAD, Found, Lookup};
 use super::target::Target;
-use super::{Move, Work, document, grow, refused, same, sync, unlink};
+use super::{Move, Work, document, grow, must_be_own, refused, same, sync, unlink};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::open::plan::{Document, Reach};
 use crate::open::{Level, Note, OpenOptions, Prepared};
@@ -174,6 +174,19 @@ pub fn merge(
     Ok(Merged { image, levels: gone.len(), bytes, notes })
 }
 
+/// Whether a merge would change only files that are the disk's own, or all if the options say so.
+///
+/// # Errors
+/// It would change another: which, and why it is taken for another's. Or as [`merge`].
+pub fn may_merge(dir: &dyn Dir, target: &Path, which: Which, options: &OpenOptions) -> Result<()> {
+    let planned = document(dir, target)?;
+    let plan = Plan::make(&planned, which)?;
+    for guid in plan.chain() {
+        must_be_own(dir, &planned, guid, options)?;
+    }
+    Ok(())
+}
+
 /// Makes an image as large as the frozen ones that go into it, while a device that shows them
 /// pauses: [`merge`] can then go on beside the device, for it moves nothing that is read.
 ///
@@ -214,7 +227,9 @@ pub fn merge_leftovers(
         let Some((parent, child)) = next else { return Ok(done) };
         match merge(dir, entropy, target, Which::One(child), options, work) {
             Ok(merged) => done.push(merged),
-            Err(error) if error.kind() == ErrorKind::InUse => skipped.push(parent),
+            Err(error) if matches!(error.kind(), ErrorKind::InUse | ErrorKind::Shared) => {
+                skipped.push(parent);
+            }
             Err(error) => return Err(error),
         }
     }

@@ -32,17 +32,18 @@ pub use copy::{Copier, InTurn, Move};
 pub use delete::{Deleted, delete};
 pub use grow::{Grown, grow};
 pub use lower::{drop_empty, lower};
-pub use merge::{Merged, Which, fit, merge, merge_leftovers};
+pub use merge::{Merged, Which, fit, may_merge, merge, merge_leftovers};
 pub use switch::{Switched, switch};
 pub use turn::{Dropped, Turned, drop_covered, turn};
 
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::gate;
 use crate::locate::{self, Located};
-use crate::open::Note;
 use crate::open::plan::Document;
+use crate::open::{Note, OpenOptions};
 use ploop_format::{Descriptor, DescriptorError, Guid, ImageRef};
 use ploop_io::Dir;
-use ploop_io::planted::{Bug, synced};
+use ploop_io::planted::{Bug, on, synced};
 use std::path::{Path, PathBuf};
 
 /// How a long operation talks to whoever started it.
@@ -105,6 +106,24 @@ fn same(planned: &Document, locked: Option<&Document>) -> Result<()> {
     }
     let text = format!("{} changed while it was being locked", planned.path.display());
     Err(ImageError::new(ErrorKind::InUse, text).hint("try again"))
+}
+
+/// An image that is to change, now or by what follows, is the disk's own.
+fn must_be_own(
+    dir: &dyn Dir,
+    document: &Document,
+    guid: Guid,
+    options: &OpenOptions,
+) -> Result<()> {
+    let Some(image) = document.parsed.image(guid).filter(|_| !options.change_shared) else {
+        return Ok(());
+    };
+    let home = document.home();
+    let path = gate::pass(dir, &*options.gate, home, &home.join(&image.file))?;
+    match gate::whose(dir, home, &path)? {
+        Some(why) if !on(Bug::SharedWritten) => Err(gate::not_own(&path, &why)),
+        _ => Ok(()),
+    }
 }
 
 /// What a descriptor says no to, with the exit code of the original.

@@ -48,9 +48,10 @@ pub(super) fn grow_level(level: &mut Level, used: &mut FixedBitSet, new: &Header
 
 fn put_header(level: &mut Level, new: &Header) -> Result<()> {
     let written = head::rewrite(&*level.file, &level.path, |header| {
-        let in_use = header.in_use();
+        let (in_use, below) = (header.in_use(), header.is_marked_below());
         *header = *new;
         header.set_in_use(in_use);
+        header.set_flag(ploop_format::BELOW, below);
         header.set_flag(ploop_format::EMPTY, false);
         header.set_extension_offset(Sector(0));
     })?;

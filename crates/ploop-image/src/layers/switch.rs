@@ -44,7 +44,7 @@ pub fn switch(
     let options = OpenOptions { read_only: false, ..options.clone() };
     let kept = keep.then(|| store::new_guid(entropy));
     let mut parsed = planned.parsed.clone();
-    let file = parsed.delta_file(store::new_guid(entropy));
+    let file = store::delta_file(dir, entropy, &planned);
     let dropped = parsed.switch(guid, &file, kept).map_err(|e| refused(&planned.path, e))?;
     let text = parsed.to_xml().map_err(|e| refused(&planned.path, e))?;
     // The top's exclusive lock: nobody has the disk open.

@@ -268,7 +268,7 @@ pub(super) fn good(level: &Level, head: &Head) -> Result<Scan> {
 /// The in-use mark, durable before the first change (I12); a ragged end is rounded up (F14).
 pub(super) fn stamp(level: &mut Level) -> Result<()> {
     let Some(head) = &mut level.head else { return Ok(()) };
-    head.header = head::rewrite(&*level.file, &level.path, |header| header.stamp())?;
+    head.header = head::rewrite(&*level.file, &level.path, |header| header.stamp_below())?;
     let whole = head.table(level.len).rounded_up().len;
     sync(&*level.file, Bug::NoSyncMergeMark)?;
     if whole != level.len {

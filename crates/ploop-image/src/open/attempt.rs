@@ -95,6 +95,7 @@ fn attempt(
     // T5: nobody said what else belongs to a lone image, so it is only read.
     let whole = reach.is_some() || (plan.document.is_some() && plan.frozen.is_none());
     let writable = !options.read_only && whole;
+    plan.keep_to_own(writable, reach, options)?;
     let mut lck = None;
     let mut beside = false;
     // An operation that only reads a part of the tree has the file already.
@@ -131,8 +132,7 @@ fn attempt(
         let got = options.held.try_level(&opened.path, &opened.file, mode, level == 0);
         if !got.at(ErrorKind::System, "cannot lock", &opened.path)? {
             let who = options.who.as_deref();
-            let idents = [opened.ident, files[0].ident];
-            return Ok(Attempt::Busy(lock::refused(&opened.path, &idents, who)));
+            return Ok(Attempt::Busy(lock::refused(&opened.path, Some(opened.ident), who)));
         }
     }
     // Whoever had the locks before us may have taken a snapshot.
@@ -169,15 +169,15 @@ pub(crate) fn share(file: &File, path: &Path, options: &OpenOptions) -> Result<(
             return Ok(());
         }
         if !options.wait.again(&mut spent) {
-            let idents: Vec<_> = file.ident().into_iter().collect();
-            return Err(lock::refused(path, &idents, options.who.as_deref()));
+            return Err(lock::refused(path, file.ident().ok(), options.who.as_deref()));
         }
     }
 }
 
-/// The `.lck` file is taken: by a server of ours when the registry knows the base, else by a tool.
+/// The `.lck` file is taken: by a server of ours when the registry knows the top, which no other
+/// disk has, else by a tool.
 fn lck_busy(descriptor: &Path, plan: &Plan, dir: &dyn Dir, options: &OpenOptions) -> ImageError {
-    let ident = plan.members.first().and_then(|base| dir.stat(&base.path).ok()).map(|s| s.ident);
+    let ident = plan.disk_top().and_then(|top| dir.stat(&top).ok()).map(|stat| stat.ident);
     let holder = options.who.as_deref().zip(ident).and_then(|(who, ident)| who(ident));
     match holder {
         Some(holder) => ImageError::new(

@@ -28,6 +28,8 @@ pub(crate) struct Level {
     pub len: u64,
     /// It is open for writing.
     pub write: bool,
+    /// It may be changed: the disk's own, or the caller says so.
+    pub own: bool,
 }
 
 /// A disk that is open, locked and checked, but not marked.
@@ -37,6 +39,8 @@ pub(crate) struct Prepared {
     pub document: Option<super::plan::Document>,
     pub levels: Vec<Level>,
     pub writable: bool,
+    /// The last level is not the disk's top: an operation on a part of the tree.
+    pub below_top: bool,
     pub cluster: ClusterSize,
     pub size: Sector,
     pub preallocated: bool,
@@ -69,17 +73,26 @@ impl Prepared {
         options: &OpenOptions,
         reach: Option<&Reach>,
     ) -> Result<Self> {
-        let mut locked = attempt::lock_all(dir, target, options, reach)?;
-        if !options.read_only {
-            let marked = settle::marked(&mut locked, options)?;
-            if !marked.is_empty() {
-                drop(locked);
-                for (level, path) in &marked {
-                    settle::settle(dir, path, *level == 0, options)?;
-                }
-                locked = attempt::lock_all(dir, target, options, reach)?;
-            }
+        let prepared = Self::open_once(dir, target, options, reach)?;
+        // The whole chain was accepted: only now is anything below the top written (C6).
+        let marked = settle::marked(&prepared, options);
+        if marked.is_empty() {
+            return Ok(prepared);
         }
+        drop(prepared);
+        for (level, path) in &marked {
+            settle::settle(dir, path, *level == 0, options)?;
+        }
+        Self::open_once(dir, target, options, reach)
+    }
+
+    fn open_once(
+        dir: &dyn Dir,
+        target: &Path,
+        options: &OpenOptions,
+        reach: Option<&Reach>,
+    ) -> Result<Self> {
+        let mut locked = attempt::lock_all(dir, target, options, reach)?;
         for (opened, member) in locked.files.iter().zip(&locked.plan.members) {
             if locked.writable && (member.write || member.written && !on(Bug::BaseUnsynced)) {
                 // F6: what a former process wrote may be in the page cache only.
@@ -101,7 +114,7 @@ impl Prepared {
         let Locked { plan, files, writable, lck, mut notes } = locked;
         let descriptor = plan.document.as_ref().map(|d| d.path.clone());
         let parsed = plan.document.as_ref().map(|d| &d.parsed);
-        let Some((ident, top)) = files.first().map(|f| f.ident).zip(levels.last()) else {
+        let Some((ident, top)) = files.last().map(|f| f.ident).zip(levels.last()) else {
             return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
         };
         let said = parsed.map_or(0, |d| d.size_sectors);
@@ -133,12 +146,15 @@ impl Prepared {
         }
         // The word is about the first image; deltas on it grow as they are written (C8).
         let preallocated = levels.len() == 1 && parsed.is_some_and(|d| d.preallocated);
+        let last = plan.members.last().map(|member| member.guid);
+        let below_top = parsed.is_some_and(|parsed| Some(parsed.top) != last);
         let document = plan.document;
         Ok(Self {
             descriptor,
             document,
             levels,
             writable,
+            below_top,
             cluster,
             size,
             preallocated,
@@ -191,7 +207,7 @@ impl Prepared {
         };
         let found = scan(&*level.file, &head.table(level.len), &[], &mut |_| {});
         let bad = found.at(ErrorKind::Read, "cannot read the BAT of", &level.path)?.bad;
-        let good = bad == 0 && head.check_writable(&level.path).is_ok();
+        let good = bad == 0 && level.own && head.check_writable(&level.path).is_ok();
         let below = self.levels.len() - 2;
         self.levels[below].write = good;
         Ok(())
@@ -268,14 +284,17 @@ fn scan_top(top: &Level, table: &Table, changes: &[(GuestCluster, u32)]) -> Resu
 fn read_levels(locked: &mut Locked, options: &OpenOptions) -> Result<Vec<Level>> {
     let mut levels = Vec::with_capacity(locked.files.len());
     for (n, opened) in locked.files.iter_mut().enumerate() {
-        let write = locked.writable && locked.plan.members[n].write;
+        let member = &locked.plan.members[n];
+        let write = locked.writable && member.write;
+        let own = options.change_shared || member.shared.is_none();
         let head = opened.head(&options.held)?;
         let Opened { path, file, .. } = opened;
         let len = file.len().at(ErrorKind::Stat, "cannot stat", path)?;
         if options.direct && !file.caps().direct {
             locked.notes.push(Note::Buffered(path.clone()));
         }
-        levels.push(Level { path: path.clone(), file: file.clone(), head, len, write });
+        let (path, file) = (path.clone(), file.clone());
+        levels.push(Level { path, file, head, len, write, own });
     }
     // Said once: the files of a disk share a file system nearly always.
     let mut said = false;

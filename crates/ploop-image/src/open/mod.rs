@@ -40,6 +40,9 @@ pub struct OpenOptions {
     pub direct: bool,
     /// Which files the descriptor may name.
     pub gate: Arc<dyn OpenGate>,
+    /// Files may be changed that others may have too: outside the disk's directory, or with more
+    /// than one name.
+    pub change_shared: bool,
     /// How long to wait for another process's locks.
     pub wait: LockWait,
     /// Names the other process.
@@ -62,6 +65,7 @@ impl Default for OpenOptions {
             drop_cbt: false,
             direct: true,
             gate: Arc::new(InsideDirectory),
+            change_shared: false,
             wait: LockWait::SOME,
             who: None,
             records: None,
@@ -79,6 +83,7 @@ impl fmt::Debug for OpenOptions {
             .field("drop_cbt", &self.drop_cbt)
             .field("direct", &self.direct)
             .field("gate", &self.gate)
+            .field("change_shared", &self.change_shared)
             .field("wait", &self.wait)
             .field("records", &self.records)
             .finish_non_exhaustive()
@@ -185,7 +190,8 @@ impl Disk {
         self.prepared.levels.iter().map(|level| level.path.as_path())
     }
 
-    /// Who the base is: the registry's key (T7).
+    /// Who the file is that [`Disk::target`] names when it is no descriptor: a lone image, or the
+    /// image of a snapshot.
     #[must_use]
     pub fn ident(&self) -> Ident {
         self.prepared.ident

@@ -4,9 +4,11 @@ use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::gate::{self, OpenGate};
 use crate::locate::{self, Located};
 use crate::moved;
+use crate::open::OpenOptions;
 use ploop_format::descriptor::Temporary;
 use ploop_format::{Descriptor, Guid, ImageRef, ImageType};
 use ploop_io::Dir;
+use ploop_io::planted::{Bug, on};
 use std::path::{Path, PathBuf};
 
 /// Longest chain (T12).
@@ -38,6 +40,8 @@ pub(crate) struct Member {
     pub claim: Claim,
     /// It is written, when the disk is.
     pub write: bool,
+    /// Why it may be another disk's too ([`gate::whose`]); `None`: it is this disk's own.
+    pub shared: Option<String>,
     /// A former life may have written it, though this one may only read it: a raw base that levels
     /// were going into.
     pub written: bool,
@@ -131,11 +135,13 @@ impl Plan {
                 Self::of_document(dir, gate, document, asked.as_deref(), reach)
             }
             Located::Image(path) => {
+                let shared = gate::whose(dir, path.parent().unwrap_or(&path), &path)?;
                 let members = vec![Member {
                     guid: Guid::NONE,
                     path,
                     claim: Claim::Ploop,
                     write: true,
+                    shared,
                     written: true,
                 }];
                 Ok(Self { document: None, members, frozen: None })
@@ -200,7 +206,8 @@ impl Plan {
             };
             let shot = parsed.shot(image.guid).filter(|_| claim != Claim::Ploop);
             let written = shot.is_some_and(|shot| shot.temporary != Temporary::No);
-            members.push(Member { guid: image.guid, path, claim, write, written });
+            let shared = gate::whose(dir, document.home(), &path)?;
+            members.push(Member { guid: image.guid, path, claim, write, shared, written });
         }
         Ok(Self { document: Some(document), members, frozen })
     }
@@ -212,6 +219,37 @@ impl Plan {
         let text = format!("{} says that the disk is encrypted: {how}", document.path.display());
         Err(ImageError::new(ErrorKind::Encrypted, text)
             .hint("only the program that encrypted it can open it; check and info still work"))
+    }
+
+    /// What is not the disk's own is not written, unless the caller says so: an operation that has
+    /// to is refused, as is a disk whose top is such a file. The level under the top of a chain
+    /// that was turned is then only read; the merge copies from it all the same.
+    pub fn keep_to_own(
+        &mut self,
+        writable: bool,
+        reach: Option<&Reach>,
+        options: &OpenOptions,
+    ) -> Result<()> {
+        if !writable || options.change_shared || on(Bug::SharedWritten) {
+            return Ok(());
+        }
+        let top = self.members.len().saturating_sub(1);
+        for (level, member) in self.members.iter_mut().enumerate().filter(|(_, m)| m.write) {
+            let Some(why) = &member.shared else { continue };
+            let must = level == top || reach.is_some();
+            if must || options.also_write.contains(&member.guid) {
+                return Err(gate::not_own(&member.path, why));
+            }
+            member.write = false;
+        }
+        Ok(())
+    }
+
+    /// The file of the disk's top, though only a part of its tree may be meant.
+    pub fn disk_top(&self) -> Option<PathBuf> {
+        let document = self.document.as_ref()?;
+        let image = document.parsed.image(document.parsed.top)?;
+        Some(document.home().join(&image.file))
     }
 
     /// The top's path.

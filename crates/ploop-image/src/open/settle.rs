@@ -1,31 +1,31 @@
-//! A lower image that was not closed: an interrupted merge or grow left it marked. A writable open
-//! checks it and clears the mark (C6, I13).
+//! A lower image that an interrupted merge or grow of ours left marked. A writable open that has
+//! accepted the whole chain checks it and clears the mark (C6, I13). The in-use word alone is no
+//! proof of that, nor is a word nobody knows: such an image is only read, as it is.
 
-use super::attempt::Locked;
-use super::{Level, OpenOptions};
+use super::{Level, OpenOptions, Prepared};
 use crate::close::finish;
 use crate::error::{ErrorKind, IoContext, Result};
 use crate::head::Head;
 use crate::lock::{self, Mode};
 use crate::scan::scan;
-use ploop_io::planted::{Bug, synced};
+use ploop_io::planted::{Bug, on, synced};
 use ploop_io::{Dir, OpenHow};
 use std::path::{Path, PathBuf};
 
-/// The lower images that carry the mark.
-pub(super) fn marked(locked: &mut Locked, options: &OpenOptions) -> Result<Vec<(usize, PathBuf)>> {
-    let mut found = Vec::new();
-    let lower = locked.files.len().saturating_sub(1);
-    for (level, file) in locked.files.iter_mut().take(lower).enumerate() {
-        if options.also_write.contains(&locked.plan.members[level].guid) {
-            continue;
-        }
-        let head = file.head(&options.held)?;
-        if head.is_some_and(|head| head.dirty() && !head.converting()) {
-            found.push((level, file.path.clone()));
-        }
+/// The lower images that carry the mark of our operations, and that nobody else may have.
+pub(super) fn marked(prepared: &Prepared, options: &OpenOptions) -> Vec<(usize, PathBuf)> {
+    if options.read_only {
+        return Vec::new();
     }
-    Ok(found)
+    let lower = prepared.levels.len().saturating_sub(1);
+    let left = |level: &Level| {
+        let head = level.head.as_ref().filter(|head| head.dirty() && !head.converting());
+        let ours = |head: &Head| level.own && head.header.is_marked_below();
+        let for_later = level.write && !options.also_write.is_empty();
+        !for_later && head.is_some_and(|head| ours(head) || on(Bug::BaseCutAtOpen))
+    };
+    let levels = prepared.levels.iter().take(lower).enumerate();
+    levels.filter(|(_, l)| left(l)).map(|(n, level)| (n, level.path.clone())).collect()
 }
 
 /// Checks one image and clears its mark. Leaves it alone when somebody else has it, or when its BAT
@@ -50,9 +50,10 @@ pub(super) fn settle(dir: &dyn Dir, path: &Path, base: bool, options: &OpenOptio
     )?;
     if scan.bad == 0 && head.check_writable(path).is_ok() {
         let end = scan.end(head.cluster());
-        let level = Level { path: path.to_owned(), file, head: Some(head), len, write: true };
+        let (path, head) = (path.to_owned(), Some(head));
+        let level = Level { path, file, head, len, write: true, own: true };
         finish(&level, (end <= len).then_some(end), scan.mapped != 0)?;
-        if held.file(path, true).is_none() {
+        if held.file(&level.path, true).is_none() {
             lock::release(&*level.file);
         }
     }

@@ -14,11 +14,15 @@ pub(crate) fn stamp(prepared: &mut Prepared) -> Result<()> {
     if let Some(top) = prepared.levels.last() {
         recover::apply(top, &prepared.changes)?;
     }
+    let below = prepared.below_top;
     let Some(top) = prepared.levels.last_mut() else { return Ok(()) };
     let Some(header) = &mut top.head else { return Ok(()) };
     // In use, no extension, not empty: the one write after which the old words mean nothing.
     if !on(Bug::MarkNot) {
-        header.header = head::rewrite(&*top.file, &top.path, |header| header.stamp())?;
+        header.header = head::rewrite(&*top.file, &top.path, |header| match below {
+            true => header.stamp_below(),
+            false => header.stamp(),
+        })?;
     }
     synced(Bug::NoSyncStamp, || top.file.sync()).at(ErrorKind::Sync, "cannot sync", &top.path)?;
     fix_length(prepared)

@@ -51,6 +51,7 @@ impl Dir for RealDir {
         Ok(Stat {
             ident: Ident { dev: meta.dev(), ino: meta.ino() },
             len: meta.len(),
+            links: meta.nlink(),
             is_file: meta.is_file(),
             is_dir: meta.is_dir(),
             owner: Owner { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 },

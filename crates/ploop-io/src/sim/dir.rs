@@ -127,6 +127,7 @@ impl Dir for SimDir {
             Some(Node::File(ino)) => Ok(Stat {
                 ident: Ident { dev: DEVICE, ino },
                 len: world.inodes.get(&ino).map_or(0, |inode| inode.live.len),
+                links: 1,
                 is_file: true,
                 is_dir: false,
                 owner: OWNER,
@@ -134,6 +135,7 @@ impl Dir for SimDir {
             Some(Node::Dir) => Ok(Stat {
                 ident: Ident { dev: DEVICE, ino: 1 },
                 len: 0,
+                links: 1,
                 is_file: false,
                 is_dir: true,
                 owner: OWNER,
