@@ -86,12 +86,6 @@ impl Chain {
         &self.levels[usize::from(id)]
     }
 
-    /// Strictest alignment of offset and length in the chain (T14, F19).
-    #[must_use]
-    pub fn offset_align(&self) -> u32 {
-        self.levels.iter().map(|l| l.file.caps().offset_align).max().unwrap_or(1)
-    }
-
     /// Strictest alignment of a buffer's address.
     #[must_use]
     pub fn mem_align(&self) -> u32 {

@@ -1,5 +1,6 @@
 //! A device: what its queues and its keeper share.
 
+use crate::align::Align;
 use crate::chain::Chain;
 use crate::chain::Level;
 use crate::front::Limits;
@@ -17,7 +18,6 @@ use crate::sync_slot::SyncSlot;
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 use ploop_format::GuestCluster;
-use ploop_format::units::SECTOR_SHIFT;
 use ploop_io::{FileId, Io};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,14 +51,9 @@ pub enum DeviceError {
         /// Asked.
         depth: usize,
     },
-    /// The files want larger blocks than clients were told of.
-    #[error("the images want blocks of {now} bytes, clients of the device use {was}")]
-    Alignment {
-        /// Of the device so far.
-        was: u32,
-        /// Of the images.
-        now: u32,
-    },
+    /// No device has such blocks.
+    #[error("a logical block of {0} bytes: 512, 1024, 2048 and 4096 are possible")]
+    Block(u32),
     /// A device does not shrink.
     #[error("the device has {was} bytes, it cannot become one of {now}")]
     Smaller {
@@ -87,6 +82,8 @@ pub struct Shared {
     pub chain: Chain,
     /// Which of them serve which part of the device.
     pub pieces: Pieces,
+    /// What direct I/O on them wants.
+    pub align: Align,
     /// What front ends may ask.
     pub limits: Limits,
     /// The opener's choices.
@@ -206,7 +203,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// Prepares a device; nothing runs yet and no file is touched.
+    /// Prepares a device; nothing runs yet and no file is changed.
     ///
     /// # Errors
     /// The spec is not one of a device.
@@ -243,10 +240,12 @@ impl Device {
         let starts: Vec<GuestCluster> = spec.more.iter().map(|piece| piece.start).collect();
         let pieces = Pieces::new(spec.cluster, size, &starts);
         let chain = Chain::new(spec.cluster, spec.levels.clone(), pieces.count());
+        let align = Align::of(&chain);
         let limits = Limits {
             size,
-            block: chain.offset_align().max(1 << SECTOR_SHIFT),
-            physical_block: chain.top().file.caps().block.max(1 << SECTOR_SHIFT),
+            // T14: the disk's own, whatever its files want.
+            block: spec.block,
+            physical_block: chain.top().file.caps().block.max(spec.physical_block).max(spec.block),
             cluster: spec.cluster.bytes(),
             buffer_align: chain.mem_align(),
             max_transfer: MAX_TRANSFER,
@@ -272,6 +271,7 @@ impl Device {
             written: chain.levels.iter().map(|_| AtomicBool::new(false)).collect(),
             chain,
             pieces,
+            align,
             limits,
             keep_blocks: spec.preallocated,
             failed: AtomicBool::new(false),
@@ -413,14 +413,11 @@ struct Stats {
 impl Limits {
     /// Clients were told the limits of a device before; what they send must do for this one.
     fn after(self, before: Self) -> Result<Self, DeviceError> {
-        let (was, now) = (before.block, self.block);
-        if now > was || self.buffer_align > before.buffer_align {
-            return Err(DeviceError::Alignment { was, now });
-        }
         if self.size < before.size {
             return Err(DeviceError::Smaller { was: before.size, now: self.size });
         }
-        Ok(Self { block: was, buffer_align: before.buffer_align, ..self })
+        let buffer_align = self.buffer_align.max(before.buffer_align);
+        Ok(Self { block: before.block, buffer_align, ..self })
     }
 }
 
@@ -440,6 +437,9 @@ fn check(spec: &DeviceSpec, options: &DeviceOptions) -> Result<(), DeviceError> 
     }
     if let Some(n) = spec.levels.iter().skip(count).position(|l| l.kind == LevelKind::Raw) {
         return Err(DeviceError::RawAbove(n / count + 1));
+    }
+    if !spec.block.is_power_of_two() || !(512..=4096).contains(&spec.block) {
+        return Err(DeviceError::Block(spec.block));
     }
     let (queues, depth) = (options.queues, options.depth);
     if !(1..=64).contains(&queues) || !(1..=4096).contains(&depth) {

@@ -107,8 +107,8 @@ impl Buffer {
     }
 }
 
-/// One request. Offset and length are bytes, multiples of [`Limits::block`]; `len` equals the
-/// buffer's length for reads and writes.
+/// One request. Offset and length are bytes, any inside the device; what is not aligned as the
+/// files want it is slower. `len` equals the buffer's length for reads and writes.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a request must be pushed or answered"]
 pub struct Request {
@@ -171,13 +171,14 @@ impl ExtentRecord {
 pub struct Limits {
     /// Device size in bytes.
     pub size: u64,
-    /// Logical block: offset and length of every request are multiples (512 or 4096).
+    /// Logical block for clients whose protocol has one: a property of the disk, constant through
+    /// every opening, pause and takeover (T14). The engine itself takes any range.
     pub block: u32,
     /// Preferred smallest I/O (the file system's block below).
     pub physical_block: u32,
     /// Preferred I/O size: one cluster.
     pub cluster: u64,
-    /// Alignment of a buffer's address.
+    /// Alignment of a buffer's address that saves a copy.
     pub buffer_align: u32,
     /// Longest read or write.
     pub max_transfer: u32,

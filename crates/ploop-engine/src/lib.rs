@@ -13,12 +13,14 @@
 //! | 5 submit | `queue/disk.rs` | route -> operations on this queue's ring |
 //! | 6 complete | `queue/disk.rs`, `queue/answer.rs` | completion -> next step, or the end |
 //! | 7 write back | `keeper/pages.rs`, `keeper/sync.rs` | dirty BAT pages -> disk, in order |
+//! | odd sizes | `queue/odd.rs`, `keeper/patch.rs` | parts of blocks: read, then written whole |
 //! | flush | `queue/flush.rs`, `sync_slot.rs` | nothing dirty: one sync on the queue's own ring |
 //!
 //! Two kinds of thread: queues (many; read the map) and the keeper (one; the only writer of the
 //! map, the free set and the metadata on disk). Nothing here spawns a thread, opens a file or
 //! reads a clock: `Queue::step` and `Keeper::step` are driven from outside.
 
+pub mod align;
 pub mod arena;
 pub mod chain;
 pub mod device;

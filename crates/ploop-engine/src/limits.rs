@@ -14,6 +14,20 @@ pub const EXTENT_CLUSTERS: u64 = 65_536;
 pub const COPY_BUFFERS: usize = 8;
 /// Bytes of a copy buffer; larger clusters are copied in steps of it.
 pub const COPY_BUFFER: u64 = 1 << 20;
+/// Buffers of a queue for reads that direct I/O cannot take as they are.
+pub const BOUNCES: usize = 8;
+/// Bytes of each.
+pub const BOUNCE_BYTES: u64 = 32 << 10;
+/// Buffers for rewriting single blocks (F19).
+pub const PATCHES_SMALL: usize = 32;
+/// Bytes of each.
+pub const PATCH_SMALL: u64 = 4 << 10;
+/// Buffers for rewriting several blocks at once.
+pub const PATCHES_LARGE: usize = 2;
+/// Bytes of each; more goes in steps of it.
+pub const PATCH_LARGE: u64 = 64 << 10;
+/// Times that I/O of one piece may not fit the alignment its files have told.
+pub const MISFITS: u8 = 3;
 /// BAT pages that may be loading at once.
 pub const LOADS: usize = 32;
 /// BAT pages of a window that is read ahead of the first touch (P5).

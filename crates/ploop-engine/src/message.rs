@@ -43,7 +43,28 @@ pub enum ToKeeper {
         zero: bool,
         /// The guest's bytes; valid until the answer.
         data: Buffer,
+        /// The queue cannot write them as they are, not even a whole cluster.
+        odd: bool,
     },
+    /// Write a part of blocks, or from memory at an odd address, where the cluster is (F19).
+    Patch {
+        /// Who.
+        caller: Caller,
+        /// Which cluster.
+        cluster: GuestCluster,
+        /// First byte the guest covers, inside the cluster.
+        from: u64,
+        /// Bytes the guest covers.
+        len: u64,
+        /// With zeros.
+        zero: bool,
+        /// The guest's bytes; valid until the answer.
+        data: Buffer,
+        /// Durable before the answer.
+        dsync: bool,
+    },
+    /// Direct I/O that fitted was refused: ask the files for their alignment, then look up again.
+    Realign(Caller),
     /// Bring the cluster down to the plain file under the top.
     CopyDown(Caller, GuestCluster),
     /// A queue has written a whole cluster to its new place, or could not.
@@ -67,11 +88,12 @@ impl ToKeeper {
             | Self::Allocate(_, cluster)
             | Self::AllocateAt(_, cluster, _)
             | Self::CopyUp { cluster, .. }
+            | Self::Patch { cluster, .. }
             | Self::CopyDown(_, cluster)
             | Self::CopyUpWritten(_, cluster, _)
             | Self::Unmap(_, cluster)
             | Self::MapClean(_, cluster) => Some(*cluster),
-            Self::Load(..) | Self::Durable(..) | Self::Flush(_) => None,
+            Self::Load(..) | Self::Realign(_) | Self::Durable(..) | Self::Flush(_) => None,
         }
     }
 }

@@ -61,6 +61,10 @@ pub struct DeviceSpec {
     pub cluster: ClusterSize,
     /// Size of the device; need not be whole clusters.
     pub size: Sector,
+    /// Logical block that clients see: the disk's own, 512 unless its descriptor says otherwise.
+    pub block: u32,
+    /// Physical block that the descriptor names; 0: that of the file system below.
+    pub physical_block: u32,
     /// No write reaches any file.
     pub read_only: bool,
     /// Writable top only: one bit per file cluster below its length, set when header, BAT or an

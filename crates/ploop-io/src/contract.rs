@@ -202,6 +202,14 @@ pub struct Caps {
     pub reserve: bool,
 }
 
+impl Caps {
+    /// What a direct transfer must fit: its memory, and its offset and length; 1 when buffered.
+    #[must_use]
+    pub const fn direct_align(&self) -> (u32, u32) {
+        (self.mem_align, self.offset_align)
+    }
+}
+
 /// Who a file is: device and inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub struct Ident {
@@ -230,8 +238,17 @@ pub trait RawFile: Send + Sync + fmt::Debug + Any {
     fn id(&self) -> FileId;
     /// The path it was opened by.
     fn path(&self) -> &Path;
-    /// What the file system can do.
+    /// What the file system can do; the alignment as far as it is known.
     fn caps(&self) -> Caps;
+    /// Asks the file system again for the alignment of direct I/O, which may rise while the file
+    /// is open (a reflink copy on XFS takes it from 512 to 4096), and returns what is known now.
+    /// It never falls. More than 4096, or none at all: the file is buffered from then on.
+    fn realign(&self) -> Caps;
+    /// Gives direct I/O up: every position and length is taken then.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn buffer(&self) -> io::Result<()>;
     /// Opened for writing.
     fn writable(&self) -> bool;
     /// Device and inode.

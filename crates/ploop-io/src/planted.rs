@@ -93,6 +93,8 @@ bugs! {
     Decision StaleHasLower "a copied-up cluster counts as one that nothing lies below (F11)",
     Decision UnmapAll "a discard unmaps what a lower level has (F11)",
     Decision PunchOutward "a discard is rounded outward to whole blocks (F24)",
+    Fault BlockSizeFollows "requests smaller than the files' alignment are refused (T14)",
+    Fault PatchNoGrace "a part of a block is rewritten while its cluster is written (F19)",
     Decision ShortDone "a short read or write counts as whole (F18)",
     Decision ZeroShort "a zeroing ends after its first step (F24)",
     Decision LoadOldest "the oldest level wins when the map is loaded",

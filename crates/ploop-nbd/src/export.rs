@@ -43,7 +43,8 @@ impl ExportInfo {
             description: self.description.clone(),
             size: limits.size,
             read_only: self.read_only || limits.read_only,
-            block: limits.block,
+            // Clients may ignore it, and some do: any byte range is served.
+            block: 1,
             preferred: preferred.next_power_of_two().min(MAX_PAYLOAD),
         }
     }
@@ -54,7 +55,6 @@ impl ExportInfo {
             block_status: terms.block_status,
             read_only: self.read_only || self.limits.read_only,
             size,
-            block: self.limits.block,
         }
     }
 }

@@ -37,7 +37,7 @@ fn nbdinfo_sees_everything_offered() {
             "can_trim: true",
             "can_zero: true",
             "is_read_only: false",
-            "block_size_minimum: 512",
+            "block_size_minimum: 1",
             "block_size_preferred: 4096",
             "block_size_maximum: 33554432",
         ] {

@@ -50,6 +50,8 @@ fn image(path: &Path) -> DeviceSpec {
         more: Vec::new(),
         cluster,
         size: Sector(SIZE / 512),
+        block: 512,
+        physical_block: 0,
         read_only: false,
         used,
         header,

@@ -123,10 +123,10 @@ fn wrong_requests_get_an_error_and_the_connection_stays() {
         let server = Setup::default().serve();
         let mut client = Client::connect(&server.addr, structured);
         let size = client.size;
-        assert_eq!(client.call(Command::Read, 0, 1, 512), 22);
+        assert_eq!(client.call(Command::Read, 0, size - 511, 512), 22);
         assert_eq!(client.call(Command::Read, 0, size, 512), 22);
         assert_eq!(client.write_at(0, size - 512, &[1; 1024]), 28);
-        assert_eq!(client.write_at(0, 3, &[1; 300_000]), 22);
+        assert_eq!(client.write_at(0, size - 299_999, &[1; 300_000]), 28);
         assert_eq!(client.write_at(1 << 12, 0, &[1; 512]), 22);
         assert_eq!(client.call(Command::Trim, 0, size, 512), 22);
         assert_eq!(client.call(Command::WriteZeroes, 0, size, 512), 28);
@@ -138,6 +138,22 @@ fn wrong_requests_get_an_error_and_the_connection_stays() {
         }
         assert!(server.device.seen().is_empty());
         assert_eq!(client.read_at(0, 512).unwrap(), [0; 512]);
+    }
+}
+
+/// Clients may ignore block sizes: the engine gets every range as it came.
+#[test]
+fn ranges_that_are_not_aligned_are_served() {
+    for structured in [false, true] {
+        let server = Setup::default().serve();
+        let mut client = Client::connect(&server.addr, structured);
+        assert_eq!(client.write_at(0, 12_345, b"abc"), 0);
+        assert_eq!(client.read_at(12_344, 5).unwrap(), b"\0abc\0");
+        assert_eq!(client.call(Command::WriteZeroes, 0, 12_346, 1), 0);
+        assert_eq!(client.call(Command::Trim, 0, 7, 3), 0);
+        assert_eq!(client.read_at(12_345, 3).unwrap(), b"a\0c");
+        let ranges: Vec<_> = server.device.seen().iter().map(|s| (s.offset, s.len)).collect();
+        assert_eq!(ranges, [(12_345, 3), (12_344, 5), (12_346, 1), (7, 3), (12_345, 3)]);
     }
 }
 
@@ -176,10 +192,10 @@ fn errors_of_the_device_reach_the_client() {
 fn a_structured_error_says_why() {
     let server = Setup::default().serve();
     let mut client = Client::connect(&server.addr, true);
-    client.send(Command::Read, 0, 7, 512);
+    client.send(Command::Read, 0, 1 << 60, 512);
     let chunk = client.chunk(0);
     assert_eq!(chunk.kind, 0x8001);
-    assert_eq!(&chunk.data[6..], b"not a multiple of the minimum block size");
+    assert_eq!(&chunk.data[6..], b"past the end of the export");
     client.send(Command::Flush, 0, 0, 0);
     assert_eq!(client.chunk(0).kind, SIMPLE);
 }

@@ -151,6 +151,7 @@ const FIELDS: &[Field] = &[
     field!(sync_error: u32 rates),
     field!(no_space: u32 rates),
     field!(short: u32 rates),
+    field!(realign: u32 rates),
 ];
 
 impl Profile {
@@ -216,6 +217,7 @@ impl Profile {
                     short: some,
                     no_space: some / 2,
                     sync_error: if seed.is_multiple_of(4) { some } else { 0 },
+                    realign: some / 4,
                     ..rates
                 };
                 Self { name: name.into(), rates, kill: true, ..Self::swarm(seed) }
@@ -286,6 +288,7 @@ impl Profile {
             sync_error: rate(&mut rng) / 2,
             zero_error: rate(&mut rng),
             short: rate(&mut rng),
+            realign: 0,
             blocking: false,
         };
         if rng.chance(1, 4) {
@@ -338,6 +341,7 @@ impl Profile {
             world,
         }
         .with_twins(&mut rng)
+        .with_alignment(&mut rng)
     }
 
     /// Little traffic, and what follows it looked at closely.
@@ -401,6 +405,16 @@ impl Profile {
             world,
             ..swarm
         }
+    }
+
+    /// Some runs are on 4096-byte storage, and in some a copy of the images makes it so (F19).
+    fn with_alignment(mut self, rng: &mut Rng) -> Self {
+        match rng.below(6) {
+            0 => self.world.caps.offset_align = 4096,
+            1 | 2 => self.rates.realign = 65536 / rng.between(20, 400) as u32,
+            _ => {}
+        }
+        self
     }
 
     /// Some runs have writes that race for a hole.

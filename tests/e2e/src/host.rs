@@ -14,6 +14,10 @@ use std::time::Duration;
 pub enum Small {
     /// ext4 on a loop device.
     Ext4,
+    /// The same on one with sectors of 4096 bytes.
+    Ext4k,
+    /// XFS with shared blocks.
+    Xfs,
     /// Memory.
     Tmpfs,
 }
@@ -35,8 +39,22 @@ impl World {
                 self.ok("mkfs.ext4", &["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0", &file]);
                 self.ok("mount", &["-o", "loop", &file, &text]);
             }
+            Small::Ext4k => self.on_loop(&text, "mkfs.ext4", "4096", mib),
+            Small::Xfs => self.on_loop(&text, "mkfs.xfs", "512", mib),
         }
         dir
+    }
+
+    /// A file system on a loop device with such sectors; the device goes with the mount.
+    fn on_loop(&self, dir: &str, mkfs: &str, sector: &str, mib: u32) {
+        let file = format!("{dir}.fs");
+        self.ok("truncate", &["-s", &format!("{mib}M"), &file]);
+        let device = self.ok("losetup", &["-f", "--show", "-b", sector, &file]);
+        let device = device.trim();
+        let mounted = self.run(mkfs, &["-q", device]).code == 0
+            && self.run("mount", &[device, dir]).code == 0;
+        self.ok("losetup", &["-d", device]);
+        assert!(mounted, "{mkfs} and mount on {device}");
     }
 
     /// A method of the control socket of the only server of this world.

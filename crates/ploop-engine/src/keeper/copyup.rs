@@ -33,6 +33,8 @@ enum Step {
     Read { chunk: Range<u64>, part: Range<u64>, done: u64 },
     /// Writing a part of a chunk.
     Write { chunk: Range<u64>, part: Range<u64>, done: u64 },
+    /// Cutting what the plain file got behind its end with this chunk.
+    Trim { chunk: Range<u64> },
     /// Giving a chunk's blocks back: it is zeros, in a file that has other bytes there.
     Punch { chunk: Range<u64> },
     /// The keeper's part is done.
@@ -71,7 +73,7 @@ struct Copy {
 
 /// What the guest has over the lower cluster.
 #[derive(Clone, Copy, Debug)]
-enum Over {
+pub(super) enum Over {
     /// Zeros, or nothing.
     Zeros,
     /// These bytes; valid until the request is answered.
@@ -116,7 +118,10 @@ impl<I: Io> Keeper<I> {
     pub(super) fn wait_for_claim(&mut self, caller: Caller, cluster: GuestCluster) {
         match self.copies.running.get_mut(&cluster.0) {
             Some(copy) => copy.waiters.push(caller),
-            None => self.answer(caller, Answer::Retry),
+            None => match self.patches.waiters(cluster) {
+                Some(waiters) => waiters.push(caller),
+                None => self.answer(caller, Answer::Retry),
+            },
         }
     }
 
@@ -136,7 +141,9 @@ impl<I: Io> Keeper<I> {
     }
 
     pub(super) fn copy_up(&mut self, message: ToKeeper) {
-        let ToKeeper::CopyUp { caller, cluster, from, len, zero, data } = message else { return };
+        let ToKeeper::CopyUp { caller, cluster, from, len, zero, data, odd } = message else {
+            return;
+        };
         if self.refuse(caller) {
             return;
         }
@@ -147,7 +154,7 @@ impl<I: Io> Keeper<I> {
         if !self.room_on_record(message) {
             return;
         }
-        let covered = from == 0 && len == self.cluster.bytes();
+        let covered = from == 0 && len == self.cluster.bytes() && (zero || !odd);
         let buffer = if covered { None } else { self.copies.buffers.pop() };
         if !covered && buffer.is_none() {
             self.copies.queue.push_back(message);
@@ -249,7 +256,8 @@ impl<I: Io> Keeper<I> {
             To::Top { .. } => lower.next_multiple_of(PAGE).min(size),
             To::Base(_) => lower,
         };
-        let end = lower.max(copy.guest.end);
+        // Whole pages are moved: direct I/O takes no less everywhere.
+        let end = lower.max(copy.guest.end).next_multiple_of(PAGE).min(size);
         if pos >= end || copy.error.is_some() || copy.buffer.is_none() {
             copy.step = Step::Done;
             self.finish_copy(cluster);
@@ -261,7 +269,8 @@ impl<I: Io> Keeper<I> {
         if part.is_empty() {
             self.copy_there(cluster, chunk, 0..0);
         } else {
-            self.read_step(cluster, chunk, part, 0);
+            let pages = part.start / PAGE * PAGE..part.end.next_multiple_of(PAGE).min(chunk.end);
+            self.read_step(cluster, chunk, pages, 0);
         }
     }
 
@@ -289,6 +298,12 @@ impl<I: Io> Keeper<I> {
     pub(super) fn copy_completed(&mut self, cluster: GuestCluster, result: i32) {
         let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
         let step = copy.step.clone();
+        if let Step::Trim { chunk } = step {
+            return match result < 0 {
+                true => self.copy_failed(cluster, Errno::from_raw_os_error(-result)),
+                false => self.copy_from(cluster, chunk.end),
+            };
+        }
         if let Step::Punch { chunk } = step {
             return match result < 0 {
                 true => self.write_step(cluster, chunk.clone(), chunk, 0),
@@ -298,9 +313,10 @@ impl<I: Io> Keeper<I> {
         if result < 0 {
             return self.copy_failed(cluster, Errno::from_raw_os_error(-result));
         }
+        let align = &self.shared.align;
         match step {
-            Step::Read { chunk, part, done } => {
-                let done = done + result as u64;
+            Step::Read { chunk, part, done: before } => {
+                let done = before + result as u64;
                 let (_, at, len) = copy.from;
                 let there = len.saturating_sub(at.bytes() + part.start);
                 let there = there.min(part.end - part.start);
@@ -309,20 +325,40 @@ impl<I: Io> Keeper<I> {
                 } else if result == 0 {
                     self.copy_failed(cluster, Errno::IO);
                 } else {
+                    let done = align.going_on(before, done);
                     self.read_step(cluster, chunk, part, done);
                 }
             }
-            Step::Write { chunk, part, done } => {
-                let done = done + result as u64;
+            Step::Write { chunk, part, done: before } => {
+                let done = before + result as u64;
                 if done >= part.end - part.start {
-                    self.copy_from(cluster, chunk.end);
+                    self.copy_written(cluster, chunk);
                 } else if result == 0 {
                     self.copy_failed(cluster, Errno::IO);
                 } else {
+                    let done = align.going_on(before, done);
                     self.write_step(cluster, chunk, part, done);
                 }
             }
-            Step::Done | Step::Grace | Step::Punch { .. } => {}
+            Step::Done | Step::Grace | Step::Punch { .. } | Step::Trim { .. } => {}
+        }
+    }
+
+    /// A chunk is written; the plain file ends where it did.
+    fn copy_written(&mut self, cluster: GuestCluster, chunk: Range<u64>) {
+        let pieces = &self.shared.pieces;
+        let start = self.cluster.guest_start(pieces.own(cluster));
+        let below = self.shared.below(pieces.of(cluster));
+        let Some(copy) = self.copies.running.get_mut(&cluster.0) else { return };
+        let shown = start + (copy.from.2 - copy.from.1.bytes().min(copy.from.2));
+        match below.filter(|_| matches!(copy.to, To::Base(_))) {
+            Some(below) if start + chunk.end > below.len.max(shown) => {
+                let (file, keep) = (below.fid, below.len.max(shown));
+                copy.step = Step::Trim { chunk };
+                let none = std::ptr::null_mut();
+                self.push_to(Task::Copy(cluster), file, OpKind::Truncate, keep, 0, none);
+            }
+            _ => self.copy_from(cluster, chunk.end),
         }
     }
 
@@ -519,7 +555,7 @@ fn outside(chunk: &Range<u64>, guest: &Range<u64>) -> Range<u64> {
 
 /// Puts the guest's bytes, from byte `skip` of them on, in their place. `false`: the driver that
 /// has them does not give them.
-fn lay_over(over: Over, skip: u64, place: &mut [u8]) -> bool {
+pub(super) fn lay_over(over: Over, skip: u64, place: &mut [u8]) -> bool {
     match over {
         Over::Zeros => place.fill(0),
         Over::ByQueue => {}

@@ -12,6 +12,7 @@
 //! | `below.rs` | what a merge has taken from the level under the top is given back |
 //! | `mapping.rs` | allocate, unmap, map clean: changes of one cell |
 //! | `copyup.rs` | bring a cluster up from a lower level |
+//! | `patch.rs` | parts of blocks, by read-modify-write under a claim |
 //! | `pages.rs` | 7 write back: staged page images, generations |
 //! | `sync.rs` | one sync in flight, group commit, FLUSH and FUA answers |
 //! | `recorded.rs` | changes that no completed page write holds yet, kept for the next life |
@@ -24,6 +25,7 @@ mod load;
 mod mapping;
 mod ops;
 mod pages;
+mod patch;
 mod quarantine;
 mod recorded;
 mod space;
@@ -66,6 +68,7 @@ pub struct Keeper<I: Io> {
     below: Vec<below::Below>,
     quarantine: quarantine::Quarantine,
     copies: copyup::Copies,
+    patches: patch::Patches,
     recorded: Vec<recorded::Recorded>,
     pages: pages::Pages,
     syncs: sync::Syncs,
@@ -81,6 +84,8 @@ impl<I: Io> Keeper<I> {
             LevelKind::Raw => None,
         };
         let copies = copyup::Copies::new(&shared.chain, spare);
+        let writes = !shared.limits.read_only;
+        let patches = patch::Patches::new(writes && shared.align.offset() > 1);
         // Read-only: nobody knows what is in use, and there is nothing to clean.
         let active = version.is_some() && !shared.limits.read_only;
         let ahead = shared.options.prealloc_bytes;
@@ -114,6 +119,7 @@ impl<I: Io> Keeper<I> {
             below: (0..shared.pieces.count()).map(|p| below::Below::new(&shared, p)).collect(),
             quarantine: quarantine::Quarantine::default(),
             copies,
+            patches,
             recorded,
             pages: pages::Pages::default(),
             syncs: sync::Syncs::default(),
@@ -194,6 +200,11 @@ impl<I: Io> Keeper<I> {
             ToKeeper::CopyUpWritten(caller, cluster, result) => {
                 self.copy_up_written(caller, cluster, result);
             }
+            ToKeeper::Patch { .. } => self.patch(message),
+            ToKeeper::Realign(caller) => {
+                self.realign();
+                self.answer(caller, Answer::Retry);
+            }
             ToKeeper::Unmap(caller, cluster) => self.unmap(caller, cluster),
             ToKeeper::MapClean(caller, cluster) => self.map_clean(caller, cluster),
             ToKeeper::Durable(caller, page) => self.durable(caller, page),
@@ -212,6 +223,7 @@ impl<I: Io> Keeper<I> {
             Some(Task::Pages(first, count)) => self.pages_written(first, count, c.result),
             Some(Task::Sync(number, level)) => self.sync_ended(number, level, c.result),
             Some(Task::Copy(cluster)) => self.copy_completed(cluster, c.result),
+            Some(Task::Patch(cluster, run)) => self.patch_completed(cluster, run, c.result),
             Some(Task::Extend(p)) => self.extend_completed(p, c.result),
             Some(Task::Below(p)) => self.below_given(p, c.result),
             Some(Task::Clean(p, range)) => self.cleaned(p, range, c.result),
@@ -225,7 +237,10 @@ impl<I: Io> Keeper<I> {
             Task::Pages(page, _) => Some(self.shared.pieces.of_page(*page)),
             Task::Copy(cluster) => Some(self.shared.pieces.of(*cluster)),
             Task::Extend(p) | Task::Clean(p, _) => Some(*p),
-            Task::Load(..) | Task::Ahead | Task::Sync(..) | Task::Below(_) => None,
+            // A patch says itself which file it has written.
+            Task::Load(..) | Task::Ahead | Task::Sync(..) | Task::Below(_) | Task::Patch(..) => {
+                None
+            }
         }
     }
 
@@ -238,6 +253,7 @@ impl<I: Io> Keeper<I> {
         self.pump_space();
         self.pump_below();
         self.pump_copies();
+        self.pump_patches();
         self.pump_pages();
         self.pump_sync();
         self.answer_durable();

@@ -16,6 +16,8 @@ pub(super) enum Task {
     Sync(u64, u8),
     /// A step of a copy-up.
     Copy(GuestCluster),
+    /// A step of a run of patches, by its number.
+    Patch(GuestCluster, u64),
     /// Extension of a piece's top: blocks, then length.
     Extend(usize),
     /// Space of the level under a piece's top.

@@ -415,9 +415,11 @@ impl<I: Io> Keeper<I> {
         page.deadline = page.deadline.min(self.now);
         page.retry_at = self.now + PAGE_RETRY_NS;
         let errno = Errno::from_raw_os_error(if result < 0 { -result } else { 5 });
+        // Refused before anything was done: pages are too small for direct I/O now.
+        let misfit = errno == Errno::INVAL;
         let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT);
         page.plain = no_space;
-        if flight.dsync && !no_space && !on(Bug::DsyncErrorIgnored) {
+        if flight.dsync && !no_space && !misfit && !on(Bug::DsyncErrorIgnored) {
             // F5: a failed RWF_DSYNC is a failed sync.
             tracing::error!("a synchronous write of page {at} of the block table failed: {errno}");
             self.shared.fail();
@@ -432,7 +434,11 @@ impl<I: Io> Keeper<I> {
         if page.full <= 1 {
             tracing::warn!("page {at} of the block table was not written: {errno}; trying again");
         }
-        if page.tries >= PAGE_TRIES {
+        let tries = page.tries;
+        if misfit {
+            self.realign();
+        }
+        if tries >= PAGE_TRIES {
             self.shared.frozen.store(true, Ordering::SeqCst);
             tracing::error!("page {at} cannot be written after {PAGE_TRIES} tries: read-only now");
             self.fail_waiters(Errno::IO);

@@ -141,6 +141,7 @@ impl<I: Io> Keeper<I> {
         for cluster in claims {
             // Nobody writes to it where it is any more.
             self.copy_from(cluster, 0);
+            self.open_site(cluster);
         }
     }
 

@@ -45,7 +45,8 @@ impl<I: Io> Queue<I> {
     pub(super) fn clean_at_hand(&mut self, index: u32) -> Option<FileCluster> {
         let piece = self.slots.pieces[index as usize];
         // FUA wants its page too: that is the keeper's work anyway.
-        if piece.dsync || !self.allocating.may_begin(piece.cluster) {
+        // The blocks of an odd one may be another's too, as soon as the cluster is mapped (F19).
+        if piece.dsync || piece.odd || !self.allocating.may_begin(piece.cluster) {
             return None;
         }
         self.shared.stocks[self.lane].pop().map(FileCluster)
@@ -104,6 +105,7 @@ impl<I: Io> Queue<I> {
             }
             _ => match piece.failed {
                 Some(errno @ (Errno::NOSPC | Errno::DQUOT)) => self.park(index, errno),
+                Some(Errno::INVAL) => self.misfit(index),
                 Some(errno) => Some(Err(errno)),
                 None => self.settle(index),
             },

@@ -14,6 +14,8 @@ impl<I: Io> Queue<I> {
         let outcome = match (answer, stage) {
             (_, Stage::Allocating | Stage::AwaitMap) => self.allocating_answered(index, answer),
             (Answer::Retry, _) if self.pausing => {
+                let bounce = self.slots.pieces[index as usize].bounce.take();
+                self.bounces.give(bounce);
                 self.given_back.push_back(index);
                 None
             }
@@ -23,10 +25,11 @@ impl<I: Io> Queue<I> {
                 None
             }
             (Answer::Done, Stage::Settling) => Some(Ok(0)),
-            (Answer::Done, _) => self.settle(index),
+            (Answer::Done, _) => self.changed(index),
+            (Answer::Failed(Errno::INVAL), Stage::Asked | Stage::Changing) => self.misfit(index),
             (Answer::Failed(errno @ (Errno::NOSPC | Errno::DQUOT)), Stage::Asked)
             | (Answer::Failed(errno @ (Errno::NOSPC | Errno::DQUOT)), Stage::Changing) => {
-                self.park(index, errno)
+                if self.plainly(index) { self.start(index) } else { self.park(index, errno) }
             }
             (Answer::Failed(errno), _) => Some(Err(errno)),
         };

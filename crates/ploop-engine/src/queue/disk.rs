@@ -68,6 +68,9 @@ impl<I: Io> Queue<I> {
     fn push_data(&mut self, index: u32) {
         let piece = self.slots.pieces[index as usize];
         let read = piece.job == Job::Data(crate::route::PieceKind::Read);
+        if read && piece.odd {
+            return self.push_odd_read(index);
+        }
         let kind = match piece.stage {
             _ if read => OpKind::Read,
             Stage::Disk if on(Bug::NoDsyncQueue) => OpKind::Write,
@@ -75,9 +78,9 @@ impl<I: Io> Queue<I> {
             _ => OpKind::Write,
         };
         let mut len = piece.readable - piece.done;
-        if read {
+        if read && piece.readable < piece.len {
             // A raw file's last bytes: direct I/O reads whole blocks, the end comes back short.
-            let align = u64::from(self.shared.limits.block);
+            let align = self.shared.align.offset();
             len = len.next_multiple_of(align).min(piece.len - piece.done);
         }
         let buffer = self.slots.requests[piece.request as usize].request.buffer;
@@ -120,16 +123,24 @@ impl<I: Io> Queue<I> {
         if result < 0 {
             return self.data_failed(index, Errno::from_raw_os_error(-result));
         }
-        piece.done += (result as u64).min(piece.step);
-        if piece.done < piece.readable && !on(Bug::ShortDone) {
-            if result == 0 {
-                // F18: nothing inside the recorded length is a lie of the file.
-                return self.data_failed(index, Errno::IO);
+        if read && piece.odd {
+            if let Err(errno) = self.odd_read(index, result)? {
+                return self.data_failed(index, errno);
             }
-            self.push_data(index);
-            return None;
+        } else {
+            let done = piece.done + (result as u64).min(piece.step);
+            if done < piece.readable && !on(Bug::ShortDone) {
+                if result == 0 {
+                    // F18: nothing inside the recorded length is a lie of the file.
+                    return self.data_failed(index, Errno::IO);
+                }
+                piece.done = self.shared.align.going_on(piece.done, done);
+                self.push_data(index);
+                return None;
+            }
+            piece.done = done;
         }
-        let piece = *piece;
+        let piece = self.slots.pieces[index as usize];
         if piece.stage == Stage::CopyUp {
             return self.copy_up_written(index, Ok(()));
         }
@@ -152,6 +163,9 @@ impl<I: Io> Queue<I> {
             return self.allocating_written(index, Err(errno));
         }
         self.release(index);
+        if errno == Errno::INVAL {
+            return self.misfit(index);
+        }
         let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT);
         if piece.dsync && !piece.plain {
             if no_space {
@@ -293,11 +307,15 @@ impl<I: Io> Queue<I> {
         self.shared.written(piece.file);
         if result < 0 {
             let errno = Errno::from_raw_os_error(-result);
-            let unsupported = matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV);
+            let unsupported =
+                matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL);
             if unsupported && piece.step > 0 {
                 return self.falloc_refused(index, discard);
             }
             self.release(index);
+            if errno == Errno::INVAL {
+                return self.misfit(index);
+            }
             let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT);
             return if no_space { self.park(index, errno) } else { Some(Err(errno)) };
         }
@@ -307,7 +325,9 @@ impl<I: Io> Queue<I> {
             self.release(index);
             return Some(Err(Errno::IO));
         }
-        piece.done += moved;
+        let done = piece.done + moved;
+        let all = done >= piece.len || piece.step > 0;
+        piece.done = if all { done } else { self.shared.align.going_on(piece.done, done) };
         if discard {
             self.release(index);
             return self.settle_by_flush(index);

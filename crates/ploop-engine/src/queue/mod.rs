@@ -10,6 +10,7 @@ mod bytes;
 mod disk;
 mod extents;
 mod flush;
+mod odd;
 mod pause;
 mod slots;
 mod start;
@@ -76,6 +77,7 @@ pub struct Queue<I: Io> {
     flushes: flush::Flushes,
     allocating: allocate::Allocating,
     zeros: AlignedBuf,
+    bounces: odd::Bounces,
     /// The file system refused: do not ask again.
     no_punch: bool,
     no_zero_range: bool,
@@ -111,6 +113,7 @@ impl<I: Io> Queue<I> {
             flushes: flush::Flushes::new(depth + EXTRA_PIECES),
             allocating: allocate::Allocating::new(depth + EXTRA_PIECES),
             zeros: crate::memory::buffer(ZERO_BUFFER as usize),
+            bounces: odd::Bounces::new(depth + EXTRA_PIECES, &shared),
             no_punch: !caps.punch,
             no_zero_range: !caps.zero_range,
             now: 0,
@@ -185,6 +188,7 @@ impl<I: Io> Queue<I> {
         }
         let mut ended = self.deliver(front);
         let full = !self.pausing && self.poll_front(front, stride.requests);
+        self.serve_bounces();
         self.pump_flushes();
         ended |= self.deliver(front);
         if ended {

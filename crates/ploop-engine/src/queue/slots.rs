@@ -71,6 +71,13 @@ pub(super) struct Piece {
     pub dsync: bool,
     /// `RWF_DSYNC` ran out of space: write plainly, then flush.
     pub plain: bool,
+    /// Direct I/O cannot take it as it is.
+    pub odd: bool,
+    /// An odd read's memory, and how far into it the piece begins.
+    pub bounce: Option<u8>,
+    pub skip: u64,
+    /// Times that I/O of it did not fit.
+    pub misfits: u8,
     /// While it allocates: what the keeper answered, and the error of the write.
     pub answer: Option<Answer>,
     pub failed: Option<Errno>,
@@ -94,6 +101,10 @@ impl Piece {
         ticket: None,
         dsync: false,
         plain: false,
+        odd: false,
+        bounce: None,
+        skip: 0,
+        misfits: 0,
         answer: None,
         failed: None,
     };
@@ -104,6 +115,8 @@ impl Piece {
 pub(super) struct Slot {
     pub request: Request,
     pub active: bool,
+    /// Some of its pieces may be odd.
+    pub odd: bool,
     /// Bytes already cut into pieces.
     pub cursor: u64,
     /// The PREFLUSH, or the only piece of a request without data, was started.
@@ -135,6 +148,7 @@ impl Slots {
         let idle = Slot {
             request: IDLE,
             active: false,
+            odd: false,
             cursor: 0,
             opened: false,
             flushing: false,
@@ -164,11 +178,12 @@ impl Slots {
     }
 
     /// Takes a request slot, at this time.
-    pub fn admit(&mut self, request: Request, now: u64) -> Option<u32> {
+    pub fn admit(&mut self, request: Request, odd: bool, now: u64) -> Option<u32> {
         let n = self.free_requests.pop()?;
         self.requests[n as usize] = Slot {
             request,
             active: true,
+            odd,
             cursor: 0,
             opened: false,
             flushing: false,

@@ -23,7 +23,12 @@ impl<I: Io> Queue<I> {
             self.fail(&request, errno);
             return;
         }
-        match self.slots.admit(request, self.now) {
+        let odd = self.is_odd(&request);
+        if odd && on(Bug::BlockSizeFollows) {
+            self.fail(&request, Errno::INVAL);
+            return;
+        }
+        match self.slots.admit(request, odd, self.now) {
             Some(n) => self.advance(n),
             None => self.fail(&request, Errno::AGAIN),
         }
@@ -41,21 +46,14 @@ impl<I: Io> Queue<I> {
         if request.operation == Operation::Flush {
             return Ok(());
         }
-        let block = u64::from(limits.block);
         let end = request.offset.checked_add(request.len).ok_or(Errno::INVAL)?;
         if end > limits.size {
             let write = request.operation == Operation::Write;
             return Err(if write { Errno::NOSPC } else { Errno::INVAL });
         }
-        if !request.offset.is_multiple_of(block) || !request.len.is_multiple_of(block) {
-            return Err(Errno::INVAL);
-        }
         let buffer = request.buffer;
-        let aligned = (buffer.ptr() as usize).is_multiple_of(limits.buffer_align.max(1) as usize);
         match request.operation {
-            Operation::Read | Operation::Write
-                if buffer.len() as u64 != request.len || !aligned =>
-            {
+            Operation::Read | Operation::Write if buffer.len() as u64 != request.len => {
                 Err(Errno::INVAL)
             }
             Operation::Extents
@@ -161,7 +159,10 @@ impl<I: Io> Queue<I> {
             piece.whole = cut.whole;
             piece.buffer = slot.cursor;
             piece.dsync = request.flags.fua && kind == PieceKind::Write;
-            self.slots.requests[n as usize].cursor += cut.len;
+            if slot.odd {
+                self.cut_odd(&mut piece, kind);
+            }
+            self.slots.requests[n as usize].cursor += piece.len;
         }
         piece.stage = Stage::Asked;
         self.slots.pieces[index as usize] = piece;
@@ -179,6 +180,9 @@ impl<I: Io> Queue<I> {
         };
         if kind != PieceKind::Read && self.shared.refuses_writes() {
             return Some(Err(Errno::IO));
+        }
+        if piece.odd && kind == PieceKind::Read && !self.has_bounce(index) {
+            return None;
         }
         let flags = self.slots.requests[piece.request as usize].request.flags;
         let facts = Facts {
@@ -198,8 +202,12 @@ impl<I: Io> Queue<I> {
         }
         let way = route(kind, cell, facts);
         visit(|| self.covered(&piece, kind, way, cell));
-        let in_place =
-            matches!(way, Route::Read(..) | Route::Write(..) | Route::Zero(..) | Route::Punch(..));
+        let in_place = match way {
+            Route::Read(..) | Route::Punch(..) => true,
+            // Else the keeper does it.
+            Route::Write(..) | Route::Zero(..) => !piece.odd,
+            _ => false,
+        };
         // Zeros over a hole stay a hole.
         let zeros = way == Route::Allocate && self.all_zero(&piece);
         let way = if zeros { Route::Nothing } else { way };
@@ -240,6 +248,7 @@ impl<I: Io> Queue<I> {
             Route::Nothing => return self.settle(index),
             Route::FillZeros => return Some(self.fill_zeros(&piece, 0)),
             Route::Read(level, at) => return self.read(index, level, at),
+            Route::Write(..) | Route::Zero(..) if piece.odd => (Stage::Changing, self.patch(index)),
             Route::Write(level, at) => return self.write(index, level, at),
             Route::Zero(level, at) => return self.zero(index, level, at),
             Route::Punch(level, at) => return self.punch(index, level, at),
@@ -256,6 +265,7 @@ impl<I: Io> Queue<I> {
                     len: piece.len,
                     zero: way == Route::CopyUpZero,
                     data: buffer.part(piece.buffer, piece.len),
+                    odd: piece.odd,
                 },
             ),
             Route::CopyUpWhole => (
@@ -267,6 +277,7 @@ impl<I: Io> Queue<I> {
                     len: 0,
                     zero: true,
                     data: Buffer::NONE,
+                    odd: false,
                 },
             ),
             Route::CopyDown => (Stage::Changing, ToKeeper::CopyDown(caller, piece.cluster)),
@@ -313,6 +324,7 @@ impl<I: Io> Queue<I> {
     pub(super) fn end_piece(&mut self, index: u32, outcome: Outcome) {
         let piece = self.slots.pieces[index as usize];
         debug_assert!(piece.ticket.is_none());
+        self.bounces.give(piece.bounce);
         self.slots.free_piece(index);
         let slot = &mut self.slots.requests[piece.request as usize];
         slot.outstanding -= 1;

@@ -140,6 +140,8 @@ pub fn spec(g: Geometry, paths: &[PathBuf], raw_base: bool) -> DeviceSpec {
         more: Vec::new(),
         cluster: g.cluster,
         size: Sector(g.size / 512),
+        block: 512,
+        physical_block: 0,
         read_only: false,
         used,
         header: g.header(),

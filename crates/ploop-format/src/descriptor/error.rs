@@ -110,6 +110,9 @@ pub enum DescriptorError {
     /// One piece is not a descriptor.
     #[error("one piece of a split disk is not written alone")]
     Part,
+    /// No disk has such sectors.
+    #[error("`LogicSectorSize` is {0}: 512, 1024, 2048 and 4096 are possible")]
+    SectorSize(u64),
     /// Text that is no number.
     #[error("`{element}` is `{text}`, not a number")]
     Number {

@@ -51,7 +51,32 @@ impl Descriptor {
             part: false,
         };
         parsed.check()?;
+        parsed.logical_sector()?;
         Ok(parsed)
+    }
+
+    /// Bytes of a logical sector of the device: 512 unless the descriptor says otherwise.
+    ///
+    /// # Errors
+    /// It says what no disk has.
+    pub fn logical_sector(&self) -> Result<u32> {
+        match self.parameter("LogicSectorSize")?.unwrap_or(512) {
+            size @ (512 | 1024 | 2048 | 4096) => Ok(size as u32),
+            other => Err(DescriptorError::SectorSize(other)),
+        }
+    }
+
+    /// Bytes of a physical sector, when the descriptor names a size that a disk can have.
+    #[must_use]
+    pub fn physical_sector(&self) -> Option<u32> {
+        let size = self.parameter("PhysicalSectorSize").ok().flatten()?;
+        let size = u32::try_from(size).ok()?;
+        (size.is_power_of_two() && (512..=65_536).contains(&size)).then_some(size)
+    }
+
+    fn parameter(&self, name: &'static str) -> Result<Option<u64>> {
+        let parameters = self.document.root.get("Disk_Parameters");
+        parameters.map_or(Ok(None), |parameters| optional(parameters, name))
     }
 }
 

@@ -169,6 +169,14 @@ impl Prepared {
         })
     }
 
+    /// Logical and physical block that the descriptor names; 0: it does not say (T14).
+    pub fn sector_sizes(&self) -> (u32, u32) {
+        let parsed = self.document.as_ref().map(|document| &document.parsed);
+        // Checked when it was read.
+        let logical = parsed.and_then(|parsed| parsed.logical_sector().ok()).unwrap_or(512);
+        (logical, parsed.and_then(|parsed| parsed.physical_sector()).unwrap_or(0))
+    }
+
     /// Everything that a change of the top needs to be true (T5, T9).
     fn check_writable(&mut self, options: &OpenOptions) -> Result<()> {
         let Some(top) = self.levels.last() else { return Ok(()) };

@@ -130,6 +130,8 @@ impl Disk {
             more: Vec::new(),
             cluster: p.cluster,
             size: p.size,
+            block: p.sector_sizes().0,
+            physical_block: p.sector_sizes().1,
             read_only: !p.writable,
             used: p.scan.as_ref().map(|scan| scan.used.clone()).unwrap_or_default(),
             header: top.map_or([0; 64], |head| head.header.encode()),

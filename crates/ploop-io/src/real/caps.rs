@@ -121,11 +121,29 @@ fn direct_alignment(fd: BorrowedFd<'_>, magic: u64) -> Option<(u32, u32)> {
     }
     let buffered = fcntl_getfl(fd).ok()?;
     fcntl_setfl(fd, buffered | OFlags::DIRECT).ok()?;
-    let align = told.or_else(|| tried_alignment(fd));
+    let align = told.or_else(|| tried_alignment(fd)).filter(fits_a_page);
     if align.is_none() {
         let _ = fcntl_setfl(fd, buffered);
     }
     align
+}
+
+/// Whether a page of a block table can be read and written alone.
+fn fits_a_page(&(mem, offset): &(u32, u32)) -> bool {
+    let fits = |align: u32| align.is_power_of_two() && align as usize <= PAGE;
+    fits(mem) && fits(offset)
+}
+
+/// The alignment of an open file that is read and written directly; `None`: not any more.
+pub(super) fn realigned(file: &File) -> Option<(u32, u32)> {
+    let fd = file.as_fd();
+    told_alignment(fd).or_else(|| tried_alignment(fd)).filter(fits_a_page)
+}
+
+/// Switches `O_DIRECT` off.
+pub(super) fn make_buffered(file: &File) -> std::io::Result<()> {
+    let flags = fcntl_getfl(file)?;
+    Ok(fcntl_setfl(file, flags - OFlags::DIRECT)?)
 }
 
 /// What statx says: `None` when it does not, zeros when direct I/O is not possible.

@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::retry_on_intr;
@@ -21,7 +22,10 @@ const STEP: u64 = 1 << 20;
 pub struct RealFile {
     file: File,
     path: PathBuf,
+    /// As they were at open.
     caps: Caps,
+    /// Alignment of direct I/O now: of the memory, and of offset and length; 1 when buffered.
+    align: [AtomicU32; 2],
     writable: bool,
     /// On tmpfs.
     memory: bool,
@@ -32,37 +36,61 @@ impl RealFile {
         let caps = caps::discover(&file, path, writable, direct);
         tracing::debug!(path = %path.display(), ?caps, "opened");
         let memory = caps::in_memory(&file);
-        Self { file, path: path.to_owned(), caps, writable, memory }
+        let align = [AtomicU32::new(caps.mem_align), AtomicU32::new(caps.offset_align)];
+        Self { file, path: path.to_owned(), caps, align, writable, memory }
+    }
+
+    /// Alignment of the memory, and of offset and length.
+    fn align(&self) -> (u32, u32) {
+        let [mem, offset] = &self.align;
+        (mem.load(Ordering::Acquire), offset.load(Ordering::Acquire))
+    }
+
+    /// Whether a direct transfer that fitted was refused because the alignment is another one now.
+    fn outgrown(&self, error: &io::Error) -> bool {
+        let before = self.align();
+        error.raw_os_error() == Some(libc::EINVAL)
+            && before.1 > 1
+            && self.realign().direct_align() != before
     }
 
     /// Whether the kernel takes this transfer as it is.
     fn fits(&self, buf: *const u8, at: u64, len: usize) -> bool {
-        let (mem, offset) = (self.caps.mem_align as usize, u64::from(self.caps.offset_align));
+        let (mem, offset) = self.align();
+        let (mem, offset) = (mem as usize, u64::from(offset));
         buf.addr().is_multiple_of(mem)
             && at.is_multiple_of(offset)
             && (len as u64).is_multiple_of(offset)
     }
 
     /// The part of `at..end` that one bounce step takes, and the aligned range around it.
-    fn window(&self, at: u64, end: u64) -> Window {
-        let align = u64::from(self.caps.offset_align);
+    fn window(align: u64, at: u64, end: u64) -> Window {
         let start = at - at % align;
         let stop = end.min(start.saturating_add(STEP.next_multiple_of(align)));
         Window { start, stop, padded: stop.div_ceil(align) * align }
     }
 
-    fn bounce_buffer(&self, at: u64, end: u64) -> io::Result<AlignedBuf> {
-        let window = self.window(at, end);
-        let align = u64::from(self.caps.offset_align);
+    fn bounce_buffer(align: u64, at: u64, end: u64) -> io::Result<AlignedBuf> {
+        let window = Self::window(align, at, end);
         AlignedBuf::new(to_usize((window.padded - window.start).max(align))?)
     }
 
-    fn read_bounced(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+    /// Does a bounced transfer, again when the alignment was outgrown meanwhile.
+    fn bounced<T>(&self, mut step: impl FnMut(u64) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match step(u64::from(self.align().1)) {
+                Err(error) if self.outgrown(&error) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn read_bounced(&self, align: u64, buf: &mut [u8], at: u64) -> io::Result<usize> {
         let end = end_of(at, buf.len())?;
-        let mut bounce = self.bounce_buffer(at, end)?;
+        let mut bounce = Self::bounce_buffer(align, at, end)?;
         let mut pos = at;
         while pos < end {
-            let window = self.window(pos, end);
+            let window = Self::window(align, pos, end);
             let size = to_usize(window.padded - window.start)?;
             let got = fill(&self.file, &mut bounce[..size], window.start)?;
             let skip = to_usize(pos - window.start)?;
@@ -80,12 +108,12 @@ impl RealFile {
 
     /// Read-modify-write of the edges. Not atomic against another writer of the same blocks:
     /// only the single-threaded code of open and close comes here.
-    fn write_bounced(&self, buf: &[u8], at: u64) -> io::Result<()> {
+    fn write_bounced(&self, align: u64, buf: &[u8], at: u64) -> io::Result<()> {
         let end = end_of(at, buf.len())?;
-        let mut bounce = self.bounce_buffer(at, end)?;
+        let mut bounce = Self::bounce_buffer(align, at, end)?;
         let mut pos = at;
         while pos < end {
-            let window = self.window(pos, end);
+            let window = Self::window(align, pos, end);
             let size = to_usize(window.padded - window.start)?;
             let whole = window.start == pos && window.padded == window.stop;
             let piece = &mut bounce[..size];
@@ -157,7 +185,35 @@ impl RawFile for RealFile {
     }
 
     fn caps(&self) -> Caps {
-        self.caps
+        let (mem_align, offset_align) = self.align();
+        let direct = self.caps.direct && offset_align > 1;
+        Caps { direct, mem_align, offset_align, ..self.caps }
+    }
+
+    fn realign(&self) -> Caps {
+        if self.align().1 > 1 {
+            match caps::realigned(&self.file) {
+                Some((mem, offset)) => {
+                    self.align[0].fetch_max(mem, Ordering::AcqRel);
+                    self.align[1].fetch_max(offset, Ordering::AcqRel);
+                }
+                None => {
+                    if let Err(error) = self.buffer() {
+                        tracing::warn!(path = %self.path.display(), %error, "O_DIRECT stays on");
+                    }
+                }
+            }
+        }
+        self.caps()
+    }
+
+    fn buffer(&self) -> io::Result<()> {
+        if self.align().1 > 1 {
+            caps::make_buffered(&self.file)?;
+            self.align.iter().for_each(|align| align.store(1, Ordering::Release));
+            tracing::info!(path = %self.path.display(), "no direct I/O any more");
+        }
+        Ok(())
     }
 
     fn writable(&self) -> bool {
@@ -186,19 +242,27 @@ impl RawFile for RealFile {
 
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         end_of(at, buf.len())?;
-        if self.fits(buf.as_ptr(), at, buf.len()) {
-            fill(&self.file, buf, at)
-        } else {
-            self.read_bounced(buf, at)
+        if !self.fits(buf.as_ptr(), at, buf.len()) {
+            return self.bounced(|align| self.read_bounced(align, buf, at));
+        }
+        match fill(&self.file, buf, at) {
+            Err(error) if self.outgrown(&error) => {
+                self.bounced(|align| self.read_bounced(align, buf, at))
+            }
+            done => done,
         }
     }
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         end_of(at, buf.len())?;
-        if self.fits(buf.as_ptr(), at, buf.len()) {
-            self.file.write_all_at(buf, at)
-        } else {
-            self.write_bounced(buf, at)
+        if !self.fits(buf.as_ptr(), at, buf.len()) {
+            return self.bounced(|align| self.write_bounced(align, buf, at));
+        }
+        match self.file.write_all_at(buf, at) {
+            Err(error) if self.outgrown(&error) => {
+                self.bounced(|align| self.write_bounced(align, buf, at))
+            }
+            done => done,
         }
     }
 

@@ -57,13 +57,15 @@ pub struct Rates {
     pub zero_error: u32,
     /// Reads and writes that are short.
     pub short: u32,
+    /// Ring operations before which the alignment of direct I/O rises to 4096, for good.
+    pub realign: u32,
     /// Blocking calls may fail as well (else only ring operations do).
     pub blocking: bool,
 }
 
 impl Rates {
-    /// Draws the fate of an operation.
-    pub(super) fn draw(&self, rng: &mut Rng, attempt: &Attempt) -> Verdict {
+    /// Draws the fate of an operation; what is short has whole units.
+    pub(super) fn draw(&self, rng: &mut Rng, attempt: &Attempt, unit: u64) -> Verdict {
         if attempt.blocking && !self.blocking {
             return Verdict::Normal;
         }
@@ -85,9 +87,9 @@ impl Rates {
                 Verdict::FailTorn(libc::EIO)
             }
             OpKind::Read | OpKind::Write | OpKind::WriteDsync
-                if !attempt.blocking && attempt.len > 512 && hit(self.short) =>
+                if !attempt.blocking && attempt.len > unit && hit(self.short) =>
             {
-                Verdict::Short((rng.below(attempt.len / 512 - 1) + 1) * 512)
+                Verdict::Short((rng.below(attempt.len.div_ceil(unit) - 1) + 1) * unit)
             }
             _ => Verdict::Normal,
         }

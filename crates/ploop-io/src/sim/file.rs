@@ -7,6 +7,7 @@ use crate::{Caps, FileId, Ident, LockRange, OpKind, RawFile};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The device number of every simulated file.
 pub(super) const DEVICE: u64 = 0x51;
@@ -21,6 +22,8 @@ pub struct SimFile {
     path: PathBuf,
     write: bool,
     caps: Caps,
+    /// Alignment of offset and length, as far as it is known; 1 when buffered.
+    align: AtomicU32,
 }
 
 impl SimFile {
@@ -39,9 +42,10 @@ impl SimFile {
         if !direct {
             caps = Caps { direct: false, mem_align: 1, offset_align: 1, ..caps };
         }
-        let description = Description { ino, path: path.clone(), write, direct, closed: false };
-        world.open.insert(id, description);
-        Self { world: handle.clone(), life: world.life, id, ino, path, write, caps }
+        let (align, told) = (AtomicU32::new(caps.offset_align), caps.offset_align);
+        let open = Description { ino, path: path.clone(), write, direct, told, closed: false };
+        world.open.insert(id, open);
+        Self { world: handle.clone(), life: world.life, id, ino, path, write, caps, align }
     }
 
     fn alive(&self) -> io::Result<MutexGuard<'_, World>> {
@@ -107,7 +111,23 @@ impl RawFile for SimFile {
     }
 
     fn caps(&self) -> Caps {
-        self.caps
+        Caps { offset_align: self.align.load(Ordering::Acquire), ..self.caps }
+    }
+
+    fn realign(&self) -> Caps {
+        let now = self.world.lock().options.caps.offset_align;
+        if self.caps.direct && self.align.load(Ordering::Acquire) > 1 {
+            self.align.fetch_max(now, Ordering::AcqRel);
+        }
+        self.caps()
+    }
+
+    fn buffer(&self) -> io::Result<()> {
+        self.align.store(1, Ordering::Release);
+        if let Some(open) = self.world.lock().open.get_mut(&self.id) {
+            open.direct = false;
+        }
+        Ok(())
     }
 
     fn writable(&self) -> bool {

@@ -73,6 +73,8 @@ pub(super) struct Description {
     pub(super) path: PathBuf,
     pub(super) write: bool,
     pub(super) direct: bool,
+    /// The alignment it was opened with.
+    pub(super) told: u32,
     pub(super) closed: bool,
 }
 
@@ -447,8 +449,21 @@ impl World {
     pub(super) fn judge(&mut self, attempt: &Attempt) -> Verdict {
         let verdict = self.hook.as_mut().map_or(Verdict::Normal, |hook| hook(attempt));
         match verdict {
-            Verdict::Normal => self.options.rates.draw(&mut self.rng, attempt),
+            Verdict::Normal => self.draw(attempt),
             other => other,
+        }
+    }
+
+    fn draw(&mut self, attempt: &Attempt) -> Verdict {
+        let unit = u64::from(self.options.caps.offset_align.max(512));
+        self.options.rates.draw(&mut self.rng, attempt, unit)
+    }
+
+    /// A copy of an image shares its blocks: from now on direct I/O takes whole pages only.
+    pub(super) fn maybe_realign(&mut self) {
+        let rate = u64::from(self.options.rates.realign);
+        if rate > 0 && self.rng.chance(rate, 65536) {
+            self.options.caps.offset_align = self.options.caps.offset_align.max(4096);
         }
     }
 

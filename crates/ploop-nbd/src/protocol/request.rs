@@ -149,8 +149,6 @@ pub struct Agreed {
     pub read_only: bool,
     /// Device size in bytes.
     pub size: u64,
-    /// Every offset and length is a multiple.
-    pub block: u32,
 }
 
 impl Header {
@@ -176,10 +174,6 @@ impl Header {
         let carries = matches!(self.command, Command::Read | Command::Write);
         if carries && self.len > MAX_PAYLOAD {
             return Err((NbdError::Inval, "longer than the maximum of 32 MiB"));
-        }
-        let block = u64::from(agreed.block.max(1));
-        if !self.offset.is_multiple_of(block) || !u64::from(self.len).is_multiple_of(block) {
-            return Err((NbdError::Inval, "not a multiple of the minimum block size"));
         }
         let end = self.offset.checked_add(u64::from(self.len));
         if end.is_none_or(|end| end > agreed.size) {
@@ -218,13 +212,8 @@ impl Header {
 mod tests {
     use super::*;
 
-    const AGREED: Agreed = Agreed {
-        structured: true,
-        block_status: true,
-        read_only: false,
-        size: 1 << 20,
-        block: 512,
-    };
+    const AGREED: Agreed =
+        Agreed { structured: true, block_status: true, read_only: false, size: 1 << 20 };
 
     fn header(command: Command, flags: u16, offset: u64, len: u32) -> Header {
         Header { flags: CommandFlags(flags), command, cookie: 7, offset, len }
@@ -269,10 +258,12 @@ mod tests {
     }
 
     #[test]
-    fn unaligned_requests_are_refused() {
+    fn any_byte_range_is_taken_inside_the_device() {
         for command in [Command::Read, Command::Write, Command::Trim, Command::WriteZeroes] {
-            assert_eq!(error(command, 0, 1, 512), Some(NbdError::Inval));
-            assert_eq!(error(command, 0, 0, 511), Some(NbdError::Inval));
+            assert_eq!(error(command, 0, 1, 512), None);
+            assert_eq!(error(command, 0, 0, 511), None);
+            assert_eq!(error(command, 0, 7, 0), None, "an empty one does nothing");
+            assert!(error(command, 0, (1 << 20) - 511, 512).is_some(), "past the end");
         }
         assert_eq!(error(Command::Flush, 0, 512, 0), Some(NbdError::Inval));
         assert_eq!(error(Command::Flush, 0, 0, 0), None);
