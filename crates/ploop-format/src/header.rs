@@ -212,6 +212,14 @@ impl Header {
         Ok(header)
     }
 
+    /// The header of a new image with at least so many entries, more than the device may need.
+    #[must_use]
+    pub fn with_entries(&self, entries: u64) -> Self {
+        let mut header = *self;
+        header.put_geometry(self.size(), entries.min(u64::from(u32::MAX)), 0);
+        header
+    }
+
     /// Size must have passed `round_size`: its entries and first block fit in 32 bits.
     fn put_geometry(&mut self, size: Sector, min_entries: u64, min_first: u64) {
         let entries = geometry::entries_for(size, self.cluster).max(min_entries);

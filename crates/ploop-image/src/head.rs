@@ -63,6 +63,11 @@ impl Head {
         self.header.entries()
     }
 
+    /// Entries that the device uses: the others, if a foreign tool made more, are no part of it.
+    pub fn live(&self) -> u64 {
+        self.cluster().count(self.size().bytes()).min(self.entries())
+    }
+
     /// Size of the device.
     pub fn size(&self) -> Sector {
         self.header.size()

@@ -11,7 +11,7 @@ use crate::open::plan::{Document, MAX_LEVELS};
 use crate::open::{Disk, Note, OpenOptions, Prepared, recover, stamp};
 use crate::{owner, store};
 use ploop_format::descriptor::Temporary;
-use ploop_format::{DescriptorError, Guid, Header, Version};
+use ploop_format::{DescriptorError, Guid, Header, Version, geometry};
 use ploop_io::planted::{Bug, on, synced};
 use ploop_io::{Dir, Entropy, Owner};
 use std::path::{Path, PathBuf};
@@ -106,6 +106,8 @@ fn with_snapshot(document: &Document, guid: Guid, file: &str, temporary: bool) -
 
 /// Where the header keeps the size of the device.
 const SIZE_AT: std::ops::Range<usize> = 36..44;
+/// Bytes of entries that a new delta has more than its device needs, at most.
+const SPARE_BAT: u64 = 4 << 20;
 /// Bytes of one write of the new delta.
 const STEP: u64 = 1 << 20;
 
@@ -236,6 +238,11 @@ pub(crate) fn new_header(prepared: &Prepared) -> Result<Header> {
     let top = prepared.top()?;
     let version = top.head.as_ref().map_or(Version::V2, |head| head.version());
     let made = Header::new(version, prepared.cluster, prepared.size);
+    // As many entries as the old top, though the device may need fewer: the kernel's driver wants
+    // no level with more of them than the one above. Not for any number that an image claims.
+    let entries = top.head.as_ref().map_or(0, |head| head.entries());
+    let many = geometry::bat_bytes(entries) > SPARE_BAT + made.map_or(0, |h| h.data_start());
+    let made = made.map(|header| if many { header } else { header.with_entries(entries) });
     let made = made.and_then(|header| with_size(&header, prepared.size));
     made.map_err(|e| ImageError::new(ErrorKind::BadImage, "no delta can have this size").because(e))
 }

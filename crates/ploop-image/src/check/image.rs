@@ -48,7 +48,7 @@ pub(super) fn check_image(
 fn fill_header(report: &mut ImageReport, head: &Head) {
     report.version = head.version_number();
     report.cluster_bytes = head.cluster().bytes();
-    report.clusters = head.entries();
+    (report.clusters, report.live) = (head.entries(), head.live());
     report.in_use = head.dirty();
     if report.in_use {
         let text = format!("the in-use mark is {:#010x}", head.in_use_word());

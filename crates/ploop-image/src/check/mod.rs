@@ -112,8 +112,8 @@ fn check_sizes(report: &mut CheckReport) {
             let text = format!("{names} have versions {} and {}", low.version, up.version);
             found.push(Finding::new(FindingKind::Chain, true, text));
         }
-        if low.clusters > up.clusters {
-            let text = format!("{names} have {} and {} clusters", low.clusters, up.clusters);
+        if low.live > up.live {
+            let text = format!("{names} have {} and {} clusters", low.live, up.live);
             found.push(Finding::new(FindingKind::Chain, true, text));
         }
     }
@@ -144,10 +144,10 @@ fn check_document(report: &mut CheckReport, document: &Document) {
     let mut found = Vec::new();
     let said = parsed.size_sectors;
     let wanted = said.div_ceil(sectors.max(1));
-    if said != 0 && wanted != top.clusters {
+    if said != 0 && wanted != top.live {
         let text = format!(
             "the descriptor says {said} sectors ({wanted} clusters), {} has {} clusters",
-            top.image, top.clusters
+            top.image, top.live
         );
         found.push(Finding::new(FindingKind::Descriptor, false, text));
     }

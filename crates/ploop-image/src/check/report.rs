@@ -77,6 +77,9 @@ pub struct ImageReport {
     pub cluster_bytes: u64,
     /// Clusters of the device (BAT entries).
     pub clusters: u64,
+    /// Clusters that the device uses.
+    #[serde(skip)]
+    pub live: u64,
     /// Clusters with a place in the file.
     pub allocated: u64,
     /// Not closed, or open right now.

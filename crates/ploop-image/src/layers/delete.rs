@@ -59,7 +59,7 @@ pub fn delete(
     let text = parsed.to_xml().map_err(no)?;
     // Exclusive: nobody has what goes, or the disk, open.
     let options = OpenOptions { read_only: false, ..options.clone() };
-    let reach = Reach { tip, write: vec![tip] };
+    let reach = Reach::of(tip, vec![tip]);
     let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
     same(&planned, prepared.document.as_ref())?;
     store::stage(dir, entropy, &planned.path, &text)?.commit(dir)?;

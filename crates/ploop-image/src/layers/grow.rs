@@ -1,8 +1,8 @@
 //! A larger device: of a disk, of a lower image before levels are merged into it, of a lone image.
 
 use super::relocate::grow_level;
-use super::sync;
 use super::target::{good, stamp as mark};
+use super::{lookup, sync};
 use crate::close::finish;
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::extension::{self, Extension};
@@ -55,6 +55,7 @@ pub fn grow(dir: &dyn Dir, target: &Path, size: Sector, options: &OpenOptions) -
         None => grow_raw(&mut prepared, size)?,
         Some(head) => {
             let new = new_header(&head.header, size)?;
+            check_below(&prepared, new.size())?;
             check_above(dir, &prepared, reach.tip, &new, &*options.gate)?;
             grow_ploop(&mut prepared, &new, kept, &options)?;
             new.size()
@@ -74,7 +75,7 @@ pub fn grow(dir: &dyn Dir, target: &Path, size: Sector, options: &OpenOptions) -
 fn whom(dir: &dyn Dir, target: &Path) -> Result<Reach> {
     let path = match locate::locate(dir, target)? {
         Located::Descriptor(path) => path,
-        Located::Image(_) => return Ok(Reach { tip: Guid::NONE, write: Vec::new() }),
+        Located::Image(_) => return Ok(Reach { grows: true, ..Reach::of(Guid::NONE, Vec::new()) }),
     };
     let document = Document::read(dir, &path)?;
     let asked = match locate::locate_file(dir, target)? {
@@ -86,7 +87,7 @@ fn whom(dir: &dyn Dir, target: &Path) -> Result<Reach> {
         asked.as_ref().is_some_and(|asked| path.is_ok_and(|path| path == *asked))
     });
     let tip = named.map_or(document.parsed.top, |image| image.guid);
-    Ok(Reach { tip, write: vec![tip] })
+    Ok(Reach { grows: true, ..Reach::of(tip, vec![tip]) })
 }
 
 fn new_header(old: &Header, size: Sector) -> Result<Header> {
@@ -96,6 +97,30 @@ fn new_header(old: &Header, size: Sector) -> Result<Header> {
     old.grown(size).map_err(|e| {
         ImageError::new(ErrorKind::Param, "the image cannot have this size").because(e)
     })
+}
+
+/// What lies below is not larger than the image will be, and has nothing behind its old end: that
+/// would show where the grown device is to read as zeros (F18).
+fn check_below(prepared: &Prepared, size: Sector) -> Result<()> {
+    let Some((top, below)) = prepared.levels.split_last() else { return Ok(()) };
+    let Some(head) = &top.head else { return Ok(()) };
+    for level in below {
+        let Some(low) = level.head.as_ref().filter(|low| low.live() > head.live()) else {
+            continue;
+        };
+        let names = || format!("{} below {}", level.path.display(), top.path.display());
+        if low.size() > size {
+            let text = format!("{} has {} sectors, {} are less", names(), low.size().0, size.0);
+            let hint = format!("ploop grow -s {}", low.size().0);
+            return Err(ImageError::new(ErrorKind::Param, text).hint(hint));
+        }
+        lookup::each([level], prepared.cluster, low.live(), |at, lookups| {
+            let hidden = at.0 >= head.live() && lookups[0].find(at)?.is_some();
+            let text = || format!("{} has cluster {at}, behind the end of the device", names());
+            if hidden { Err(ImageError::new(ErrorKind::Param, text())) } else { Ok(()) }
+        })?;
+    }
+    Ok(())
 }
 
 /// A level is never larger than the one above it.
@@ -112,13 +137,13 @@ fn check_above(
         let path = gate::pass(dir, gate, document.home(), &document.home().join(&image.file))?;
         let file = dir.open(&path, OpenHow::default()).at(ErrorKind::Open, "cannot open", &path)?;
         let above = head::Head::read(&*file, &path)?;
-        if new.entries() > above.entries() {
+        let clusters = new.cluster().count(new.size().bytes());
+        if clusters > above.live() {
             let text = format!(
-                "{} would have {} clusters, {} on it has {}",
+                "{} would have {clusters} clusters, {} on it has {}",
                 prepared.top()?.path.display(),
-                new.entries(),
                 path.display(),
-                above.entries()
+                above.live()
             );
             return Err(ImageError::new(ErrorKind::Param, text).hint("grow the top first"));
         }

@@ -64,7 +64,7 @@ impl<'a> Lookup<'a> {
             let left = self.level.len.saturating_sub(at);
             return Ok((left > 0).then(|| Found { at, len: left.min(size) }));
         };
-        if cluster.0 >= head.entries() {
+        if cluster.0 >= head.live() {
             return Ok(None);
         }
         let slot = cluster.slot();

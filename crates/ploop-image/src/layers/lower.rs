@@ -94,7 +94,7 @@ fn not_raw(plan: &Plan) -> ImageError {
 
 /// No cluster is left in the top.
 fn is_empty(top: &Level, cluster: ClusterSize) -> Result<()> {
-    let entries = top.head.as_ref().map_or(0, |head| head.entries());
+    let entries = top.head.as_ref().map_or(0, |head| head.live());
     lookup::each([top], cluster, entries, |at, lookups| {
         let mut found = false;
         for lookup in lookups {

@@ -121,7 +121,7 @@ impl Plan {
     /// All are written or go, so nobody else may have one open.
     pub fn reach(&self) -> Reach {
         let write = self.sources.iter().chain([&self.target]).copied().collect();
-        Reach { tip: self.tip, write }
+        Reach::of(self.tip, write)
     }
 }
 

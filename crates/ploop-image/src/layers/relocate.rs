@@ -4,7 +4,7 @@
 //! |---|---|
 //! | the file longer, clusters copied, synced | the old image, a tail nobody names |
 //! | their entries written, synced | the old image, the same content |
-//! | zeros from the last old entry to the end of the new BAT, synced | the old image |
+//! | zeros from the last used entry to the end of the new BAT, synced | the old image |
 //! | the header, one sector, synced | the new image |
 
 use super::copy::Move;
@@ -15,7 +15,7 @@ use crate::open::Level;
 use crate::scan::for_chunks;
 use fixedbitset::FixedBitSet;
 use ploop_format::units::{HEADER_WORDS, PAGE, SECTOR};
-use ploop_format::{FileCluster, GuestCluster, Header, Sector};
+use ploop_format::{FileCluster, GuestCluster, Header, Sector, geometry};
 use ploop_io::planted::{Bug, on};
 use std::collections::BTreeMap;
 
@@ -145,9 +145,9 @@ fn relocate(
     }
 }
 
-/// Zeros, written, from behind the last old entry to the end of the new BAT (C5).
+/// Zeros, written, from behind the last entry that the device used to the end of the new BAT (C5).
 fn zero(level: &Level, old: &Head, new: &Header) -> Result<()> {
-    let mut at = old.header.bat_bytes();
+    let mut at = geometry::bat_bytes(old.live());
     let zeros = vec![0; STEP as usize];
     while at < new.data_start() {
         // Up to a page boundary first: the rest goes in whole pages.

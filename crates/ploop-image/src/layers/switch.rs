@@ -48,14 +48,14 @@ pub fn switch(
     let dropped = parsed.switch(guid, &file, kept).map_err(|e| refused(&planned.path, e))?;
     let text = parsed.to_xml().map_err(|e| refused(&planned.path, e))?;
     // The top's exclusive lock: nobody has the disk open.
-    let top = Reach { tip: planned.parsed.top, write: vec![planned.parsed.top] };
+    let top = Reach::of(planned.parsed.top, vec![planned.parsed.top]);
     let mut old = Prepared::open_reach(dir, target, &options, Some(&top))?;
     same(&planned, old.document.as_ref())?;
     if keep {
         repair(&mut old, &options)?;
     }
     let read_only = OpenOptions { read_only: true, ..options.clone() };
-    let branch = Reach { tip: guid, write: Vec::new() };
+    let branch = Reach::of(guid, Vec::new());
     let branch = Prepared::open_reach(dir, target, &read_only, Some(&branch))?;
     if branch.levels.len() >= MAX_LEVELS {
         let text = format!(

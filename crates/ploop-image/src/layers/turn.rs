@@ -168,8 +168,7 @@ pub fn drop_covered(
         gone.push(after.drop_covered(*guid).map_err(no)?);
     }
     let options = OpenOptions { read_only: false, ..options.clone() };
-    let reach =
-        Reach { tip: parsed.top, write: lower.iter().chain([&parsed.top]).copied().collect() };
+    let reach = Reach::of(parsed.top, lower.iter().chain([&parsed.top]).copied().collect());
     let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
     same(&planned, prepared.document.as_ref())?;
     repair(&mut prepared, &options)?;
@@ -189,7 +188,7 @@ pub fn drop_covered(
 fn covers(top: &Level, lower: &Level, cluster: ClusterSize) -> Result<()> {
     // A raw image has every cluster up to its end.
     let raw = cluster.count(lower.len);
-    let entries = lower.head.as_ref().map_or(raw, |head| head.entries());
+    let entries = lower.head.as_ref().map_or(raw, |head| head.live());
     lookup::each([top, lower], cluster, entries, |at, lookups| {
         let [high, low] = lookups else { return Ok(()) };
         if low.find(at)?.is_some() && high.find(at)?.is_none() && !on(Bug::DropUncovered) {

@@ -104,7 +104,8 @@ impl Prepared {
             }
         }
         let levels = read_levels(&mut locked, options)?;
-        check_chain(&levels, &mut locked.notes)?;
+        let grows = reach.is_some_and(|reach| reach.grows);
+        check_chain(&levels, grows, &mut locked.notes)?;
         let mut prepared = Self::assemble(locked, levels)?;
         prepared.check_writable(options)?;
         Ok(prepared)
@@ -192,6 +193,7 @@ impl Prepared {
                 "cannot read the BAT of",
                 &path,
             )?;
+            self.refused.retain(|cluster| cluster.0 < head.live());
             if !self.refused.is_empty() {
                 self.notes.push(Note::Shared { path, clusters: self.refused.len() });
             }
@@ -314,7 +316,7 @@ fn read_levels(locked: &mut Locked, options: &OpenOptions) -> Result<Vec<Level>>
     Ok(levels)
 }
 
-fn check_chain(levels: &[Level], notes: &mut Vec<Note>) -> Result<()> {
+fn check_chain(levels: &[Level], grows: bool, notes: &mut Vec<Note>) -> Result<()> {
     if levels.len() >= ORIGINAL_LEVELS {
         notes.push(Note::LongChain(levels.len()));
     }
@@ -335,14 +337,16 @@ fn check_chain(levels: &[Level], notes: &mut Vec<Note>) -> Result<()> {
             notes.push(Note::DirtyLower(level.path.clone()));
         }
     }
-    for pair in levels.windows(2) {
-        check_pair(&pair[0], &pair[1])?;
+    for (lower, pair) in levels.windows(2).enumerate() {
+        // One that is to become larger may be too small for what is below it.
+        let grows = grows && lower + 2 == levels.len();
+        check_pair(&pair[0], &pair[1], grows)?;
     }
     Ok(())
 }
 
 /// Neighbours of a chain: one generation, one cluster size, sizes that never shrink (T5, F18).
-fn check_pair(lower: &Level, upper: &Level) -> Result<()> {
+fn check_pair(lower: &Level, upper: &Level, grows: bool) -> Result<()> {
     let (Some(low), Some(up)) = (&lower.head, &upper.head) else { return Ok(()) };
     let names = || format!("{} and {}", lower.path.display(), upper.path.display());
     let text = if low.version() != up.version() {
@@ -350,9 +354,11 @@ fn check_pair(lower: &Level, upper: &Level) -> Result<()> {
     } else if low.cluster() != up.cluster() {
         let (a, b) = (low.cluster().sectors(), up.cluster().sectors());
         format!("{} have clusters of {a} and {b} sectors", names())
-    } else if low.entries() > up.entries() {
-        let (a, b) = (low.entries(), up.entries());
-        format!("{} have {a} and {b} BAT entries: the lower is the larger one", names())
+    } else if low.live() > up.live() && !grows {
+        let (a, b) = (low.size().0, up.size().0);
+        let text = format!("{} have {a} and {b} sectors: the lower is the larger one", names());
+        let hint = format!("ploop grow -s {a} {}, if that is the top", upper.path.display());
+        return Err(ImageError::new(ErrorKind::BadImage, text).hint(hint));
     } else {
         return Ok(());
     };

@@ -230,7 +230,7 @@ impl Level {
             None => LevelKind::Raw,
             Some(head) => LevelKind::Ploop {
                 version: head.version(),
-                entries: head.entries(),
+                entries: head.live(),
                 data_start: head.data_start(),
             },
         };

@@ -54,6 +54,15 @@ pub(crate) struct Reach {
     pub tip: Guid,
     /// The images that are written.
     pub write: Vec<Guid>,
+    /// The last image is to become larger: it may be smaller than what is below it.
+    pub grows: bool,
+}
+
+impl Reach {
+    /// An operation that leaves sizes as they are.
+    pub fn of(tip: Guid, write: Vec<Guid>) -> Self {
+        Self { tip, write, grows: false }
+    }
 }
 
 /// A descriptor as it was read.
