@@ -44,6 +44,9 @@ pub enum FormatError {
         /// Sectors per cluster.
         cluster: u32,
     },
+    /// `m_FirstBlockOffset` was never written: the image is only read.
+    #[error("the first block is 0xffffffff, so nobody has said where data begins")]
+    NoFirstBlock,
     /// The data would begin inside the BAT.
     #[error("the first block is byte {first}, header and BAT end at {needed}")]
     DataInsideBat {

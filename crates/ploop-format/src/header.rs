@@ -37,6 +37,9 @@ pub const CONVERTING: u32 = 2;
 /// the same sector write; whoever closes the image clears it. The in-use word alone does not tell
 /// who left it, so this is what lets the next open repair such an image (C6).
 pub const BELOW: u32 = 1 << 30;
+/// A first block that was never written. The entries tell where data is all the same; QEMU's check
+/// puts the least possible value there.
+pub const NO_FIRST_BLOCK: u32 = u32::MAX;
 /// Flags that are never valid.
 const BAD_FLAGS: u32 = u32::MAX;
 
@@ -165,7 +168,7 @@ impl Header {
             return Err(FormatError::Flags(BAD_FLAGS));
         }
         let first = self.raw.first_block.get();
-        if first == 0 && self.version == Version::V1 {
+        if first == 0 && self.version == Version::V1 || first == NO_FIRST_BLOCK {
             return Ok(());
         }
         if first == 0 || !first.is_multiple_of(self.cluster.sectors()) {
@@ -341,12 +344,19 @@ impl Header {
         geometry::bat_bytes(self.entries())
     }
 
+    /// Whether the header says where data begins.
+    #[must_use]
+    pub const fn has_first_block(&self) -> bool {
+        self.raw.first_block.get() != NO_FIRST_BLOCK
+    }
+
     /// First byte of data. A v1 image with first block 0 begins at the next sector behind its BAT.
     #[must_use]
     pub const fn data_start(&self) -> u64 {
-        match self.first_block().bytes() {
+        match self.raw.first_block.get() {
             0 => self.bat_bytes().next_multiple_of(SECTOR),
-            first => first,
+            NO_FIRST_BLOCK => self.bat_bytes().next_multiple_of(self.cluster.bytes()),
+            first => first as u64 * SECTOR,
         }
     }
 
@@ -374,6 +384,9 @@ impl Header {
     /// # Errors
     /// It does not.
     pub fn check_aligned(&self) -> Result<()> {
+        if !self.has_first_block() {
+            return Err(FormatError::NoFirstBlock);
+        }
         let (start, cluster) = (self.data_start(), self.cluster.bytes());
         if self.cluster.offset_in(start) != 0 {
             return Err(FormatError::DataUnaligned { start, cluster });

@@ -119,7 +119,11 @@ impl Head {
 
     /// Data that is not at cluster boundaries is only read (F22).
     pub fn check_writable(&self, path: &Path) -> Result<()> {
-        self.header.check_aligned().map_err(|e| bad(path, e).hint("open it with --ro"))
+        let hint = match self.header.has_first_block() {
+            true => "open it with --ro",
+            false => "open it with --ro; qemu-img check -f parallels -r all puts it right",
+        };
+        self.header.check_aligned().map_err(|e| bad(path, e).hint(hint))
     }
 
     /// The extension, when the header says it is valid.

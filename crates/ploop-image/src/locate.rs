@@ -111,8 +111,8 @@ fn neither(dir: &dyn Dir, path: &Path, len: u64) -> ImageError {
         let home = home.join(DESCRIPTOR);
         return error.hint(format!("it is the other copy of {}, which is missing", home.display()));
     }
-    // The smallest cluster of a raw disk.
-    if len != 0 && len.is_multiple_of(32 << 10) {
+    // Whole sectors, as a disk's.
+    if len != 0 && len.is_multiple_of(512) {
         let home = home.display();
         let command = format!("ploop restore-descriptor -f raw {home} {name}");
         return error.hint(format!("a raw disk needs a descriptor: {command}"));

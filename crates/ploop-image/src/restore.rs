@@ -66,13 +66,19 @@ fn raw(
     cluster: Option<ClusterSize>,
 ) -> Result<(Sector, ClusterSize, Kind)> {
     let len = file.len().at(ErrorKind::Stat, "cannot stat", path)?;
-    let fits = |cluster: &ClusterSize| len != 0 && cluster.offset_in(len) == 0;
+    if len == 0 {
+        let text = format!("{} is empty: a disk has at least one sector", path.display());
+        return Err(ImageError::new(ErrorKind::BadImage, text));
+    }
+    // The largest that divides it, as the original; the end may lie inside a cluster, or a sector.
     let mut tried = RAW_CLUSTERS.into_iter().filter_map(ClusterSize::from_sectors);
-    let cluster = cluster.or_else(|| tried.find(fits)).filter(fits).ok_or_else(|| {
-        let text = format!("{} has {len} bytes, no multiple of a cluster", path.display());
+    let fitting = tried.find(|cluster| cluster.offset_in(len) == 0);
+    let usual = ClusterSize::from_sectors(RAW_CLUSTERS[0]);
+    let cluster = cluster.or(fitting).or(usual).ok_or_else(|| {
+        let text = format!("{} has {len} bytes, no cluster size fits", path.display());
         ImageError::new(ErrorKind::BadImage, text)
     })?;
-    Ok((Sector(len >> 9), cluster, Kind::Raw { sparse: true }))
+    Ok((Sector(len.div_ceil(512)), cluster, Kind::Raw { sparse: true }))
 }
 
 /// Preallocated when the caller says so, or when every entry is mapped.

@@ -38,6 +38,10 @@ pub(super) fn check_image(
         Err(error) => return Err(error),
     };
     fill_header(&mut report, &head);
+    if !head.header.has_first_block() {
+        let text = "the first block is 0xffffffff, so nobody has said where data begins";
+        report.add(Finding::new(FindingKind::Header, true, text));
+    }
     if check_before_scan(&mut report, &head, len, options) {
         return Ok(report);
     }

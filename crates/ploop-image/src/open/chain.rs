@@ -333,6 +333,9 @@ fn check_chain(levels: &[Level], grows: bool, notes: &mut Vec<Note>) -> Result<(
             return Err(ImageError::new(ErrorKind::BadImage, text));
         }
         let lower = index + 1 < levels.len();
+        if !head.header.has_first_block() {
+            notes.push(Note::NoFirstBlock(level.path.clone()));
+        }
         if lower && head.dirty() {
             notes.push(Note::DirtyLower(level.path.clone()));
         }
@@ -350,7 +353,15 @@ fn check_pair(lower: &Level, upper: &Level, grows: bool) -> Result<()> {
     let (Some(low), Some(up)) = (&lower.head, &upper.head) else { return Ok(()) };
     let names = || format!("{} and {}", lower.path.display(), upper.path.display());
     let text = if low.version() != up.version() {
-        format!("{} mix the versions {:?} and {:?}", names(), low.version(), up.version())
+        let text =
+            format!("{} mix the versions {:?} and {:?}", names(), low.version(), up.version());
+        return Err(ImageError::new(ErrorKind::BadImage, text).hint(format!(
+            "both can be read together by qemu-img convert -O raw --image-opts \
+             driver=parallels,file.filename={},backing.driver=parallels,backing.file.filename={} \
+             NEW.raw",
+            upper.path.display(),
+            lower.path.display()
+        )));
     } else if low.cluster() != up.cluster() {
         let (a, b) = (low.cluster().sectors(), up.cluster().sectors());
         format!("{} have clusters of {a} and {b} sectors", names())

@@ -21,6 +21,8 @@ pub enum Note {
     Crashed(PathBuf),
     /// A lower image carries the in-use mark (C6).
     DirtyLower(PathBuf),
+    /// The header does not say where data begins: the image is only read.
+    NoFirstBlock(PathBuf),
     /// Entries of a read-only top share a place: nobody can say whose it is (T5).
     Shared {
         /// Which image.
@@ -109,6 +111,12 @@ impl fmt::Display for Note {
             Self::DirtyLower(path) => {
                 write!(f, "{} was not closed properly, it is only read", path.display())
             }
+            Self::NoFirstBlock(path) => write!(
+                f,
+                "the header of {} does not say where data begins (0xffffffff): its BAT tells, the \
+                 image is only read",
+                path.display()
+            ),
             Self::Shared { path, clusters } => write!(
                 f,
                 "{clusters} clusters of {} share their place with another: reading them gives EIO",
