@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod hosts;
 mod loom;
 mod setup;
 mod sh;
@@ -27,6 +28,7 @@ usage: cargo xtask TASK
   mutate [ARG...]      every sync dropped, or swapped with its neighbour: is it noticed?
   loom                 models of the lock-free parts, every interleaving
   stress [SECONDS]     contention on real threads and files (default 180)
+  hosts [WORD...]      hosts that lack space, inodes, rights: nothing hangs or is lost
   fuzz [SECONDS]       every fuzz target, SECONDS in all with the build (default 240)
   fuzz --minutes M [TARGET]
                        a long run of all targets together, or of one
@@ -66,6 +68,7 @@ fn run(task: &str, rest: &[String]) -> Result<()> {
         "mutate" => sim::mutate(rest),
         "loom" => loom::run(),
         "stress" => stress::run(rest),
+        "hosts" => hosts::run(rest),
         "fuzz" => fuzz::run(rest),
         "bench" => bench::run(rest),
         "vm" => vm::run(rest),

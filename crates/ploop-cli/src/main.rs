@@ -20,6 +20,7 @@ use std::process::ExitCode;
 const VERBOSITY: u8 = 3;
 
 fn main() -> ExitCode {
+    ploop_io::file_limit_is_an_error();
     let all: Vec<OsString> = std::env::args_os().collect();
     let (all, misused) = match helper::words(&all) {
         None => (all, None),

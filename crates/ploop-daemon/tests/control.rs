@@ -125,6 +125,8 @@ fn job(done_bytes: u64) -> Job {
         pause_ns: vec![4],
         message: None,
         code: None,
+        error_kind: None,
+        hint: None,
     }
 }
 

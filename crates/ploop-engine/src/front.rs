@@ -188,6 +188,23 @@ pub struct Limits {
     pub read_only: bool,
 }
 
+/// The host does not let a file take more: its file system is full, a quota is used up, or the file
+/// has the greatest length that a limit of the process or the file system allows. It may pass.
+#[must_use]
+pub fn is_no_space(errno: Errno) -> bool {
+    matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::FBIG)
+}
+
+/// What [`is_no_space`] means, in words.
+#[must_use]
+pub fn why_no_space(errno: Errno) -> &'static str {
+    match errno {
+        Errno::DQUOT => "a quota on the host is used up",
+        Errno::FBIG => "the file has the greatest length that is allowed (ulimit -f, file system)",
+        _ => "the host's file system is full",
+    }
+}
+
 /// A front end's view of the queue it lives on, during [`FrontEnd::poll`].
 pub trait Intake {
     /// Requests the queue has room for now. Pushing more is a bug (they are refused with `EAGAIN`).

@@ -29,16 +29,20 @@ impl Disk {
     }
 
     /// As [`Disk::close`], for an operation on the files and the open behind it: they stay open and
-    /// locked.
+    /// locked. The inner error is that of an image which would not take its last change: it is
+    /// still marked, and whole.
     ///
     /// # Errors
     /// As [`Disk::close`].
-    pub(crate) fn close_held(self, report: CloseReport) -> Result<Held> {
-        self.finish_top(report)?;
+    pub(crate) fn close_held(self, report: CloseReport) -> Result<(Held, Result<()>)> {
+        let closed = match self.finish_top(report) {
+            Err(error) if !error.is_refused() => return Err(error),
+            closed => closed,
+        };
         if let Some(kept) = &self.kept {
             kept.forget();
         }
-        Ok(self.held())
+        Ok((self.held(), closed))
     }
 
     fn finish_top(&self, report: CloseReport) -> Result<()> {
@@ -57,7 +61,7 @@ impl Disk {
             let synced = below.file.sync().at(ErrorKind::Sync, "cannot sync", &below.path);
             synced.map_err(|e| stays(top, e))?;
         }
-        let end = (!prepared.preallocated).then_some(report.end);
+        let end = Some(prepared.closed_len(report.end));
         let stamp = prepared.stamp.filter(|_| !report.changed);
         finish_as(top, end, report.mapped, stamp).map_err(|e| stays(top, e))
     }

@@ -130,14 +130,12 @@ pub(crate) fn home_of(path: &Path) -> PathBuf {
 /// Opens a file that must not exist yet.
 pub(crate) fn open_new(dir: &dyn Dir, path: &Path, owner: Option<Owner>) -> Result<File> {
     let how = OpenHow { write: true, create_new: true, mode: 0o600, owner, ..OpenHow::default() };
-    dir.open(path, how).map_err(|e| {
-        if e.kind() == std::io::ErrorKind::AlreadyExists {
-            ImageError::new(ErrorKind::ImageExists, format!("{} exists", path.display()))
-        } else {
-            ImageError::new(ErrorKind::Create, format!("cannot create {}", path.display()))
-                .because(e)
+    match dir.open(path, how) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(ImageError::new(ErrorKind::ImageExists, format!("{} exists", path.display())))
         }
-    })
+        opened => opened.at(ErrorKind::Create, "cannot create", path),
+    }
 }
 
 /// Writes the content of a new image and makes it durable.

@@ -94,6 +94,12 @@ impl ErrorKind {
         }
     }
 
+    /// A file would not take a change: nothing was changed, and nothing is in doubt.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::Write | Self::Truncate | Self::Reserve)
+    }
+
     /// The name used in JSON errors.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -167,6 +173,12 @@ impl ImageError {
         self.kind
     }
 
+    /// It, or what caused it, is a refusal: see [`ErrorKind::is_refusal`].
+    pub(crate) fn is_refused(&self) -> bool {
+        let cause = self.source.as_ref().and_then(|source| source.downcast_ref::<Self>());
+        cause.map_or(self.kind, Self::kind).is_refusal()
+    }
+
     /// The text, without the cause.
     #[must_use]
     pub fn context(&self) -> &str {
@@ -210,13 +222,50 @@ pub(crate) trait IoContext<T> {
 
 impl<T> IoContext<T> for io::Result<T> {
     fn at(self, kind: ErrorKind, what: &str, path: &Path) -> Result<T> {
-        self.map_err(|e| ImageError::new(kind, format!("{what} {}", path.display())).because(e))
+        self.map_err(|e| {
+            let hint = room(&e);
+            let error = ImageError::new(kind, format!("{what} {}", path.display())).because(e);
+            match hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            }
+        })
+    }
+}
+
+/// What to do when the host does not let a file take more.
+fn room(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::StorageFull => {
+            Some("make room on the host's file system: blocks, or inodes (df -i)")
+        }
+        io::ErrorKind::QuotaExceeded => {
+            Some("the quota of the files' owner is used up: make room or raise it")
+        }
+        io::ErrorKind::FileTooLarge => Some(
+            "the file has the greatest length that is allowed: raise the limit (ulimit -f, \
+             LimitFSIZE=), or move the disk to a file system with larger files",
+        ),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_room_says_whose_and_what_to_do() {
+        // ENOSPC, EDQUOT, EFBIG: each is told apart.
+        let hints = [28, 122, 27].map(|errno| {
+            let failed: io::Result<()> = Err(io::Error::from_raw_os_error(errno));
+            let error = failed.at(ErrorKind::Write, "cannot write", Path::new("/d/root.hds"));
+            error.unwrap_err().hint_text().map(str::to_owned).unwrap_or_default()
+        });
+        for (hint, word) in hints.iter().zip(["inodes", "quota", "ulimit"]) {
+            assert!(hint.contains(word), "{hint}");
+        }
+    }
 
     #[test]
     fn an_error_shows_what_where_and_why() {

@@ -180,7 +180,12 @@ pub(crate) fn rewrite(
     let got = file.read_at(&mut sector, 0).at(ErrorKind::Read, "cannot read", path)?;
     let mut header = Header::parse(&sector[..got]).map_err(|e| bad(path, e))?;
     change(&mut header);
-    sector[..HEADER_BYTES].copy_from_slice(&header.encode());
+    let new = header.encode();
+    // A host without space may refuse what is there already.
+    if sector[..HEADER_BYTES] == new {
+        return Ok(header);
+    }
+    sector[..HEADER_BYTES].copy_from_slice(&new);
     file.write_at(&sector[..got], 0).at(ErrorKind::Write, "cannot write the header of", path)?;
     Ok(header)
 }

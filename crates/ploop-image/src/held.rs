@@ -5,6 +5,7 @@ use crate::error::{ErrorKind, IoContext, Result};
 use crate::head::Start;
 use crate::lock::{self, Mode};
 use crate::open::Level;
+use crate::store::Spares;
 use ploop_io::File;
 use ploop_io::planted::{Bug, synced};
 use std::fmt;
@@ -18,6 +19,8 @@ pub struct Held {
     files: Arc<Mutex<Vec<Entry>>>,
     /// The `.lck` file of the original tools.
     pub(crate) lck: Option<File>,
+    /// For the descriptors that an operation will write.
+    spares: Spares,
 }
 
 struct Entry {
@@ -40,6 +43,16 @@ impl fmt::Debug for Held {
 impl Held {
     fn files(&self) -> MutexGuard<'_, Vec<Entry>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same with files for new descriptors.
+    pub(crate) fn with_spares(self, spares: Spares) -> Self {
+        Self { spares, ..self }
+    }
+
+    /// Files for new descriptors; none of a disk that nobody has open.
+    pub(crate) fn spares(&self) -> &Spares {
+        &self.spares
     }
 
     pub(crate) fn locked(lck: Option<File>) -> Self {

@@ -47,3 +47,4 @@ pub use lock::LockWait;
 pub use open::{Disk, Note, OpenOptions, Who};
 pub use restore::restore_descriptor;
 pub use snapshot::{Ready, Snapshot, Wish, snapshot, snapshot_as};
+pub use store::Spares;

@@ -9,7 +9,8 @@ use crate::create::{home_of, open_new};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::open::plan::{Document, MAX_LEVELS};
 use crate::open::{Disk, Note, OpenOptions, Prepared, recover, stamp};
-use crate::{owner, store};
+use crate::owner;
+use crate::store::{self, Spares};
 use ploop_format::descriptor::Temporary;
 use ploop_format::{DescriptorError, Guid, Header, Version, geometry};
 use ploop_io::planted::{Bug, on, synced};
@@ -83,7 +84,7 @@ impl Disk {
         let path = document.home().join(&file);
         let owner = owner::of_delta(dir, &self.prepared.top()?.path, &document.path, &path);
         make_delta(dir, &path, &new_header(&self.prepared)?, owner)?;
-        match store::stage(dir, entropy, &document.path, &text) {
+        match store::stage(dir, entropy, &Spares::default(), &document.path, &text) {
             Ok(staged) => Ok(Ready { guid, file, path, text, staged }),
             Err(error) => {
                 let _ = dir.unlink(&path);
@@ -189,8 +190,8 @@ fn take(
         make_delta(dir, &image, &header, owner)?;
     }
     let staged = match ready.filter(|ready| ready.text == text) {
-        Some(ready) => Ok(ready.staged.clone()),
-        None => store::stage(dir, entropy, &document.path, &text),
+        Some(ready) => Ok(ready.staged.clone().with(options.held.spares())),
+        None => store::stage(dir, entropy, options.held.spares(), &document.path, &text),
     };
     let committed = staged.and_then(|staged| staged.commit(dir));
     if on(Bug::RenameBeforeDelta) && ready.is_none() {
@@ -221,13 +222,13 @@ pub(crate) fn repair(prepared: &mut Prepared, options: &OpenOptions) -> Result<(
     let mapped = scan.mapped != 0;
     let top = prepared.top()?;
     let Some(head) = &top.head else { return Ok(()) };
-    let tail = top.len > end && !prepared.preallocated;
+    let tail = top.len > prepared.closed_len(end);
     let ragged = head.table(top.len).ragged() != 0;
     if !head.dirty() && !tail && !ragged && !prepared.drop_bitmap {
         return Ok(());
     }
     stamp::stamp(prepared)?;
-    finish(prepared.top()?, (!prepared.preallocated).then_some(end), mapped)?;
+    finish(prepared.top()?, Some(prepared.closed_len(end)), mapped)?;
     recover::forget(prepared.top()?, options);
     Ok(())
 }

@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use ploop_engine::record::{Owner, RECORD_CHANGES, Record, record_words};
 use ploop_format::{GuestCluster, Sector};
-use ploop_image::{Disk, ErrorKind, Exchange, Note, OpenOptions, layers, snapshot};
+use ploop_image::{Disk, ErrorKind, Exchange, Note, OpenOptions, Spares, layers, snapshot};
 use ploop_io::{Ident, RealDir, RealEntropy, RealRecords, Records};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -179,8 +179,13 @@ fn an_image_that_a_merge_makes_the_top_has_no_record_of_an_older_life() {
     snapshot(&RealDir, &RealEntropy, home, None, &quick()).unwrap();
     let options = killed.options();
     let disk = open(home, &options).unwrap();
-    let how =
-        Exchange { target: home, entropy: &RealEntropy, options: &options, also_write: vec![] };
+    let how = Exchange {
+        target: home,
+        entropy: &RealEntropy,
+        options: &options,
+        also_write: vec![],
+        spares: Spares::default(),
+    };
     let turned = disk.exchange(clean(65_536, false), Arc::new(RealDir), how, |options| {
         layers::turn(&RealDir, &RealEntropy, home, layers::Which::Top, options)
     });

@@ -36,6 +36,7 @@ pub use null::Null;
 pub use probe::{Engine, EngineChoice, why_no_uring};
 pub use real::{RealClock, RealDir, RealEntropy, RealFile, RealRecords};
 pub use records::{Records, Words};
+pub use sys::file_limit_is_an_error;
 pub use threads::Threads;
 pub use uring::{DEFAULT_ENTRIES, Uring};
 pub use wake_word::WakeWord;

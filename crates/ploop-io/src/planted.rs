@@ -108,6 +108,7 @@ bugs! {
     Layer SharedWritten "a file that others may have too is changed without being asked for",
     Layer BaseCutAtOpen "a mark below the top that nobody of ours left is cleared by an open (C6)",
     Layer ExchangeUnsure "a descriptor that may go is taken for the one that stays (F12)",
+    Layer DescriptorInPause "a pause makes a new descriptor's file, and needs one to go on (F20)",
     Layer MergeDropsZeros "a merge leaves zeros out where a lower level has the cluster",
     Layer MergeLowest "a merge takes a cluster from the lowest level that has it",
     Layer GrowHeaderEarly "a grow writes the header before the clusters are out of the way (I8)",

@@ -4,6 +4,13 @@ use std::io;
 
 use crate::{Op, OpKind};
 
+/// A write beyond the limit of this process for a file's length (`RLIMIT_FSIZE`) fails with `EFBIG`
+/// and nothing else: by default it ends the process.
+pub fn file_limit_is_an_error() {
+    // SAFETY: the handler is the system's own; nothing of this process runs in it.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Tries of an operation that keeps ending with `EINTR` or `EAGAIN` before the errno is reported.
 pub(crate) const MAX_RETRIES: u16 = 1000;
 

@@ -37,6 +37,10 @@ pub fn parse(text: &str) -> Result<Entry, String> {
     let seed = number(value("seed").ok_or("no seed")?)?;
     let name = value("profile").unwrap_or("swarm");
     let mut profile = Profile::named(name, seed).ok_or_else(|| format!("no profile {name:?}"))?;
+    // An entry that is older than these has them not.
+    for newer in ["quota", "too_big", "stuck"] {
+        profile.set(newer, 0);
+    }
     for (key, value) in &pairs {
         if !matches!(*key, "seed" | "profile" | "bug") && !profile.set(key, number(value)?) {
             return Err(format!("no field {key:?}"));

@@ -5,7 +5,9 @@ use crate::scene;
 use ploop_engine::{
     CloseReport, Device, DeviceOptions, DeviceSpec, Errno, Keeper, OnEnospc, Queue, Request,
 };
-use ploop_image::{AnyFile, Disk, Exchange, ImageError, LockWait, OpenOptions, Ready, Wish};
+use ploop_image::{
+    AnyFile, Disk, Exchange, ImageError, LockWait, OpenOptions, Ready, Spares, Wish,
+};
 use ploop_io::Io;
 use ploop_io::sim::{IoProbe, Rng, SimIo, SimWorld};
 use std::path::Path;
@@ -52,6 +54,9 @@ pub struct Life {
     /// Copy-up takes from all levels.
     from_all: bool,
 }
+
+/// As many as a merge that turns the chain may need.
+const SPARES: usize = 5;
 
 /// How to open.
 #[derive(Clone, Copy, Debug)]
@@ -270,6 +275,18 @@ impl Life {
         self.disk.as_ref()?.prepare_snapshot(&dir, &entropy, &Wish::default()).ok()
     }
 
+    /// Files for the descriptors that an operation writes, made before a pause.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn spares(&self, seed: u64) -> Result<Spares, ImageError> {
+        let (dir, entropy) = (self.world.dir(), self.world.entropy(seed));
+        match &self.disk {
+            Some(disk) => disk.spares(&dir, &entropy, SPARES),
+            None => Ok(Spares::default()),
+        }
+    }
+
     /// After all queues have paused and the keeper is done: closes the images, has `operate` change
     /// them, and goes on with what is there then. Returns what `operate` did.
     ///
@@ -279,6 +296,7 @@ impl Life {
         &mut self,
         target: &Path,
         seed: u64,
+        spares: Spares,
         operate: impl FnOnce(&OpenOptions) -> Result<T, ImageError>,
     ) -> Result<Result<T, ImageError>, OpenError> {
         let lost = || OpenError::Engine("the disk is lost".into());
@@ -288,7 +306,7 @@ impl Life {
         let dir = Arc::new(self.world.dir());
         // Where it is raw and marked, the top goes down into it.
         let also_write = scene::raw_base(&*dir, target).into_iter().collect();
-        let how = Exchange { target, entropy, options, also_write };
+        let how = Exchange { target, entropy, options, also_write, spares };
         let (done, disk) = disk.exchange(self.keeper.report(), dir, how, operate)?;
         let device = self.device.successor(spec(&disk, self.from_all));
         let device = device.map_err(|e| OpenError::Engine(e.to_string()))?;

@@ -55,6 +55,8 @@ pub struct Profile {
     pub operations: usize,
     /// One of so many turns has one in the middle of traffic.
     pub live: u64,
+    /// One of so many of them meets a directory that takes no new names; 0: none.
+    pub stuck: u64,
     /// A round may end with a kill.
     pub kill: bool,
     /// How operations are ordered.
@@ -131,6 +133,7 @@ const FIELDS: &[Field] = &[
     field!(layers: bool),
     field!(operations: usize),
     field!(live: u64),
+    field!(stuck: u64),
     field!(kill: bool),
     field!(reorder: bool world),
     field!(straggler: u64 world),
@@ -150,6 +153,8 @@ const FIELDS: &[Field] = &[
     field!(zero_error: u32 rates),
     field!(sync_error: u32 rates),
     field!(no_space: u32 rates),
+    field!(quota: u32 rates),
+    field!(too_big: u32 rates),
     field!(short: u32 rates),
     field!(realign: u32 rates),
 ];
@@ -179,6 +184,7 @@ impl Profile {
             layers: false,
             operations: 1,
             live: 200,
+            stuck: 0,
             twins: 0,
             merges: 0,
             churn: false,
@@ -216,6 +222,8 @@ impl Profile {
                     zero_error: some,
                     short: some,
                     no_space: some / 2,
+                    quota: some / 4,
+                    too_big: some / 4,
                     sync_error: if seed.is_multiple_of(4) { some } else { 0 },
                     realign: some / 4,
                     ..rates
@@ -242,7 +250,12 @@ impl Profile {
             "nospace" => Self {
                 levels: 2,
                 space: Some(5),
-                rates: Rates { no_space: 65536 / 40, ..rates },
+                rates: Rates {
+                    no_space: 65536 / 40,
+                    quota: 65536 / 80,
+                    too_big: 65536 / 80,
+                    ..rates
+                },
                 ..plain
             },
             "kill" => Self { levels: 2, kill: true, ..plain },
@@ -285,6 +298,8 @@ impl Profile {
             read_error: rate(&mut rng),
             write_error: rate(&mut rng),
             no_space: rate(&mut rng),
+            quota: 0,
+            too_big: 0,
             sync_error: rate(&mut rng) / 2,
             zero_error: rate(&mut rng),
             short: rate(&mut rng),
@@ -333,6 +348,7 @@ impl Profile {
             layers: rng.chance(1, 4),
             operations: 1,
             live: 400,
+            stuck: 4,
             churn,
             twins: 0,
             merges: 0,
@@ -355,6 +371,7 @@ impl Profile {
             levels: swarm.levels.max(if shared { 2 } else { 1 }),
             operations: 4,
             live: 20,
+            stuck: 3,
             requests: 12,
             crash_every: 1000,
             clusters: 8 + seed % 9,
@@ -419,6 +436,9 @@ impl Profile {
 
     /// Some runs have writes that race for a hole.
     fn with_twins(mut self, rng: &mut Rng) -> Self {
+        // No space, whoever says so.
+        let rates = &mut self.rates;
+        (rates.quota, rates.too_big) = (rates.no_space / 2, rates.no_space / 4);
         if rng.chance(1, 3) {
             self.twins = rng.between(1, 4);
             self.queues = self.queues.max(2);

@@ -5,7 +5,7 @@ use crate::profile::Profile;
 use crate::run::run_once;
 
 /// The fields that are made smaller, with the least value that is tried.
-const FIELDS: [(&str, u64); 20] = [
+const FIELDS: [(&str, u64); 23] = [
     ("rounds", 1),
     ("requests", 1),
     ("levels", 1),
@@ -14,6 +14,9 @@ const FIELDS: [(&str, u64); 20] = [
     ("zero_error", 0),
     ("sync_error", 0),
     ("no_space", 0),
+    ("quota", 0),
+    ("too_big", 0),
+    ("stuck", 0),
     ("short", 0),
     ("space", 0),
     ("raw", 0),

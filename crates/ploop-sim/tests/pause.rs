@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may panic")]
 
 use ploop_engine::limits::COPY_BUFFERS;
+use ploop_image::Spares;
 use ploop_io::OpKind;
 use ploop_io::sim::Verdict;
 use ploop_sim::profile::Profile;
@@ -41,7 +42,7 @@ fn a_pause_does_not_wait_for_copy_ups_that_have_not_begun() {
         assert!(s.until(|s| s.life.as_ref().unwrap().closed()));
         let target = Path::new(ploop_sim::scene::DESCRIPTOR);
         let life = s.life.as_mut().unwrap();
-        life.exchange(target, seed, |_| Ok(())).unwrap().unwrap();
+        life.exchange(target, seed, Spares::default(), |_| Ok(())).unwrap().unwrap();
         s.drain();
         assert!(writes.iter().all(|w| s.outcome(*w) == Some(Ok(0))));
         let copied = s.life.as_ref().unwrap().device().keeper_stats().copied_up.get();

@@ -8,17 +8,22 @@ use ploop_daemon::runtime::freeze::{freeze, thaw};
 use ploop_daemon::{Code, Failure, Result};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The hidden verb of the watching process.
 pub const VERB: &str = "freeze-watch";
 /// Nothing stays frozen for longer.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// Somebody else may have it frozen for so long.
+const OTHERS: Duration = Duration::from_secs(30);
+/// Between two tries.
+const NAP: Duration = Duration::from_millis(10);
 
 /// A frozen file system; thawed when dropped.
 pub struct Frozen {
@@ -79,7 +84,16 @@ pub fn watch(target: &Path) -> Result<()> {
         Failure::io(Code::System, format!("cannot freeze {}", target.display()), e)
     };
     let directory = File::open(target).map_err(|e| failed(&e))?;
-    freeze(&directory).map_err(|e| failed(&e))?;
+    // Somebody else's snapshot is being taken: this one is next.
+    let until = Instant::now() + OTHERS;
+    loop {
+        match freeze(&directory) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
+                std::thread::sleep(NAP);
+            }
+            done => break done.map_err(|e| failed(&e))?,
+        }
+    }
     let (ended, end) = channel();
     let reader = std::thread::Builder::new().name("ploop-thaw".into()).spawn(move || {
         let mut rest = Vec::new();

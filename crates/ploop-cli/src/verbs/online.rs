@@ -12,6 +12,7 @@ use ploop_daemon::{Code, Failure, Result};
 use ploop_format::Guid;
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -188,7 +189,10 @@ fn follow(entry: &Entry, id: u64) -> Result<Job> {
         JobState::Done | JobState::Running => Ok(job),
         JobState::Cancelled | JobState::Failed => {
             let code = job.code.and_then(Code::from_number).unwrap_or(Code::Internal);
-            Err(Failure::new(code, job.message.unwrap_or_else(|| "the job failed".to_owned())))
+            let message = job.message.unwrap_or_else(|| "the job failed".to_owned());
+            let failure = Failure::new(code, message);
+            let kind = job.error_kind.map_or_else(|| failure.kind.clone(), Cow::Owned);
+            Err(Failure { kind, hint: job.hint, ..failure })
         }
     }
 }

@@ -272,6 +272,12 @@ pub struct Job {
     pub message: Option<String>,
     /// Exit code of what went wrong.
     pub code: Option<u64>,
+    /// The word for it, as `kind` of an error.
+    #[serde(default)]
+    pub error_kind: Option<String>,
+    /// What can be done.
+    #[serde(default)]
+    pub hint: Option<String>,
 }
 
 /// Reply of `Jobs`.

@@ -3,6 +3,7 @@
 use super::copier::Pace;
 use crate::control::types::{Job, JobState};
 use crate::{Code, Failure, Result};
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 const KEPT: usize = 32;
 /// A job looks so often whether it was stopped.
 const LOOK: Duration = Duration::from_millis(50);
+/// An operation waits no longer for others that are short, such as another snapshot.
+const QUEUED: Duration = Duration::from_secs(30);
 
 /// The jobs of a disk.
 #[derive(Clone, Default)]
@@ -26,7 +29,17 @@ struct List {
     jobs: Vec<Entry>,
     last: u64,
     /// What has the layers to itself.
-    busy: Option<String>,
+    busy: Option<Busy>,
+    /// Who waits for them, in the order they came.
+    waiting: VecDeque<u64>,
+    /// The next number of one who waits.
+    number: u64,
+}
+
+struct Busy {
+    what: String,
+    /// Nobody waits for it: it may take hours.
+    long: bool,
 }
 
 struct Entry {
@@ -41,6 +54,16 @@ struct Entry {
 
 /// The right to change the layers: one at a time.
 pub struct Turn(Jobs);
+
+impl Turn {
+    /// It may last: nobody waits for its end.
+    pub fn lasts(&self) {
+        if let Some(busy) = &mut self.0.list().busy {
+            busy.long = true;
+        }
+        self.0.0.changed.notify_all();
+    }
+}
 
 impl Drop for Turn {
     fn drop(&mut self) {
@@ -61,18 +84,40 @@ impl Jobs {
         self.0.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The layers for one operation.
+    /// The layers for one operation, in the order of asking. What is short is waited for.
     ///
     /// # Errors
-    /// Somebody else changes them (17).
+    /// A job or a client's pause has them, or the wait was too long (17).
     pub fn turn(&self, what: &str) -> Result<Turn> {
+        let until = Instant::now() + QUEUED;
         let mut list = self.list();
-        if let Some(busy) = &list.busy {
-            let message = format!("{busy} is running on this disk");
-            return Err(Failure::new(Code::Busy, message).hint("ploop jobs shows and cancels it"));
+        let mine = list.number;
+        list.number += 1;
+        list.waiting.push_back(mine);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let first = list.waiting.front() == Some(&mine);
+            let refused = match &list.busy {
+                None if first => {
+                    list.waiting.pop_front();
+                    list.busy = Some(Busy { what: what.to_owned(), long: false });
+                    return Ok(Turn(self.clone()));
+                }
+                Some(busy) if busy.long || left.is_zero() => Some(busy.what.clone()),
+                None if left.is_zero() => Some("another operation".to_owned()),
+                _ => None,
+            };
+            if let Some(busy) = refused {
+                list.waiting.retain(|number| *number != mine);
+                self.0.changed.notify_all();
+                let message = format!("{busy} is running on this disk");
+                return Err(
+                    Failure::new(Code::Busy, message).hint("ploop jobs shows and cancels it")
+                );
+            }
+            let waited = self.0.changed.wait_timeout(list, left);
+            list = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        list.busy = Some(what.to_owned());
-        Ok(Turn(self.clone()))
     }
 
     /// A new job, with the layers to itself.
@@ -93,14 +138,17 @@ impl Jobs {
             pause_ns: Vec::new(),
             message: None,
             code: None,
+            error_kind: None,
+            hint: None,
         };
         let pace = Pace::new(rate);
         list.jobs.push(Entry { job, began: Instant::now(), cancel: false, pace, base: 0 });
         if list.jobs.len() > KEPT {
             list.jobs.remove(0);
         }
-        list.busy = Some(format!("job {id} ({kind})"));
+        list.busy = Some(Busy { what: format!("job {id} ({kind})"), long: true });
         drop(list);
+        self.0.changed.notify_all();
         Running { jobs: self.clone(), id, _turn: turn }
     }
 
@@ -248,8 +296,11 @@ impl Running {
                 Err(_) => JobState::Failed,
             };
             if let Err(failure) = result {
+                let cancelled = entry.cancel.then(|| "cancelled".to_owned());
                 entry.job.message = Some(failure.to_string());
                 entry.job.code = Some(u64::from(failure.code.number()));
+                entry.job.error_kind = cancelled.or_else(|| Some(failure.kind.to_string()));
+                entry.job.hint.clone_from(&failure.hint);
             }
         }
         drop(list);
@@ -285,5 +336,44 @@ mod tests {
         assert_eq!(seen.state, JobState::Cancelled);
         assert!(jobs.cancel(id).is_err() && jobs.cancel(77).is_err());
         assert!(jobs.turn("grow").is_ok());
+    }
+
+    #[test]
+    fn short_operations_take_turns_in_the_order_they_came() {
+        let jobs = Jobs::default();
+        let first = jobs.turn("a snapshot").unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut threads = Vec::new();
+        for n in 0..5 {
+            let (jobs, order) = (jobs.clone(), Arc::clone(&order));
+            let before = jobs.list().number;
+            let asking = jobs.clone();
+            threads.push(std::thread::spawn(move || {
+                let turn = asking.turn("a snapshot").unwrap();
+                order.lock().unwrap().push(n);
+                drop(turn);
+            }));
+            while jobs.list().number == before {
+                std::thread::yield_now();
+            }
+        }
+        assert!(order.lock().unwrap().is_empty());
+        drop(first);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+        // What may last is told at once, also to those who wait already.
+        let first = jobs.turn("a pause").unwrap();
+        let asking = jobs.clone();
+        let before = jobs.list().number;
+        let waits = std::thread::spawn(move || asking.turn("a grow").map(drop));
+        while jobs.list().number == before {
+            std::thread::yield_now();
+        }
+        first.lasts();
+        assert_eq!(waits.join().unwrap().unwrap_err().code, Code::Busy);
+        drop(first);
+        assert!(jobs.turn("a grow").is_ok());
     }
 }

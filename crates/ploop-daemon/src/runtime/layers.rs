@@ -6,7 +6,7 @@ use super::exports::Exports;
 use super::jobs::{Jobs, Running, Turn};
 use super::methods::Event;
 use super::raise::Raise;
-use super::session::{Paused, Session};
+use super::session::{Needs, Paused, Session, settled};
 use crate::control::types::{DeleteReply, GrowReply, SnapshotReply};
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::RemoteHandle;
@@ -26,6 +26,12 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// How to merge into a file that is not the disk's alone, of a disk that is open.
 const SHARED: &str = "detach the disk first, then --change-shared lets it be changed, for all who \
     have it; or attach the disk with --change-shared";
+/// A flush before a pause may take so long: what was written last goes to a slow disk, too.
+const FLUSHED_WITHIN: Duration = Duration::from_secs(25);
+/// Descriptors that an operation writes: its own, and one to make sure of the one in force.
+const TEXTS: usize = 2;
+/// The same of a merge that turns the chain: two, both taken back, one to make sure.
+const TURN_TEXTS: usize = 5;
 
 /// What is to be done while a client holds the device paused.
 type Inside = Box<dyn FnOnce(&OpenOptions) + Send>;
@@ -112,6 +118,7 @@ impl Layers {
         work: impl FnOnce(&mut Session, &mut Exports) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let _turn = self.jobs.turn("a change of exports")?;
+        self.settle()?;
         self.session(work)
     }
 
@@ -119,12 +126,13 @@ impl Layers {
     /// client holds.
     fn pause<T: Send + 'static>(
         &self,
-        also_write: Vec<Guid>,
+        needs: Needs,
         operate: impl FnOnce(&OpenOptions) -> ImageResult<T> + Send + 'static,
     ) -> Result<(T, Paused)> {
         let held = self.paused().as_ref().map(|held| held.sender.clone());
         let Some(held) = held else {
-            return self.session(move |session, _| session.exchange(also_write, operate));
+            self.settle()?;
+            return self.session(move |session, _| session.exchange(needs, operate));
         };
         let (reply, result) = sync_channel(1);
         let begin = Instant::now();
@@ -135,6 +143,12 @@ impl Layers {
         held.send(inside).map_err(|_| Failure::new(Code::NotMounted, "the pause is over"))?;
         let done = result.recv().map_err(over)??;
         Ok((done, Paused { time: begin.elapsed() }))
+    }
+
+    /// Everything durable, before the thread that has the session is asked: nobody else waits.
+    fn settle(&self) -> Result<()> {
+        let remotes = self.facts()?.remotes;
+        settled(&remotes[0], FLUSHED_WITHIN)
     }
 
     fn paused(&self) -> MutexGuard<'_, Option<HeldPause>> {
@@ -177,7 +191,8 @@ impl Layers {
     /// As of a closed disk; the device goes on.
     pub fn snapshot(&self, guid: Option<Guid>, temporary: bool) -> Result<SnapshotReply> {
         // In a pause that somebody holds the layers are ours already.
-        let turn = match self.paused().is_some() {
+        let held = self.paused().is_some();
+        let turn = match held {
             true => None,
             false => Some(self.jobs.turn("a snapshot")?),
         };
@@ -196,7 +211,7 @@ impl Layers {
         };
         let target = self.target.clone();
         let wish = Wish { ready: ready.clone(), ..plain };
-        let taken = self.pause(Vec::new(), move |options| {
+        let taken = self.pause(Needs::texts(TEXTS), move |options| {
             snapshot_as(&RealDir, &RealEntropy, &target, &wish, options)
         });
         if let (Err(_), Some(ready)) = (&taken, ready) {
@@ -221,8 +236,9 @@ impl Layers {
         let _turn = self.jobs.turn("a grow")?;
         self.writable()?;
         let target = self.target.clone();
-        let (grown, paused) =
-            self.pause(Vec::new(), move |options| layers::grow(&RealDir, &target, size, options))?;
+        let (grown, paused) = self.pause(Needs::texts(TEXTS), move |options| {
+            layers::grow(&RealDir, &target, size, options)
+        })?;
         for note in &grown.notes {
             tracing::warn!("{note}");
         }
@@ -253,7 +269,7 @@ impl Layers {
         let _turn = self.jobs.turn("a snapshot-delete")?;
         self.writable()?;
         let target = self.target.clone();
-        let done = self.pause(Vec::new(), move |options| {
+        let done = self.pause(Needs::texts(TEXTS), move |options| {
             let work = &mut Work { progress: &mut |_, _| true, copier: &InTurn };
             layers::delete(&RealDir, &RealEntropy, &target, guid, options, work)
         });
@@ -319,23 +335,21 @@ impl Layers {
 
     /// The top goes down: the image that takes it in becomes the top, see [`layers::turn`].
     fn merge_down(&self, which: Option<Which>, job: &Running) -> Result<()> {
-        let mut total = 0;
         if let Some(which) = which {
             let target = self.target.clone();
-            let (turned, paused) = self.pause(Vec::new(), move |options| {
+            let (_, paused) = self.pause(Needs::texts(TURN_TEXTS), move |options| {
                 layers::turn(&RealDir, &RealEntropy, &target, which, options)
             })?;
             job.paused(paused.time);
-            total = turned.bytes;
         }
         let Facts { remotes, device, limits, levels, waiting, .. } = self.facts()?;
         let top = u32::try_from(levels - 1).unwrap_or(u32::MAX);
         let floor = u32::try_from(levels - 1 - waiting).unwrap_or(u32::MAX);
-        Raise { remotes: &remotes, device: &device, limits, levels: floor..top, total }.run(job)?;
+        Raise { remotes: &remotes, device: &device, limits, levels: floor..top }.run(job)?;
         // Its files are to be free when their images go.
         drop(device);
         let target = self.target.clone();
-        let (dropped, paused) = self.pause(Vec::new(), move |options| {
+        let (dropped, paused) = self.pause(Needs::texts(TEXTS), move |options| {
             layers::drop_covered(&RealDir, &RealEntropy, &target, options)
         })?;
         job.paused(paused.time);
@@ -352,18 +366,17 @@ impl Layers {
         let chain = parsed.chain().map_err(|e| Failure::parameter(e.to_string()))?;
         let base = chain.first().map(|image| image.guid);
         let target = self.target.clone();
-        let (turned, paused) = self.pause(base.into_iter().collect(), move |options| {
-            layers::lower(&RealDir, &RealEntropy, &target, options)
-        })?;
+        let needs = Needs { also_write: base.into_iter().collect(), texts: TEXTS };
+        let (_, paused) = self
+            .pause(needs, move |options| layers::lower(&RealDir, &RealEntropy, &target, options))?;
         job.paused(paused.time);
         let Facts { remotes, device, limits, .. } = self.facts()?;
-        let raise =
-            Raise { remotes: &remotes, device: &device, limits, levels: 1..2, total: turned.bytes };
+        let raise = Raise { remotes: &remotes, device: &device, limits, levels: 1..2 };
         let done = raise.run(job);
         drop(device);
         let target = self.target.clone();
         let stopped = done.is_err();
-        let (dropped, paused) = self.pause(Vec::new(), move |options| match stopped {
+        let (dropped, paused) = self.pause(Needs::texts(TEXTS), move |options| match stopped {
             // The base is only read again.
             true => Ok(None),
             false => layers::drop_empty(&RealDir, &RealEntropy, &target, options).map(Some),
@@ -405,11 +418,12 @@ impl Layers {
             return work(&with(facts.options, facts.held.lock_only()));
         }
         let target = self.target.clone();
+        let needs = Needs { also_write: frozen, texts: 0 };
         let (_, paused) =
-            self.pause(frozen, move |options| layers::fit(&RealDir, &target, which, options))?;
+            self.pause(needs, move |options| layers::fit(&RealDir, &target, which, options))?;
         job.paused(paused.time);
         let result = self.facts().and_then(|facts| work(&with(facts.options, facts.held)));
-        let (_, paused) = self.pause(Vec::new(), |_| Ok(()))?;
+        let (_, paused) = self.pause(Needs::default(), |_| Ok(()))?;
         job.paused(paused.time);
         result
     }
@@ -422,6 +436,8 @@ impl Layers {
     pub fn hold(&self, limit: Duration) -> Result<()> {
         let turn = self.jobs.turn("a pause")?;
         self.writable()?;
+        self.settle()?;
+        turn.lasts();
         let (sender, inbox) = channel();
         *self.paused() = Some(HeldPause { sender, turn });
         let (ready, is_ready) = sync_channel(1);
@@ -429,7 +445,7 @@ impl Layers {
         let hold = self.hold.clone();
         let task = Box::new(move |session: &mut Session, _: &mut Exports| {
             let told = ready.clone();
-            let result = session.exchange(Vec::new(), |options| {
+            let result = session.exchange(Needs::texts(TEXTS), |options| {
                 let _ = told.send(Ok(()));
                 serve_pause(&inbox, until, options);
                 Ok(())
@@ -463,7 +479,7 @@ impl Layers {
         }
         let top = self.descriptor()?.top;
         let target = self.target.clone();
-        self.pause(Vec::new(), move |options| {
+        self.pause(Needs::texts(TEXTS), move |options| {
             let work = &mut Work { progress: &mut |_, _| true, copier: &InTurn };
             layers::delete(&RealDir, &RealEntropy, &target, top, options, work)
         })?;

@@ -24,6 +24,19 @@ const REPLY_AFTER: Duration = Duration::from_secs(2);
 /// # Errors
 /// The engine's: a page of the map cannot be read.
 pub fn map(remote: &RemoteHandle, limits: Limits, offset: u64) -> Result<MapReply> {
+    map_within(remote, limits, offset, REPLY_AFTER)
+}
+
+/// The same, with what is known after `limit`.
+///
+/// # Errors
+/// As [`map`].
+pub fn map_within(
+    remote: &RemoteHandle,
+    limits: Limits,
+    offset: u64,
+    limit: Duration,
+) -> Result<MapReply> {
     let size = limits.size;
     let mut extents: Vec<Extent> = Vec::new();
     let mut at = offset;
@@ -31,7 +44,7 @@ pub fn map(remote: &RemoteHandle, limits: Limits, offset: u64) -> Result<MapRepl
     let began = Instant::now();
     let mut warm_until = offset;
     while at < size && extents.len() < EXTENTS {
-        if at > offset && began.elapsed() > REPLY_AFTER {
+        if at > offset && began.elapsed() > limit {
             break;
         }
         if at >= warm_until {

@@ -3,6 +3,7 @@
 
 use super::jobs::Running;
 use super::mapping;
+use crate::control::types::MapReply;
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::RemoteHandle;
 use ploop_engine::stats::{CLASSES, Class};
@@ -18,6 +19,8 @@ const EXPECTED: u32 = 32;
 /// Beside guests one cluster is under way at a time, and after it a rest of this part of the time
 /// that it took.
 const REST: f64 = 0.7;
+/// A cancel waits for no longer look at the map than this.
+const LOOK: Duration = Duration::from_millis(200);
 /// A cancel waits for no longer rest than this.
 const LONGEST_REST: Duration = Duration::from_millis(100);
 
@@ -29,8 +32,6 @@ pub struct Raise<'a> {
     pub limits: Limits,
     /// The levels to take from.
     pub levels: Range<u32>,
-    /// Bytes that the levels hold, as far as is known.
-    pub total: u64,
     /// Whose counters tell of guests at work.
     pub device: &'a Device,
 }
@@ -85,11 +86,43 @@ impl Raise<'_> {
         (0..self.device.queues()).flat_map(of_queue).sum()
     }
 
+    /// Tells how far it is, and waits as its rate wants.
+    fn go_on(job: &Running, done: u64, total: u64) -> Result<()> {
+        match job.go_on(done, total) {
+            true => Ok(()),
+            false => Err(Failure::new(Code::Internal, "stopped as asked")
+                .kind("cancelled")
+                .hint("the disk is whole; ploop snapshot-merge goes on with it")),
+        }
+    }
+
+    /// Where the device has its data from `at` on: a part that is known soon.
+    fn part(&self, at: u64) -> Result<MapReply> {
+        mapping::map_within(&self.remotes[0], self.limits, at, LOOK)
+    }
+
+    /// Bytes of the device that lie in the levels to take from: also when another merge, which was
+    /// stopped, has taken the rest.
+    fn count(&self, job: &Running) -> Result<u64> {
+        let (mut at, mut total) = (0, 0);
+        while at < self.limits.size {
+            Self::go_on(job, 0, total)?;
+            for extent in self.part(at)?.extents {
+                at = extent.offset_bytes + extent.length_bytes;
+                if extent.level.is_some_and(|level| self.levels.contains(&level)) {
+                    total += extent.length_bytes;
+                }
+            }
+        }
+        Ok(total)
+    }
+
     fn copy(&self, job: &Running, window: &mut Window) -> Result<()> {
+        let total = self.count(job)?;
         let (mut at, mut done) = (0, 0);
         while at < self.limits.size {
-            let part = mapping::map(&self.remotes[0], self.limits, at)?;
-            for extent in part.extents {
+            Self::go_on(job, done, total)?;
+            for extent in self.part(at)?.extents {
                 let end = extent.offset_bytes + extent.length_bytes;
                 at = end;
                 if !extent.level.is_some_and(|level| self.levels.contains(&level)) {
@@ -97,11 +130,7 @@ impl Raise<'_> {
                 }
                 let mut from = extent.offset_bytes;
                 while from < end {
-                    if !job.go_on(done, self.total) {
-                        return Err(Failure::new(Code::Internal, "stopped as asked")
-                            .kind("cancelled")
-                            .hint("the disk is whole; ploop snapshot-merge goes on with it"));
-                    }
+                    Self::go_on(job, done, total)?;
                     let len = (self.limits.cluster - from % self.limits.cluster).min(end - from);
                     let began = Instant::now();
                     window.submit(self.remotes, from, len)?;
@@ -158,6 +187,13 @@ impl Window {
         self.open -= 1;
         match self.ended.recv() {
             Ok(None) => Ok(()),
+            Ok(Some(Errno::NOSPC)) => {
+                let message =
+                    "a cluster cannot be copied: the host has no space left for the image";
+                Err(Failure::new(Code::Write, message)
+                    .kind("no_space")
+                    .hint("make room on the host; ploop snapshot-merge goes on with it"))
+            }
             Ok(Some(errno)) => {
                 Err(Failure::new(Code::Write, format!("a cluster cannot be copied: {errno}")))
             }

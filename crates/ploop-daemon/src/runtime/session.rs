@@ -7,19 +7,22 @@ use crate::failure::OrFail;
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::{RemoteFront, RemoteHandle, remote};
 use ploop_engine::{CloseReport, Device, Ended, FrontEnd, Keeper, Limits};
-use ploop_image::{Disk, Exchange, OpenOptions, Result as ImageResult};
+use ploop_image::{Disk, Exchange, OpenOptions, Result as ImageResult, Spares};
 use ploop_io::{Engine, EngineChoice, Io, RawFile, RealClock, RealDir, RealEntropy, Waker};
 use rustix::io::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Heap that a thread touches before it serves.
 const HEAP: usize = 128 << 10;
+
+/// The flush right before a pause: one that anybody waited for has just ended.
+const SETTLED_WITHIN: Duration = Duration::from_secs(8);
 
 /// Makes a front end on the thread of its queue.
 pub type MakeFront = Box<dyn FnOnce(Waker) -> io::Result<Box<dyn FrontEnd>> + Send>;
@@ -207,6 +210,23 @@ impl Session {
     }
 }
 
+/// What an exchange needs.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// Images below the top that the next device writes too.
+    pub also_write: Vec<ploop_format::Guid>,
+    /// Descriptors that are written at most, with the one that is written once more.
+    pub texts: usize,
+}
+
+impl Needs {
+    /// So many descriptors, and no more.
+    #[must_use]
+    pub fn texts(texts: usize) -> Self {
+        Self { texts, ..Self::default() }
+    }
+}
+
 /// How a pause went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Paused {
@@ -219,22 +239,29 @@ impl Session {
     /// goes on with what there is then. Nobody else gets at the files in between (F12).
     ///
     /// # Errors
-    /// Of the operation: the device goes on all the same. Or the images could not be closed or
-    /// opened: then every request fails from now on, as after a failed sync (F5).
+    /// Of the operation, or what it needs cannot be made: the device goes on all the same. Or the
+    /// images could not be closed or opened: then every request fails from now on, as after a
+    /// failed sync (F5).
     pub fn exchange<T>(
         &mut self,
-        also_write: Vec<ploop_format::Guid>,
+        needs: Needs,
         operate: impl FnOnce(&OpenOptions) -> ImageResult<T>,
     ) -> Result<(T, Paused)> {
-        if self.disk.is_none() || self.device.is_failed() {
-            return Err(lost());
-        }
-        // P12: what can be durable before the pause is.
-        if let Err(errno) = self.remotes[0].call(flush())
-            && errno == Errno::IO
-        {
-            return Err(lost());
-        }
+        let disk = self.disk.as_ref().filter(|_| !self.device.is_failed()).ok_or_else(lost)?;
+        // F20: what needs space, an inode or a name is made while requests are served.
+        let spares = disk.spares(&RealDir, &RealEntropy, needs.texts)?;
+        let done = settled(&self.remotes[0], SETTLED_WITHIN)
+            .and_then(|()| self.pause(needs.also_write, spares.clone(), operate));
+        spares.discard(&RealDir);
+        done
+    }
+
+    fn pause<T>(
+        &mut self,
+        also_write: Vec<ploop_format::Guid>,
+        spares: Spares,
+        operate: impl FnOnce(&OpenOptions) -> ImageResult<T>,
+    ) -> Result<(T, Paused)> {
         // D7: memory that is to be freed by writing to this very device is not waited for.
         protect();
         let begin = Instant::now();
@@ -243,7 +270,7 @@ impl Session {
             // It cannot end: a queue that panics ends the process (F27).
             let _ = self.threads.paused.recv();
         }
-        let (result, next) = match self.replace(also_write, operate) {
+        let (result, next) = match self.replace(also_write, spares, operate) {
             Ok((result, device)) => (result, Some(device)),
             Err(failure) => {
                 tracing::error!("the device has lost its images, every request fails: {failure}");
@@ -268,7 +295,7 @@ impl Session {
     /// As [`Session::exchange`]; they are dropped then.
     pub fn join(&mut self, fronts: Vec<Vec<MakeFront>>) -> Result<Paused> {
         self.joining = fronts;
-        let done = self.exchange(Vec::new(), |_| Ok(()));
+        let done = self.exchange(Needs::default(), |_| Ok(()));
         self.joining.clear();
         done.map(|((), paused)| paused)
     }
@@ -277,6 +304,7 @@ impl Session {
     fn replace<T>(
         &mut self,
         also_write: Vec<ploop_format::Guid>,
+        spares: Spares,
         operate: impl FnOnce(&OpenOptions) -> ImageResult<T>,
     ) -> Result<(Result<T>, Device)> {
         let begin = Instant::now();
@@ -288,6 +316,7 @@ impl Session {
             entropy: &RealEntropy,
             options: &self.options,
             also_write,
+            spares,
         };
         let mut times = [Duration::ZERO; 2];
         let timed = |options: &OpenOptions| {
@@ -316,6 +345,26 @@ pub(super) fn lost() -> Failure {
     Failure::new(Code::Write, "the device has failed: it gives errors until it is stopped")
         .kind("not_clean")
         .hint("what was flushed before the error is there; stop the server and open the disk again")
+}
+
+/// P12: what can be durable before a pause is. On a full host it may not become so for long: then
+/// there is no pause.
+pub(super) fn settled(remote: &RemoteHandle, limit: Duration) -> Result<()> {
+    let (sender, ended) = channel();
+    let done = Box::new(move |outcome: ploop_engine::Outcome| {
+        let _ = sender.send(outcome);
+    });
+    remote.submit(flush(), done);
+    match ended.recv_timeout(limit) {
+        Ok(Err(Errno::IO)) => Err(lost()),
+        Ok(_) | Err(RecvTimeoutError::Disconnected) => Ok(()),
+        Err(RecvTimeoutError::Timeout) => {
+            let message = format!("a flush has not ended after {} s", limit.as_secs());
+            Err(Failure::new(Code::Write, message)
+                .kind("no_space")
+                .hint("the host may be full: make room and do it again; ploop stat has figures"))
+        }
+    }
 }
 
 pub(super) const fn flush() -> ploop_engine::Request {

@@ -88,7 +88,6 @@ impl<I: Io> Keeper<I> {
         let patches = patch::Patches::new(writes && shared.align.offset() > 1);
         // Read-only: nobody knows what is in use, and there is nothing to clean.
         let active = version.is_some() && !shared.limits.read_only;
-        let ahead = shared.options.prealloc_bytes;
         let first = PieceSpec {
             start: GuestCluster(0),
             used: spec.used,
@@ -99,7 +98,7 @@ impl<I: Io> Keeper<I> {
         let (mut spaces, mut recorded) = (Vec::new(), Vec::new());
         let (mut headers, mut refused) = (Vec::new(), Vec::new());
         for (p, piece) in [first].into_iter().chain(spec.more).enumerate() {
-            spaces.push(space::Space::new(&shared.chain, p, piece.used, active, ahead));
+            spaces.push(space::Space::new(&shared, p, piece.used, active));
             recorded.push(recorded::Recorded::new(piece.record));
             headers.push(piece.header);
             refused.push(piece.refused);

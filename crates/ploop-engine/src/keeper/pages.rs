@@ -15,7 +15,7 @@
 use super::Keeper;
 use super::ops::Task;
 use super::recorded::PageSlots;
-use crate::front::Errno;
+use crate::front::{Errno, is_no_space};
 use crate::limits::{
     DIRTY_PAGES, EAGER_CHANGES, FULL_TRIES, JOINED_PAGES, PAGE_RETRY_NS, PAGE_TRIES,
 };
@@ -417,7 +417,7 @@ impl<I: Io> Keeper<I> {
         let errno = Errno::from_raw_os_error(if result < 0 { -result } else { 5 });
         // Refused before anything was done: pages are too small for direct I/O now.
         let misfit = errno == Errno::INVAL;
-        let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT);
+        let no_space = is_no_space(errno);
         page.plain = no_space;
         if flight.dsync && !no_space && !misfit && !on(Bug::DsyncErrorIgnored) {
             // F5: a failed RWF_DSYNC is a failed sync.

@@ -11,7 +11,7 @@
 use super::Keeper;
 use super::copyup::{Over, lay_over};
 use super::ops::Task;
-use crate::front::Errno;
+use crate::front::{Errno, is_no_space};
 use crate::limits::{MISFITS, PATCH_LARGE, PATCH_SMALL, PATCHES_LARGE, PATCHES_SMALL};
 use crate::map::{Cell, Place};
 use crate::message::{Answer, Caller, ToKeeper};
@@ -394,7 +394,7 @@ impl<I: Io> Keeper<I> {
         }
         let Run { patches, buffer, dsync, .. } = run;
         self.patches.give(buffer);
-        let space = matches!(result, Err(Errno::NOSPC | Errno::DQUOT));
+        let space = result.is_err_and(is_no_space);
         if again {
             self.realign();
             self.put_back(cluster, patches);

@@ -8,8 +8,8 @@
 
 use super::Keeper;
 use super::ops::Task;
-use crate::chain::Chain;
-use crate::front::Errno;
+use crate::device::Shared;
+use crate::front::{Errno, is_no_space, why_no_space};
 use crate::limits::{
     AHEAD_SHARE, CLEAN_BYTES, CLEANERS, EXTEND_CLUSTERS, GIVE_BACK_NS, QUARANTINE_NS, STOCK_SHARE,
     ZERO_BUFFER,
@@ -42,8 +42,12 @@ pub(super) struct Space {
     active: bool,
     /// Length of the file in clusters.
     clusters: u64,
-    /// Clusters the BAT names, and header and BAT themselves.
+    /// Clusters the BAT names, and header and BAT themselves; those in the queues' stocks too.
     used: FixedBitSet,
+    /// How many.
+    used_count: u64,
+    /// Clusters of the device that are this file's: it never needs more of them.
+    device: u64,
     /// Clusters of header and BAT.
     metadata: u64,
     /// Clean clusters with blocks, at the end of the file.
@@ -60,12 +64,18 @@ pub(super) struct Space {
     extend: Option<(Extend, Range<u64>)>,
     /// Clusters of the next extension.
     step: u64,
-    /// Largest extension, in clusters.
+    /// The host had no space for the last one: a single cluster is tried.
+    careful: bool,
+    /// Clean clusters that are kept ahead at most.
     most: u64,
+    /// Clean clusters that were taken since the last extension.
+    taken: u64,
     /// When a clean cluster was taken last.
     taken_at: u64,
     /// The host had no space for one cluster.
     exhausted: bool,
+    /// Why.
+    why: Errno,
     /// It was asked while requests waited.
     refused: bool,
     /// That was said in the log; once until the file has grown again.
@@ -83,7 +93,8 @@ pub(super) struct Space {
 }
 
 impl Space {
-    pub fn new(chain: &Chain, p: usize, used: FixedBitSet, active: bool, ahead: u64) -> Self {
+    pub fn new(shared: &Shared, p: usize, used: FixedBitSet, active: bool) -> Self {
+        let chain = &shared.chain;
         let top = chain.top_of(p);
         let caps = top.file.caps();
         let clusters = top.len >> chain.cluster.log2();
@@ -97,12 +108,17 @@ impl Space {
         let dirty =
             if active { used.zeroes().map(|c| c as u64).collect() } else { BTreeSet::new() };
         let count = used.count_ones(..) as u64;
-        let most = most_for(chain.cluster, ahead, top.file.free_space().unwrap_or(u64::MAX));
+        let free = top.file.free_space().unwrap_or(u64::MAX);
+        // What was allowed is for all pieces.
+        let ahead = shared.options.prealloc_bytes / shared.pieces.count().max(1) as u64;
+        let most = most_for(chain.cluster, ahead, free);
         Self {
             cluster: chain.cluster,
             active,
             clusters,
             used,
+            used_count: count,
+            device: shared.pieces.clusters(p),
             metadata,
             frontier: clusters..clusters,
             punched: BTreeSet::new(),
@@ -113,9 +129,12 @@ impl Space {
             clean_retry_at: 0,
             extend: None,
             step: step_for(most, count),
+            careful: false,
             most,
+            taken: 0,
             taken_at: 0,
             exhausted: false,
+            why: Errno::NOSPC,
             refused: false,
             told: false,
             ask_again_at: 0,
@@ -167,12 +186,23 @@ impl Space {
 
     /// A cluster whose mapping was taken away: not used any more, not free yet.
     pub fn unmapped(&mut self, cluster: FileCluster) {
-        self.used.set(cluster.0 as usize, false);
+        self.set_used(cluster.0, false);
+    }
+
+    fn set_used(&mut self, n: u64, used: bool) {
+        let was = self.used.contains(n as usize);
+        self.used.set(n as usize, used);
+        self.used_count = self.used_count + u64::from(used) - u64::from(was);
+    }
+
+    /// Clusters that the device can still ask for: those of it that have none in the image.
+    fn needed(&self, stocked: u64) -> u64 {
+        (self.device + self.metadata + stocked).saturating_sub(self.used_count)
     }
 
     /// Free, with unknown content; also the target of a copy-up that failed (F13).
     pub fn free_dirty(&mut self, cluster: FileCluster) {
-        self.used.set(cluster.0 as usize, false);
+        self.set_used(cluster.0, false);
         if on(Bug::CleanNot) {
             self.punched.insert(cluster.0);
             return;
@@ -183,6 +213,7 @@ impl Space {
     /// A clean cluster has been used.
     pub(super) fn taken(&mut self, now: u64) {
         self.taken_at = now;
+        self.taken += 1;
     }
 
     /// As if it were clean.
@@ -201,20 +232,33 @@ impl Space {
         now.saturating_sub(self.taken_at) >= GIVE_BACK_NS
     }
 
-    fn low(&self) -> bool {
+    fn low(&self, stocked: u64) -> bool {
         // A whole step is left when the next one is asked for: writes go on while it comes.
-        self.available() < self.step.max(2)
+        let wanted = self.step.max(2).min(self.most).min(self.needed(stocked));
+        self.available() + stocked < wanted
+    }
+
+    /// Clusters of the next extension: so that no more is kept ahead than was allowed, nor than the
+    /// device can need. Who waits gets what it waits for all the same.
+    fn next_step(&self, stocked: u64) -> u64 {
+        let most = self.most.min(self.needed(stocked));
+        let room = most.saturating_sub(self.available() + stocked);
+        let waiting = self.waiters.len() as u64;
+        self.step.min(room).max(waiting.min(if self.careful { 1 } else { EXTEND_CLUSTERS }))
     }
 }
 
 /// P10: what was asked for, but no more than a share of what the host has free.
 fn most_for(cluster: ClusterSize, ahead: u64, free: u64) -> u64 {
-    (ahead.min(free / AHEAD_SHARE) >> cluster.log2()).max(EXTEND_CLUSTERS)
+    let share = (free / AHEAD_SHARE) >> cluster.log2();
+    (ahead >> cluster.log2()).min(share.max(EXTEND_CLUSTERS))
 }
 
-/// P10: a share of what is used, between a few clusters and `most`.
+/// P10: a share of what is used, between a few clusters and half of `most`: the next step is asked
+/// for when one is left.
 fn step_for(most: u64, used: u64) -> u64 {
-    (used / 16).clamp(EXTEND_CLUSTERS, most)
+    let half = (most / 2).max(1);
+    (used / 16).clamp(EXTEND_CLUSTERS.min(half), half)
 }
 
 impl<I: Io> Keeper<I> {
@@ -244,7 +288,7 @@ impl<I: Io> Keeper<I> {
         let pop = |stock| std::iter::from_fn(move || ArrayQueue::pop(stock));
         let mut back: BTreeSet<u64> = self.shared.stocks.iter().flat_map(pop).collect();
         for n in &back {
-            s.used.set(*n as usize, false);
+            s.set_used(*n, false);
         }
         while s.frontier.start > 0 && back.remove(&(s.frontier.start - 1)) {
             s.frontier.start -= 1;
@@ -285,7 +329,7 @@ impl<I: Io> Keeper<I> {
             self.spaces[p].ask_again_at = u64::MAX;
             return None;
         }
-        self.spaces[p].used.insert(n as usize);
+        self.spaces[p].set_used(n, true);
         self.spaces[p].taken(self.now);
         Some(FileCluster(n))
     }
@@ -343,8 +387,9 @@ impl<I: Io> Keeper<I> {
         }
         self.spaces[p].exhausted = false;
         if self.spaces[p].refused || self.closing {
-            self.fail_space_waiters_of(p, Errno::NOSPC);
-            self.fail_waiting_copies(Errno::NOSPC);
+            let why = self.spaces[p].why;
+            self.fail_space_waiters_of(p, why);
+            self.fail_waiting_copies(why);
         } else {
             // What the host said before these came is old news.
             self.start_extension(p);
@@ -376,17 +421,21 @@ impl<I: Io> Keeper<I> {
         if self.spaces[p].is_starved() && self.now >= self.spaces[p].ask_again_at {
             self.spaces[p].exhausted = false;
         }
-        let s = &self.spaces[p];
+        let (s, stocked) = (&self.spaces[p], self.stocked());
         // An idle disk keeps nothing ahead (P10); the first allocation finds that out.
-        let wanted = (s.low() && !s.is_idle(self.now)) || !s.waiters.is_empty();
+        let wanted = (s.low(stocked) && !s.is_idle(self.now)) || !s.waiters.is_empty();
         // Freed clusters first, so that the file does not grow without need.
         let enough_coming = s.unclean() as u64 >= s.step.min(64) && s.waiters.is_empty();
         if self.closing || s.extend.is_some() || !wanted || s.exhausted || enough_coming {
             return;
         }
-        let range = s.clusters..s.clusters + s.step;
+        let step = s.next_step(stocked);
+        if step == 0 {
+            return;
+        }
+        let range = s.clusters..s.clusters + step;
         let at = self.cluster.file_start(FileCluster(range.start));
-        let len = self.spaces[p].step << self.cluster.log2();
+        let len = step << self.cluster.log2();
         if self.spaces[p].reserve {
             self.spaces[p].extend = Some((Extend::Reserve, range));
             self.push(p, Task::Extend(p), OpKind::Reserve, at, len, ptr::null_mut());
@@ -426,16 +475,18 @@ impl<I: Io> Keeper<I> {
             self.spaces[p].reserve = false;
             return;
         }
-        let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::FBIG);
+        let no_space = is_no_space(errno);
         if no_space && range.end - range.start > 1 {
-            self.spaces[p].step = 1;
+            (self.spaces[p].step, self.spaces[p].careful) = (1, true);
             return;
         }
+        self.spaces[p].why = if no_space { errno } else { Errno::NOSPC };
         if !std::mem::replace(&mut self.spaces[p].told, true) {
-            tracing::warn!(
-                "the top cannot grow beyond {} clusters: {errno}",
-                self.spaces[p].clusters
-            );
+            let (clusters, why) = (self.spaces[p].clusters, why_no_space(errno));
+            match no_space {
+                true => tracing::warn!("the top cannot grow beyond {clusters} clusters: {why}"),
+                false => tracing::warn!("the top cannot grow beyond {clusters} clusters: {errno}"),
+            }
         }
         self.spaces[p].refused = !self.spaces[p].waiters.is_empty();
         self.shared.keeper_stats.extensions_refused.add(1);
@@ -471,7 +522,7 @@ impl<I: Io> Keeper<I> {
         self.shared.keeper_stats.given_back.add(range.end - range.start);
         s.clusters = range.start;
         s.frontier = range.start..range.start;
-        s.step = step_for(s.most, s.used.count_ones(..) as u64);
+        s.step = step_for(s.most, s.used_count);
     }
 
     fn start_cleaning(&mut self, p: usize) {
@@ -579,7 +630,7 @@ impl<I: Io> Keeper<I> {
         }
         // P1: cleaned clusters ride on somebody else's sync, for a while.
         let old = self.now.saturating_sub(QUARANTINE_NS);
-        let hurry = !s.waiters.is_empty() || s.low();
+        let hurry = !s.waiters.is_empty() || s.low(self.stocked());
         let wait = s.cleaned.iter().filter(|(_, _, since)| hurry || *since <= old);
         need.max(wait.map(|(sync, _, _)| *sync).max().unwrap_or(0))
     }
@@ -603,8 +654,11 @@ impl<I: Io> Keeper<I> {
                 // The old frontier ends where the new one begins.
                 s.frontier.end = range.end;
             }
-            let share = step_for(s.most, s.used.count_ones(..) as u64);
-            s.step = (s.step * 2).clamp(EXTEND_CLUSTERS, s.most).max(share);
+            // A disk that takes what it is given gets more at a time.
+            s.careful = false;
+            let taken = std::mem::take(&mut s.taken);
+            let used = if taken >= s.step { s.step * 32 } else { 0 };
+            s.step = step_for(s.most, used.max(s.used_count));
         }
         if s.available() > 0 {
             s.exhausted = false;

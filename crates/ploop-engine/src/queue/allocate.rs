@@ -7,7 +7,7 @@
 
 use super::Queue;
 use super::slots::Stage;
-use crate::front::{Errno, Outcome};
+use crate::front::{Errno, Outcome, is_no_space};
 use crate::grace::Ticket;
 use crate::limits::LOST_PAUSE;
 use crate::message::{Answer, ToKeeper};
@@ -104,7 +104,7 @@ impl<I: Io> Queue<I> {
                 self.start(index)
             }
             _ => match piece.failed {
-                Some(errno @ (Errno::NOSPC | Errno::DQUOT)) => self.park(index, errno),
+                Some(errno) if is_no_space(errno) => self.park(index, errno),
                 Some(Errno::INVAL) => self.misfit(index),
                 Some(errno) => Some(Err(errno)),
                 None => self.settle(index),

@@ -1,9 +1,10 @@
 //! What follows the keeper's answer, and requests held because the host has no space.
 
 use super::Queue;
-use super::slots::Stage;
-use crate::front::{Errno, Outcome};
+use super::slots::{Job, Stage};
+use crate::front::{Errno, Outcome, is_no_space, why_no_space};
 use crate::message::Answer;
+use crate::route::PieceKind;
 use crate::spec::OnEnospc;
 use ploop_io::Io;
 
@@ -27,8 +28,7 @@ impl<I: Io> Queue<I> {
             (Answer::Done, Stage::Settling) => Some(Ok(0)),
             (Answer::Done, _) => self.changed(index),
             (Answer::Failed(Errno::INVAL), Stage::Asked | Stage::Changing) => self.misfit(index),
-            (Answer::Failed(errno @ (Errno::NOSPC | Errno::DQUOT)), Stage::Asked)
-            | (Answer::Failed(errno @ (Errno::NOSPC | Errno::DQUOT)), Stage::Changing) => {
+            (Answer::Failed(errno), Stage::Asked | Stage::Changing) if is_no_space(errno) => {
                 if self.plainly(index) { self.start(index) } else { self.park(index, errno) }
             }
             (Answer::Failed(errno), _) => Some(Err(errno)),
@@ -43,11 +43,14 @@ impl<I: Io> Queue<I> {
     pub(super) fn park(&mut self, index: u32, errno: Errno) -> Option<Outcome> {
         let full = self.parked.len() >= (self.shared.options.depth / 2).max(1);
         let fail = self.shared.options.on_enospc == OnEnospc::Fail;
-        if self.last_try && !fail {
+        // A merge is told at once: whoever began it can wait, give up, or make room.
+        let merge = self.slots.pieces[index as usize].job == Job::Data(PieceKind::Merge);
+        if self.last_try && !fail && !merge {
             self.shared.queue_stats[self.lane].abandoned.add(1);
         }
-        if full || fail || self.last_try {
-            return Some(Err(errno));
+        if full || fail || self.last_try || merge {
+            // Clients know this one for all three; a block device takes others for a broken disk.
+            return Some(Err(Errno::NOSPC));
         }
         if self.parked.is_empty() {
             let retry_ms = self.shared.options.enospc_retry_ms;
@@ -55,8 +58,9 @@ impl<I: Io> Queue<I> {
             // Said when it begins: what was held a moment ago and found no space again goes on.
             if self.parked_until == 0 || self.now > self.parked_until + retry_ns {
                 tracing::warn!(
-                    "no space left for {}: requests are held and tried again every {retry_ms} ms",
+                    "no space left for {}, {}: requests are held, tried again every {retry_ms} ms",
                     self.shared.chain.top().file.path().display(),
+                    why_no_space(errno),
                 );
             }
             // One fixed timer, never pushed back.

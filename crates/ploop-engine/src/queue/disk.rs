@@ -3,7 +3,7 @@
 use super::Queue;
 use super::slots::{Job, Piece, Stage};
 use crate::chain::Level;
-use crate::front::{Errno, Outcome};
+use crate::front::{Errno, Outcome, is_no_space};
 use crate::grace::Ticket;
 use crate::limits::ZERO_BUFFER;
 use crate::message::ToKeeper;
@@ -166,7 +166,7 @@ impl<I: Io> Queue<I> {
         if errno == Errno::INVAL {
             return self.misfit(index);
         }
-        let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT);
+        let no_space = is_no_space(errno);
         if piece.dsync && !piece.plain {
             if no_space {
                 // Space, or the sync? Written again without DSYNC, then flushed: a failed sync
@@ -316,7 +316,7 @@ impl<I: Io> Queue<I> {
             if errno == Errno::INVAL {
                 return self.misfit(index);
             }
-            let no_space = matches!(errno, Errno::NOSPC | Errno::DQUOT);
+            let no_space = is_no_space(errno);
             return if no_space { self.park(index, errno) } else { Some(Err(errno)) };
         }
         // `step` is the length of a fallocate; a write says how far it came.

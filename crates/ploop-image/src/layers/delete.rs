@@ -62,7 +62,7 @@ pub fn delete(
     let reach = Reach::of(tip, vec![tip]);
     let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
     same(&planned, prepared.document.as_ref())?;
-    store::stage(dir, entropy, &planned.path, &text)?.commit(dir)?;
+    store::stage(dir, entropy, options.held.spares(), &planned.path, &text)?.commit(dir)?;
     let mut notes = std::mem::take(&mut prepared.notes);
     drop(prepared);
     match gone {

@@ -64,7 +64,7 @@ pub fn grow(dir: &dyn Dir, target: &Path, size: Sector, options: &OpenOptions) -
     let image = prepared.top()?.path.clone();
     let document = prepared.document.as_ref().filter(|d| is_top && d.parsed.size() != size);
     if let Some(document) = document {
-        store::put_size(dir, document, size)?;
+        store::put_size(dir, options.held.spares(), document, size)?;
     }
     let mut notes = std::mem::take(&mut prepared.notes);
     notes.retain(|note| drop_asked || !matches!(note, Note::BitmapDropped(_)));

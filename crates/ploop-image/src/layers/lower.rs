@@ -46,7 +46,7 @@ pub fn lower(
         base.file.set_len(size).at(ErrorKind::Truncate, "cannot set the length of", path)?;
     }
     sync(&*base.file, Bug::NoSyncMergeBegin)?;
-    Store { dir, entropy, document: &planned }.put(plan.marked(&planned.parsed))?;
+    Store::new(dir, entropy, options, &planned).put(plan.marked(&planned.parsed))?;
     Ok(Turned { image: path.clone(), levels: 1, bytes: clusters * cluster.bytes() })
 }
 
@@ -66,7 +66,7 @@ pub fn drop_empty(
     is_empty(top, prepared.cluster)?;
     sync(&*base.file, Bug::NoSyncMergeData)?;
     let (after, gone) = plan.after(&planned.parsed).map_err(|e| refused(&planned.path, e))?;
-    Store { dir, entropy, document: &planned }.put(Ok(after))?;
+    Store::new(dir, entropy, options, &planned).put(Ok(after))?;
     let mut notes = std::mem::take(&mut prepared.notes);
     drop(prepared);
     unlink(dir, &planned, &gone, &mut notes);

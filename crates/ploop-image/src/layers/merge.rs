@@ -18,7 +18,7 @@ use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::open::plan::{Document, Reach};
 use crate::open::{Level, Note, OpenOptions, Prepared};
 use crate::snapshot::repair;
-use crate::store;
+use crate::store::{self, Spares};
 use ploop_format::descriptor::Temporary;
 use ploop_format::units::{HEADER_WORDS, PAGE_WORDS};
 use ploop_format::{BatPage, ClusterSize, Descriptor, GuestCluster, Guid, ImageRef};
@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 /// Moves handed over at a time: what a stop waits for, in clusters and in bytes.
 const BATCH: usize = 256;
-const BATCH_BYTES: u64 = 64 << 20;
+const BATCH_BYTES: u64 = 8 << 20;
 
 /// Which levels to merge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,7 +154,7 @@ pub fn merge(
         return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
     };
     let image = level.path.clone();
-    let store = Store { dir, entropy, document: &planned };
+    let store = Store::new(dir, entropy, &options, &planned);
     let mut sum = 0;
     for source in sources.iter() {
         sum += lookup::count(source, cluster)?;
@@ -239,14 +239,24 @@ pub fn merge_leftovers(
 pub(super) struct Store<'a> {
     pub dir: &'a dyn Dir,
     pub entropy: &'a dyn Entropy,
+    pub spares: &'a Spares,
     pub document: &'a Document,
 }
 
-impl Store<'_> {
+impl<'a> Store<'a> {
+    pub fn new(
+        dir: &'a dyn Dir,
+        entropy: &'a dyn Entropy,
+        options: &'a OpenOptions,
+        document: &'a Document,
+    ) -> Self {
+        Self { dir, entropy, spares: options.held.spares(), document }
+    }
+
     pub fn put(&self, new: Result<Descriptor, ploop_format::DescriptorError>) -> Result<()> {
         let path = &self.document.path;
         let text = new.and_then(|new| new.to_xml()).map_err(|e| refused(path, e))?;
-        store::stage(self.dir, self.entropy, path, &text)?.commit(self.dir)
+        store::stage(self.dir, self.entropy, self.spares, path, &text)?.commit(self.dir)
     }
 }
 

@@ -72,7 +72,7 @@ pub fn switch(
     if on(Bug::SwitchUnlinksFirst) {
         unlink(dir, &planned, &gone, &mut notes);
     }
-    let staged = store::stage(dir, entropy, &planned.path, &text);
+    let staged = store::stage(dir, entropy, options.held.spares(), &planned.path, &text);
     if let Err(error) = staged.and_then(|staged| staged.commit(dir)) {
         // Only when the old descriptor is still in force does nothing name the new file.
         if planned.unchanged(dir) {

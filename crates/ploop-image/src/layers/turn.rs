@@ -78,7 +78,7 @@ pub fn turn(
     };
     // A record of a life that somebody has ended without us would count with the mark.
     recover::forget(level, &options);
-    let store = Store { dir, entropy, document: &planned };
+    let store = Store::new(dir, entropy, &options, &planned);
     let Some(mut target) = Target::begin(level, cluster)? else {
         return Err(ImageError::new(ErrorKind::BadImage, "a raw image cannot be the top"));
     };
@@ -177,7 +177,7 @@ pub fn drop_covered(
     for level in &levels[at..] {
         covers(&top[0], level, prepared.cluster)?;
     }
-    Store { dir, entropy, document: &planned }.put(Ok(after))?;
+    Store::new(dir, entropy, &options, &planned).put(Ok(after))?;
     let mut notes = std::mem::take(&mut prepared.notes);
     drop(prepared);
     unlink(dir, &planned, &gone, &mut notes);

@@ -6,7 +6,7 @@ use super::{Note, OpenOptions, recover, settle};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head::Head;
 use crate::scan::{self, BadEntry, Scan, Table, scan};
-use crate::store;
+use crate::store::{self, Spares};
 use ploop_format::descriptor::Temporary;
 use ploop_format::{ClusterSize, GuestCluster, InUse, Sector};
 use ploop_io::planted::{Bug, on, synced};
@@ -225,12 +225,12 @@ impl Prepared {
 
     /// A descriptor whose size a grow did not reach follows the header (F20). What cannot be
     /// written now is said by `check`, and changes nothing.
-    pub fn repair_size(&self, dir: &dyn Dir) {
+    pub fn repair_size(&self, dir: &dyn Dir, spares: &Spares) {
         let Some(document) = self.document.as_ref() else { return };
         let ploop = self.levels.last().is_some_and(|top| top.head.is_some());
         let said = document.parsed.size();
         if ploop && said != Sector(0) && said != self.size {
-            let _ = store::put_size(dir, document, self.size);
+            let _ = store::put_size(dir, spares, document, self.size);
         }
     }
 
@@ -259,6 +259,19 @@ impl Prepared {
         let shot = chain.and_then(|(parsed, chain)| parsed.shot(chain.first()?.guid));
         let marked = shot.is_some_and(|shot| shot.temporary == Temporary::Yes);
         self.writable && base.write && base.head.is_none() && marked
+    }
+
+    /// The length of the top when it is closed and its last cluster ends at `end`. A preallocated
+    /// image keeps what it had: space that no entry names yet is what it was made for. What lies
+    /// behind a full table goes.
+    pub fn closed_len(&self, end: u64) -> u64 {
+        let (Some(scan), Some(top)) = (&self.scan, self.levels.last()) else { return end };
+        let full = top.head.as_ref().is_some_and(|head| scan.mapped >= head.entries());
+        match (self.preallocated, full) {
+            (false, _) => end,
+            (true, false) => end.max(top.len),
+            (true, true) => end.max(scan.end(self.cluster)),
+        }
     }
 
     /// The top.

@@ -114,7 +114,7 @@ impl Disk {
             if let Some(top) = prepared.levels.last() {
                 kept = recover::begin(top, options, &mut prepared.notes);
             }
-            prepared.repair_size(&*dir);
+            prepared.repair_size(&*dir, options.held.spares());
         }
         Ok(Self { prepared, kept })
     }

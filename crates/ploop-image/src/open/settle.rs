@@ -52,7 +52,11 @@ pub(super) fn settle(dir: &dyn Dir, path: &Path, base: bool, options: &OpenOptio
         let end = scan.end(head.cluster());
         let (path, head) = (path.to_owned(), Some(head));
         let level = Level { path, file, head, len, write: true, own: true };
-        finish(&level, (end <= len).then_some(end), scan.mapped != 0)?;
+        match finish(&level, (end <= len).then_some(end), scan.mapped != 0) {
+            // A host without space: it is read as it is, and settled by a later open.
+            Err(error) if error.kind().is_refusal() => {}
+            done => done?,
+        }
         if held.file(&level.path, true).is_none() {
             lock::release(&*level.file);
         }

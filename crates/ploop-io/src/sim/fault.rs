@@ -51,6 +51,10 @@ pub struct Rates {
     pub write_error: u32,
     /// Writes, length changes and reservations that fail with `ENOSPC`.
     pub no_space: u32,
+    /// The same with `EDQUOT`.
+    pub quota: u32,
+    /// The same with `EFBIG`.
+    pub too_big: u32,
     /// Syncs that fail with `EIO`, writes with `RWF_DSYNC` included.
     pub sync_error: u32,
     /// Punches and zeroings that fail with `EIO`.
@@ -79,6 +83,16 @@ impl Rates {
                 if hit(self.no_space) =>
             {
                 Verdict::Fail(libc::ENOSPC)
+            }
+            OpKind::Write | OpKind::WriteDsync | OpKind::Reserve | OpKind::Truncate
+                if hit(self.quota) =>
+            {
+                Verdict::Fail(libc::EDQUOT)
+            }
+            OpKind::Write | OpKind::WriteDsync | OpKind::Reserve | OpKind::Truncate
+                if hit(self.too_big) =>
+            {
+                Verdict::Fail(libc::EFBIG)
             }
             OpKind::WriteDsync | OpKind::Sync | OpKind::Datasync if hit(self.sync_error) => {
                 Verdict::FailTorn(libc::EIO)

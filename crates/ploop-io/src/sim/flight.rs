@@ -327,7 +327,7 @@ impl World {
                 OpKind::WriteDsync if result >= 0 => inode.cover(&seqs),
                 OpKind::Datasync | OpKind::Sync if result >= 0 => inode.cover_before(flight.start),
                 OpKind::Datasync | OpKind::Sync => inode.doubt_all(0),
-                OpKind::WriteDsync if result != -libc::ENOSPC => inode.doubt_all(tick),
+                OpKind::WriteDsync if !no_space(result) => inode.doubt_all(tick),
                 _ => {}
             }
         }
@@ -413,4 +413,9 @@ impl World {
             self.close(file);
         }
     }
+}
+
+/// Nothing was written, so nothing is in doubt.
+fn no_space(result: i32) -> bool {
+    [libc::ENOSPC, libc::EDQUOT, libc::EFBIG].contains(&-result)
 }

@@ -6,7 +6,10 @@ use crate::life::{Life, OpenError, Turn};
 use crate::recover::{self, Mark};
 use crate::scene;
 use crate::traffic::Traffic;
+use ploop_engine::Errno;
 use ploop_image::Ready;
+use ploop_io::OpKind;
+use ploop_io::sim::Verdict;
 use std::path::PathBuf;
 
 impl Sim<'_> {
@@ -17,6 +20,67 @@ impl Sim<'_> {
         self.story.say(|| format!("layer operation {} while requests wait", op.name));
         let ready = self.make_ready(life, op);
         let made = ready.is_some();
+        let Ok(spares) = life.spares(self.world.operations() + 1) else {
+            self.story.say(|| "no space for its descriptors: nothing is done".into());
+            self.littered = true;
+            return Ok(true);
+        };
+        self.pause_and_close(life, traffic)?;
+        no_faults(&self.world);
+        let was_failed = life.device().is_failed();
+        let stuck = self.profile.stuck > 0 && self.rng.chance(1, self.profile.stuck);
+        let (failing, number) = (!stuck && self.fails(4), self.rng.next_u64());
+        let calls = *self.rng.pick(&[12, 30, 80]).unwrap_or(&30);
+        let which = self.rng.below(calls);
+        if failing {
+            self.fail_one(which);
+        }
+        if stuck {
+            self.no_new_names();
+        }
+        self.watch();
+        let (world, target) = (self.world.clone(), self.target.clone());
+        let done = life.exchange(&target, number, spares.clone(), |options| {
+            (op.run)(&Scene::with(&world, options.clone(), ready), number)
+        });
+        self.world.set_hook(None);
+        spares.discard(&self.world.dir());
+        self.look_at_watched(op.name, Mark::May, false)?;
+        self.world.set_rates(self.profile.rates);
+        // A server takes the files of a snapshot that came to nothing away; nobody does here.
+        self.littered |= failing || stuck || made && !matches!(done, Ok(Ok(())));
+        match done {
+            Ok(Ok(())) if was_failed => return Err("I10: a failed device went on".into()),
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if failing || stuck => {
+                self.story.say(|| format!("it failed as it was made to: {error}"));
+                self.unsettled = true;
+            }
+            Ok(Err(error)) => {
+                let error = OpenError::Image(error);
+                return Err(format!("{} while requests wait: {error}", op.name));
+            }
+            Err(error) if failing || was_failed => {
+                self.story.say(|| format!("the device is lost: {error}"));
+                return Ok(false);
+            }
+            Err(error) if stuck => {
+                return Err(format!("F20: {} without new names lost the device: {error}", op.name));
+            }
+            Err(error) => return Err(format!("{} while requests wait: {error}", op.name)),
+        }
+        let before = std::mem::take(&mut self.lower);
+        self.look_at_levels()?;
+        let same =
+            |(path, hash): (&PathBuf, &u64)| *hash == 0 || self.lower.get(path) == Some(hash);
+        if !op.changes_lower && !failing && !stuck && !before.iter().all(same) {
+            return Err(format!("I6: {} changed a lower image", op.name));
+        }
+        Ok(true)
+    }
+
+    /// Lets the device come to rest and write everything back.
+    fn pause_and_close(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step {
         life.pause();
         let mut closing = false;
         for turns in 0.. {
@@ -33,49 +97,24 @@ impl Sim<'_> {
                 return Err(format!("I16: a pause hangs (keeper {closing}), left {wishes:?}"));
             }
         }
-        no_faults(&self.world);
-        let was_failed = life.device().is_failed();
-        let (failing, number) = (self.fails(4), self.rng.next_u64());
-        let calls = *self.rng.pick(&[12, 30, 80]).unwrap_or(&30);
-        let which = self.rng.below(calls);
-        if failing {
-            self.fail_one(which);
-        }
-        self.watch();
-        let (world, target) = (self.world.clone(), self.target.clone());
-        let done = life.exchange(&target, number, |options| {
-            (op.run)(&Scene::with(&world, options.clone(), ready), number)
-        });
-        self.world.set_hook(None);
-        self.look_at_watched(op.name, Mark::May, false)?;
-        self.world.set_rates(self.profile.rates);
-        // A server takes the files of a snapshot that came to nothing away; nobody does here.
-        self.littered |= failing || made && !matches!(done, Ok(Ok(())));
-        match done {
-            Ok(Ok(())) if was_failed => return Err("I10: a failed device went on".into()),
-            Ok(Ok(())) => {}
-            Ok(Err(error)) if failing => {
-                self.story.say(|| format!("it failed as it was made to: {error}"));
-                self.unsettled = true;
+        Ok(())
+    }
+
+    /// From now on the directory takes no new file: it has no inodes left, or a quota is used up.
+    /// Or it is immutable, and no name in it changes at all.
+    fn no_new_names(&mut self) {
+        let errnos = [Errno::NOSPC, Errno::DQUOT, Errno::PERM];
+        let errno = *self.rng.pick(&errnos).unwrap_or(&Errno::PERM);
+        self.world.set_hook(Some(Box::new(move |attempt| {
+            // Changes of names have no length.
+            let name = attempt.blocking && attempt.len == 0;
+            let new = name && attempt.kind == OpKind::Reserve;
+            let change = name && matches!(attempt.kind, OpKind::Write | OpKind::Punch);
+            match new || change && errno == Errno::PERM {
+                true => Verdict::Fail(errno.raw_os_error()),
+                false => Verdict::Normal,
             }
-            Ok(Err(error)) => {
-                let error = OpenError::Image(error);
-                return Err(format!("{} while requests wait: {error}", op.name));
-            }
-            Err(error) if failing || was_failed => {
-                self.story.say(|| format!("the device is lost: {error}"));
-                return Ok(false);
-            }
-            Err(error) => return Err(format!("{} while requests wait: {error}", op.name)),
-        }
-        let before = std::mem::take(&mut self.lower);
-        self.look_at_levels()?;
-        let same =
-            |(path, hash): (&PathBuf, &u64)| *hash == 0 || self.lower.get(path) == Some(hash);
-        if !op.changes_lower && !failing && !before.iter().all(same) {
-            return Err(format!("I6: {} changed a lower image", op.name));
-        }
-        Ok(true)
+        })));
     }
 
     /// An operation that fits the disk now.
