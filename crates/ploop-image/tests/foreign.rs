@@ -119,7 +119,7 @@ fn a_top_that_is_smaller_than_its_base_can_grow() {
     let error = grow(&RealDir, home, ALL, &quick()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Param);
     assert!(error.to_string().contains("has cluster 170"), "{error}");
-    poke32(disk.image(), 64 + 4 * SPARE as u64, 0);
+    poke32(disk.image(), 64 + 4 * SPARE, 0);
     grow(&RealDir, &taken.image, ALL, &quick()).unwrap();
     let opened = disk.open().unwrap();
     assert_eq!(opened.size(), ALL);
@@ -166,7 +166,7 @@ fn a_chain_of_two_versions_says_what_reads_it() {
     std::fs::copy(v1.image(), &taken.image).unwrap();
     let end = len(&taken.image);
     poke(&taken.image, end, &vec![0x33; SMALL as usize * 512]);
-    poke32(&taken.image, 64 + 4 * SLOT as u64, (end / 512) as u32);
+    poke32(&taken.image, 64 + 4 * SLOT, (end / 512) as u32);
     let error = disk.open().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadImage);
     assert!(error.to_string().contains("mix the versions"), "{error}");
