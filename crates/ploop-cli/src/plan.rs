@@ -221,6 +221,7 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
             .map(|text| metrics(text, args.insecure_listen))
             .transpose()?,
         name: None,
+        to_mount: false,
     })
 }
 

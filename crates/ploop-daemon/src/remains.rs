@@ -30,6 +30,10 @@ impl Registry {
         let file = self.file(entry);
         // Parts of it that wait for their own device hold the connection: nobody else ends that.
         ploop_fuse::abort(&file);
+        if entry.transport.as_deref() == Some("loop") {
+            let device = entry.device.iter().map(Path::new);
+            device.for_each(|device| ploop_fuse::free_dead(device, &absolute(&file)));
+        }
         if !force && self.has_device(entry) {
             return false;
         }

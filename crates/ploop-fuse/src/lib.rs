@@ -49,7 +49,7 @@ pub use apart::apart;
 pub use error::{Error, Result};
 pub use front::FuseFront;
 pub use loop_status::LoopStatus;
-pub use loopdev::{LoopDevice, LoopOptions, device_size};
+pub use loopdev::{LoopDevice, LoopOptions, device_size, free_dead};
 pub use mount::{abort, clear_stale};
 pub use queues::FuseQueues;
 pub use server::{FuseOptions, FuseServer};

@@ -1,8 +1,9 @@
 //! Loop devices over the FUSE file (or any file).
 //!
 //! The device is configured with autoclear and kept open here: it goes when this process ends in
-//! whatever way and nobody else uses it. Without autoclear a killed server would leave a device
-//! over a dead file for somebody to find; without the open descriptor the device would vanish
+//! whatever way and nobody else uses it. Without autoclear, which is for devices that are to be
+//! mounted, a killed server leaves a device over a dead file for the next verb to find
+//! ([`free_dead`]); without the open descriptor the device would vanish
 //! before its first user came. A file system mounted on it keeps it, with I/O errors, until it is
 //! unmounted.
 //!
@@ -43,11 +44,14 @@ pub struct LoopOptions {
     pub block_size: u32,
     /// Refuse a device that would go through the page cache of the file below.
     pub direct_io: bool,
+    /// The kernel frees it with its last user, also when this process is killed. Programs that list
+    /// mounts name the file below of such a device instead of the device.
+    pub autoclear: bool,
 }
 
 impl Default for LoopOptions {
     fn default() -> Self {
-        Self { read_only: false, block_size: 512, direct_io: true }
+        Self { read_only: false, block_size: 512, direct_io: true, autoclear: true }
     }
 }
 
@@ -96,6 +100,8 @@ impl LoopDevice {
                 && let Some(device) = device
             {
                 inbox.into_iter().for_each(|job| job(&device));
+                // Without autoclear nobody else would; of one that is free already it does nothing.
+                let _ = free(&device);
             }
         });
         let keeper = keeper.map_err(|error| Error::system("attach", what, error))?;
@@ -177,8 +183,7 @@ impl LoopDevice {
     pub fn detach(self) -> Result<()> {
         let (synced, cleared) = self.with(|device| {
             let synced = rustix::fs::fsync(device);
-            // SAFETY: takes no argument.
-            (synced, outcome(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD) }))
+            (synced, free(device))
         })?;
         match cleared {
             Err(error) if error.raw_os_error() != Some(libc::ENXIO) => {
@@ -207,6 +212,26 @@ impl Drop for LoopDevice {
             tracing::warn!(device = %self.path.display(), "the thread that kept it panicked");
         }
     }
+}
+
+/// Frees a device that a killed server has left over its file; with other users it goes with the
+/// last of them. One over another file is left alone.
+pub fn free_dead(path: &Path, file: &Path) {
+    let Ok(number) = number(path) else { return };
+    if backing(number).as_deref() != Some(file) {
+        return;
+    }
+    if let Ok(device) = File::open(path)
+        && let Err(error) = free(&device)
+    {
+        tracing::debug!(path = %path.display(), %error, "a dead server's device stays");
+    }
+}
+
+/// `LOOP_CLR_FD`: now, or with the last user.
+fn free(device: &File) -> io::Result<()> {
+    // SAFETY: takes no argument.
+    outcome(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD) }).map(drop)
 }
 
 fn gone(path: &Path) -> Error {
@@ -281,7 +306,9 @@ fn open(path: &Path, number: u32, read_only: bool) -> Result<File> {
 /// `LOOP_CONFIGURE`: everything at once, so nobody sees half a device.
 fn configure(device: &File, backing: &File, name: &Path, options: LoopOptions) -> io::Result<()> {
     let mut info = LoopInfo::ZERO;
-    info.flags = LO_FLAGS_AUTOCLEAR;
+    if options.autoclear {
+        info.flags |= LO_FLAGS_AUTOCLEAR;
+    }
     if options.direct_io {
         info.flags |= LO_FLAGS_DIRECT_IO;
     }

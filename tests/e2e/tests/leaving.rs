@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 use ploop_e2e::checks::wants_clean;
-use ploop_e2e::device::{Attached, can_mount};
+use ploop_e2e::device::{Attached, can_mount, is_configured};
 use ploop_e2e::host::Small;
 use ploop_e2e::world::{Said, wait_until};
 use ploop_e2e::{World, can_attach, have};
@@ -358,12 +358,39 @@ fn what_killed_servers_left_is_cleared_by_whatever_comes_next() {
             file.path().extension().is_some_and(|e| e == "json" || e == "sock" || e == "img")
         });
         assert_eq!(entries.count(), 0, "{verb:?}: {left:?}");
+        let loops = fs::read_dir("/sys/block").unwrap().flatten().map(|entry| entry.path());
+        let below = loops.filter_map(|path| fs::read(path.join("loop/backing_file")).ok());
+        let ours = world.text("run").into_bytes();
+        assert_eq!(below.filter(|file| file.starts_with(&ours)).count(), 0, "{verb:?}");
     }
     interrupted_backup(&world);
     let server = world.serve(&["a", "--nbd", &socket], 1);
     assert_eq!(levels(&world, "a"), 1);
     assert_eq!(server.end("-TERM"), 0);
     world.ploop_ok(&["check", "-f", "a"]);
+}
+
+/// Programs that list mounts write the file below a loop device that the kernel frees by itself.
+#[test]
+fn the_list_of_mounts_names_the_device() {
+    if !can_attach() || !have(&["mkfs.ext4", "mount"]) || !can_mount("ext4") {
+        return;
+    }
+    let world = World::new("leaving-names").unwrap();
+    let mnt = world.text("mnt");
+    fs::create_dir(&mnt).unwrap();
+    for (name, bare) in [("bare", true), ("partition", false)] {
+        let image = world.disk(name).unwrap();
+        let table: &[&str] = if bare { &["-P"] } else { &[] };
+        world.ploop_ok(&[&["init", "-s", "64M"], table, &[&image]].concat());
+        let said = world.ploop_ok(&["--json", "mount", "-m", &mnt, name]).json();
+        let device = said["device"].as_str().unwrap().to_owned();
+        let list = world.ok("mount", &[]);
+        let line = list.lines().find(|line| line.contains(&format!(" on {mnt} "))).unwrap();
+        assert!(line.starts_with(&format!("{device} on ")), "{line}, not {device}");
+        world.ploop_ok(&["umount", "-m", &mnt]);
+        assert!(!is_configured(&device), "{device} is still there");
+    }
 }
 
 /// A backup's snapshot goes with its device, by whichever verb that is ended.

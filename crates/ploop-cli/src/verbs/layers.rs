@@ -178,14 +178,6 @@ fn say(notes: &[Note]) {
     }
 }
 
-/// Merges what waits for it, of a closed disk: temporary snapshots too that nobody has open.
-/// Nothing is changed that is not the disk's own.
-pub fn merge_waiting(disk: &Path, allow_outside: bool) -> Result<()> {
-    let disk = plan::absolute(disk)?;
-    let files = Files { allow_outside, change_shared: false };
-    leftovers(&disk, &options(&disk, false, files), None)
-}
-
 /// What had to wait for what was just done.
 fn leftovers(disk: &Path, options: &OpenOptions, rate: Option<u64>) -> Result<()> {
     let done = working(disk, rate, "merging what waited for it", |work| {

@@ -9,9 +9,9 @@ use crate::args::Files;
 use crate::host::{mounts, server};
 use crate::show::Output;
 use ploop_daemon::registry::{Entry, Registry};
-use ploop_daemon::{Failure, Result, users};
+use ploop_daemon::{Code, Failure, Result, users};
 use ploop_format::Guid;
-use ploop_format::descriptor::Temporary;
+use ploop_format::descriptor::{ImageType, Temporary};
 use ploop_image::layers::{describe, image_of};
 use ploop_image::locate::{Located, locate};
 use ploop_io::RealDir;
@@ -28,7 +28,7 @@ pub fn before(disk: &Path, writes: bool, allow_outside: bool) {
     if let Err(failure) = clear_dead(disk) {
         tracing::warn!("{failure}");
     }
-    if writes && let Err(failure) = merge_temporary(disk, true, allow_outside) {
+    if writes && let Err(failure) = merge_temporary(disk, None, allow_outside) {
         tracing::warn!("a temporary snapshot of {} stays: {failure}", disk.display());
     }
 }
@@ -38,7 +38,8 @@ pub fn after(entry: &Entry) -> Result<()> {
     let of_snapshot = entry.images.contains(&entry.disk);
     let home = if of_snapshot { entry.disk.parent() } else { Some(entry.disk.as_path()) };
     let Some(home) = home else { return Ok(()) };
-    match merge_temporary(home, false, entry.allow_outside) {
+    let gone = of_snapshot.then_some(entry.disk.as_path());
+    match merge_temporary(home, gone, entry.allow_outside) {
         Err(failure) if of_snapshot => Err(Failure {
             message: format!("the temporary snapshot stays: {}", failure.message),
             ..failure
@@ -66,25 +67,43 @@ pub fn delete(disk: &Path, guid: Guid, files: Files) -> Result<()> {
 
 const QUIET: Output = Output { json: false, verbosity: 0 };
 
-/// Merges the temporary snapshots of a disk that nobody uses; `say` that they are.
-fn merge_temporary(disk: &Path, say: bool, allow_outside: bool) -> Result<()> {
-    let left = temporary(disk);
+/// Merges the temporary snapshots of a disk that nobody uses; `gone` is the one whose server has
+/// just gone. A raw base is so marked while levels go into it, too: unless it is that one it waits for the
+/// next merge, which goes on with that.
+fn merge_temporary(disk: &Path, gone: Option<&Path>, allow_outside: bool) -> Result<()> {
+    let mut left = temporary(disk);
+    left.retain(|left| !left.raw || gone == Some(left.image.as_path()));
     if left.is_empty() {
         return Ok(());
     }
     let Some(_nobody_takes_one) = Registry::of_user().try_lock_temporary()? else { return Ok(()) };
     let living = Registry::of_user().entries()?;
-    let left: Vec<_> = left.into_iter().filter(|(_, image)| !is_served(&living, image)).collect();
-    for (guid, _) in left.iter().filter(|_| say) {
-        tracing::warn!("the temporary snapshot {guid} was left: it is merged away");
-    }
-    let Some(entry) = server::of_disk(disk)?.filter(|entry| !entry.read_only) else {
-        return match left.is_empty() {
-            true => Ok(()),
-            false => layers::merge_waiting(disk, allow_outside),
+    left.retain(|left| !is_served(&living, &left.image));
+    let server = server::of_disk(disk)?.filter(|entry| !entry.read_only);
+    let files = Files { allow_outside, change_shared: false };
+    for Left { guid, image, .. } in left {
+        let own = gone == Some(image.as_path());
+        if !own {
+            tracing::warn!("the temporary snapshot {guid} was left: it is merged away");
+        }
+        let merged = match &server {
+            Some(entry) => online::remove(entry, guid, None, QUIET),
+            None => layers::remove_closed(disk, guid, None, false, files).map(drop),
         };
-    };
-    left.iter().try_for_each(|(guid, _)| online::remove(&entry, *guid, None, QUIET))
+        match merged {
+            // Somebody else reads it.
+            Err(failure) if failure.code == Code::InUse && !own => tracing::info!("{failure}"),
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// A temporary snapshot.
+struct Left {
+    guid: Guid,
+    image: PathBuf,
+    raw: bool,
 }
 
 /// Whether a server has a snapshot: it is on top of what that serves.
@@ -94,8 +113,8 @@ fn is_served(living: &[Entry], image: &Path) -> bool {
         .any(|entry| entry.read_only && entry.images.last().is_some_and(|top| top == image))
 }
 
-/// The temporary snapshots of a disk, with their files.
-fn temporary(disk: &Path) -> Vec<(Guid, PathBuf)> {
+/// The temporary snapshots of a disk.
+fn temporary(disk: &Path) -> Vec<Left> {
     // Not every image has a descriptor, and what is wrong with one the verb itself will say.
     let Ok(parsed) = describe(&RealDir, disk) else { return Vec::new() };
     let left = parsed
@@ -104,7 +123,10 @@ fn temporary(disk: &Path) -> Vec<(Guid, PathBuf)> {
         .filter(|shot| shot.guid != parsed.top && shot.temporary == Temporary::Yes);
     left.filter_map(|shot| {
         let image = image_of(&RealDir, disk, shot.guid).ok()?;
-        Some((shot.guid, image.canonicalize().unwrap_or(image)))
+        let kind = parsed.image(shot.guid)?.kind;
+        // Only a base's word means something.
+        let raw = shot.parent == Guid::NONE && kind == ImageType::Plain;
+        Some(Left { guid: shot.guid, image: image.canonicalize().unwrap_or(image), raw })
     })
     .collect()
 }

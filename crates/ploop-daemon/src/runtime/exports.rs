@@ -113,7 +113,7 @@ impl Exports {
                     self.start_kernel(spec, session, traits)?;
                 }
                 Export::KernelNbd => {}
-                Export::Loop | Export::Ublk { .. } => self.attach(session, claim)?,
+                Export::Loop | Export::Ublk { .. } => self.attach(spec, session, claim)?,
             }
         }
         self.vhost.start()?;
@@ -160,7 +160,7 @@ impl Exports {
         Ok(())
     }
 
-    fn attach(&mut self, session: &Session, claim: &Claim) -> Result<()> {
+    fn attach(&mut self, spec: &ServeSpec, session: &Session, claim: &Claim) -> Result<()> {
         if self.device.is_some() {
             return Err(Failure::parameter("one loop device is enough"));
         }
@@ -168,8 +168,12 @@ impl Exports {
         let limits = session.device().limits();
         let server = self.mount(&file, session)?;
         self.loop_file = Some(server);
-        let options =
-            LoopOptions { read_only: limits.read_only, block_size: limits.block, direct_io: true };
+        let options = LoopOptions {
+            read_only: limits.read_only,
+            block_size: limits.block,
+            direct_io: true,
+            autoclear: !spec.to_mount,
+        };
         let device = LoopDevice::attach(&file, options).map_err(|error| {
             Failure::new(Code::Device, format!("loop device: {error}"))
                 .hint("it needs root, and the loop module")

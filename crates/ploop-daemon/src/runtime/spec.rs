@@ -39,6 +39,10 @@ pub struct ServeSpec {
     /// The block device is `/dev/ploop/NAME` too.
     #[serde(default)]
     pub name: Option<String>,
+    /// A loop device is named in lists of mounts, not the file below it; after a kill it is there
+    /// until the next verb.
+    #[serde(default)]
+    pub to_mount: bool,
 }
 
 /// A way to reach the disk.
@@ -135,6 +139,7 @@ impl ServeSpec {
             insecure_listen: false,
             metrics: None,
             name: None,
+            to_mount: false,
         }
     }
 
