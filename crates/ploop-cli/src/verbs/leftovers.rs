@@ -68,8 +68,8 @@ pub fn delete(disk: &Path, guid: Guid, files: Files) -> Result<()> {
 const QUIET: Output = Output { json: false, verbosity: 0 };
 
 /// Merges the temporary snapshots of a disk that nobody uses; `gone` is the one whose server has
-/// just gone. A raw base is so marked while levels go into it, too: unless it is that one it waits for the
-/// next merge, which goes on with that.
+/// just gone. A raw base is so marked while levels go into it, too: unless it is that one it waits
+/// for the next merge, which goes on with that.
 fn merge_temporary(disk: &Path, gone: Option<&Path>, allow_outside: bool) -> Result<()> {
     let mut left = temporary(disk);
     left.retain(|left| !left.raw || gone == Some(left.image.as_path()));
