@@ -208,3 +208,22 @@ fn an_encrypted_bundle_is_only_looked_at() {
     );
     world.ok(&["snapshot", &world.text("a")]);
 }
+
+#[test]
+fn an_operation_named_by_the_image_that_goes_ends_well() {
+    let world = World::new();
+    new(&world, "a", "root.hds");
+    let snapshot = || {
+        let json = world.ok(&["--json", "snapshot", &world.text("a")]).json();
+        let text = |key: &str| json[key].as_str().unwrap().to_owned();
+        (text("uuid"), text("image"))
+    };
+    let (_, top) = snapshot();
+    world.ok(&["snapshot-merge", &top]);
+    let (uuid, top) = snapshot();
+    world.ok(&["snapshot-switch", "-u", &uuid, &top]);
+    assert!(!std::path::Path::new(&top).exists());
+    let (uuid, top) = snapshot();
+    world.ok(&["snapshot-delete", "-u", &uuid, &top]);
+    world.ok(&["check", "-f", &world.text("a")]);
+}

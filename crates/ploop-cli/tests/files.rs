@@ -149,3 +149,65 @@ fn the_stamp_of_another_program_stays_until_something_is_written() {
     bench(&["randwrite", "--destroy"]);
     assert_eq!(word(None), [0; 4]);
 }
+
+#[test]
+fn an_init_that_is_interrupted_leaves_nothing() {
+    let world = World::new();
+    for signal in ["-INT", "-TERM", "-HUP"] {
+        let image = world.disk(&format!("a{signal}"));
+        // Zeros are written, which takes longer than the signal.
+        let args = ["init", "-s", "64G", "-f", "raw", "-t", "none", &image];
+        let mut child = world.command(&args).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while std::fs::metadata(&image).map_or(0, |meta| meta.len()) == 0 {
+            assert!(std::time::Instant::now() < until, "no image");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        sh("kill", &[signal, &child.id().to_string()]);
+        assert_eq!(child.wait().unwrap().code(), Some(29));
+        let left = std::fs::read_dir(world.path(&format!("a{signal}"))).unwrap().count();
+        assert_eq!(left, 0, "{signal}");
+    }
+    // What was there before stays.
+    let image = world.disk("b");
+    std::fs::write(&image, b"mine").unwrap();
+    assert_eq!(world.run(&["init", "-s", "16M", "-t", "none", &image]).code, 38);
+    assert_eq!(std::fs::read(&image).unwrap(), b"mine");
+}
+
+#[test]
+fn a_disk_that_a_running_server_has_is_refused_at_once() {
+    let world = World::new();
+    let image = world.disk("a");
+    world.ok(&["init", "-s", "16M", "-t", "none", &image]);
+    let serve = |socket: &str| {
+        world.command(&["serve", &image, "--nbd", &format!("unix:{}", world.text(socket))])
+    };
+    let server = world.serve(&[&image, "--nbd", &format!("unix:{}", world.text("s"))], 1);
+    let begin = std::time::Instant::now();
+    let output = serve("t").output().unwrap();
+    let (took, text) = (begin.elapsed(), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!(output.status.code(), Some(37), "{text}");
+    assert!(text.contains(&format!("pid {}", server.pid())), "{text}");
+    // A debug build on a busy machine; the locks were tried for three seconds before.
+    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+    // One that is about to end is waited for.
+    server.signal("-TERM");
+    let listed = || -> String {
+        let files = std::fs::read_dir(world.path("run")).unwrap().flatten();
+        let entries = files.filter(|file| file.path().extension().is_some_and(|e| e == "json"));
+        entries.filter_map(|file| std::fs::read_to_string(file.path()).ok()).collect()
+    };
+    while listed().contains(&format!("\"pid\": {}", server.pid())) {
+        if listed().contains("\"stopping\": true") {
+            break;
+        }
+    }
+    let mut next = serve("t").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let out = next.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).unwrap();
+    let _ = next.kill();
+    let _ = next.wait();
+    assert!(line.starts_with("ready nbd"), "{line}");
+}

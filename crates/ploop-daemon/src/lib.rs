@@ -14,6 +14,7 @@
 pub mod background;
 pub mod code;
 pub mod control;
+mod everybody;
 pub mod failure;
 pub mod mountinfo;
 pub mod registry;

@@ -10,9 +10,9 @@ use ploop_io::RealDir;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// One server's entry.
@@ -48,12 +48,22 @@ pub struct Entry {
     pub exports: Vec<String>,
     /// Seconds since 1970.
     pub started: u64,
+    /// Its server is about to end.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stopping: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_false(word: &bool) -> bool {
+    !*word
 }
 
 /// A directory of entries.
 #[derive(Clone, Debug)]
 pub struct Registry {
     dir: PathBuf,
+    /// Nobody else may look into it.
+    private: bool,
 }
 
 /// An entry of this process; removed when dropped.
@@ -69,22 +79,23 @@ impl Registry {
     #[must_use]
     pub fn of_user() -> Self {
         if let Some(dir) = std::env::var_os("PLOOP_RUN_DIR").filter(|dir| !dir.is_empty()) {
-            return Self { dir: dir.into() };
+            return Self::at(dir);
         }
         let uid = rustix::process::geteuid();
         if uid.is_root() {
-            return Self { dir: "/run/ploop".into() };
+            return Self::at("/run/ploop");
         }
-        match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
-            Some(dir) => Self { dir: Path::new(&dir).join("ploop") },
-            None => Self { dir: std::env::temp_dir().join(format!("ploop-{}", uid.as_raw())) },
-        }
+        let dir = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+            Some(dir) => Path::new(&dir).join("ploop"),
+            None => std::env::temp_dir().join(format!("ploop-{}", uid.as_raw())),
+        };
+        Self { dir, private: true }
     }
 
     /// A registry in a directory of the caller's choice.
     #[must_use]
     pub fn at(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), private: false }
     }
 
     /// The directory.
@@ -102,10 +113,54 @@ impl Registry {
     /// Makes the directory if need be.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be made, or it is somebody else's.
     pub fn prepare(&self) -> Result<()> {
-        let made = fs::create_dir_all(&self.dir);
-        made.or_fail(Code::Mkdir, format!("cannot make {}", self.dir.display()))
+        if self.is_there()? {
+            return Ok(());
+        }
+        let mode = if self.private { 0o700 } else { 0o755 };
+        let made = fs::DirBuilder::new().recursive(true).mode(mode).create(&self.dir);
+        made.or_fail(Code::Mkdir, format!("cannot make {}", self.dir.display()))?;
+        self.is_there().map(drop)
+    }
+
+    /// Whether the directory is there. One that another user made, or could change, is not used:
+    /// its entries could name any process, socket and file.
+    ///
+    /// # Errors
+    /// It is a link, somebody else's, or open to others.
+    pub fn is_there(&self) -> Result<bool> {
+        let dir = self.dir.display();
+        let meta = match fs::symlink_metadata(&self.dir) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => {
+                return Err(Failure::io(Code::Examine, format!("cannot look at {dir}"), &error));
+            }
+        };
+        let me = rustix::process::geteuid();
+        let others = if self.private { 0o077 } else { 0o022 };
+        let bits = meta.mode() & 0o7777;
+        let (why, hint) = if !meta.is_dir() {
+            ("it is no directory".to_owned(), "remove it")
+        } else if meta.uid() != me.as_raw() && (self.private || meta.uid() != 0) {
+            let why = format!("it belongs to user {}, this is user {}", meta.uid(), me.as_raw());
+            (why, "PLOOP_RUN_DIR names another directory")
+        } else if bits & others != 0 && self.private {
+            (format!("others can get at it: its mode is {bits:04o}"), "chmod 700 it")
+        } else if bits & others != 0 && meta.uid() == me.as_raw() {
+            // What others have put there meanwhile is theirs, and not read.
+            let closed = fs::Permissions::from_mode(bits & !others);
+            let done =
+                fs::set_permissions(&self.dir, closed).or_fail(Code::System, dir.to_string());
+            return done.map(|()| true);
+        } else if bits & others != 0 {
+            (format!("others can change it: its mode is {bits:04o}"), "chmod 755 it")
+        } else {
+            return Ok(true);
+        };
+        let message = format!("{dir}, where open disks are listed, is not used: {why}");
+        Err(Failure::new(Code::System, message).kind("registry").hint(hint))
     }
 
     /// Enters this process. `entry.id` is chosen here.
@@ -143,6 +198,9 @@ impl Registry {
 
     /// All entries, sorted by name.
     pub(crate) fn all(&self) -> Result<Vec<Entry>> {
+        if !self.is_there()? {
+            return Ok(Vec::new());
+        }
         let names = match fs::read_dir(&self.dir) {
             Ok(names) => names,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -175,7 +233,7 @@ impl Registry {
     }
 
     pub(crate) fn load(&self, id: &str) -> Option<Entry> {
-        let bytes = fs::read(self.dir.join(format!("{id}.json"))).ok()?;
+        let bytes = own(&self.dir.join(format!("{id}.json")))?;
         let mut entry: Entry = serde_json::from_slice(&bytes).ok()?;
         id.clone_into(&mut entry.id);
         Some(entry)
@@ -191,7 +249,7 @@ impl Registry {
     pub(crate) fn lock(&self) -> Result<fs::File> {
         let path = self.dir.join(".lock");
         let what = || format!("cannot lock {}", path.display());
-        let file = fs::OpenOptions::new().create(true).append(true).open(&path);
+        let file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
         let file = file.or_fail(Code::Flock, what())?;
         flock(&file, FlockOperation::LockExclusive).or_fail(Code::Flock, what())?;
         Ok(file)
@@ -239,7 +297,10 @@ impl Claim {
         let staged = self.path("json.tmp");
         let write = || -> std::io::Result<()> {
             let text = serde_json::to_vec_pretty(&self.entry)?;
-            let mut file = fs::File::create(&staged)?;
+            let _ = fs::remove_file(&staged);
+            // What the disks of a host are called is nobody else's business.
+            let mut file =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
             file.write_all(&text)?;
             file.write_all(b"\n")?;
             drop(file);
@@ -253,6 +314,15 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.registry.remove(&self.entry.id);
     }
+}
+
+/// The content of a file of this user's or root's.
+fn own(path: &Path) -> Option<Vec<u8>> {
+    let mut file = fs::File::open(path).ok()?;
+    let owner = file.metadata().ok()?.uid();
+    let mut bytes = Vec::new();
+    let mine = owner == 0 || owner == rustix::process::geteuid().as_raw();
+    (mine && file.read_to_end(&mut bytes).is_ok()).then_some(bytes)
 }
 
 /// The name of a disk in the registry (T7). A disk is its descriptor: the images below its top may
@@ -328,6 +398,7 @@ fn start_of(pid: u32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::{Entry, Registry, of_disk, start_of};
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
     use std::path::{Path, PathBuf};
 
     fn entry(disk: impl AsRef<Path>) -> Entry {
@@ -346,6 +417,7 @@ mod tests {
             mountpoint: None,
             exports: vec![],
             started: 1,
+            stopping: false,
         }
     }
 
@@ -363,6 +435,63 @@ mod tests {
         assert!(registry.by_device("loop7").unwrap().is_none());
         drop(claim);
         assert!(registry.entries().unwrap().is_empty());
+    }
+
+    #[test]
+    fn entries_are_for_their_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry { dir: dir.path().join("ploop-7"), private: true };
+        let claim = registry.claim(entry("/x/DiskDescriptor.xml")).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(registry.dir()), 0o700);
+        assert_eq!(
+            (mode(&claim.path("json")), mode(&registry.dir().join(".lock"))),
+            (0o600, 0o600)
+        );
+    }
+
+    #[test]
+    fn a_directory_that_others_can_reach_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| Registry { dir: dir.path().join(name), private: true };
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), dir.path().join("link")).unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        for (name, mode) in [("listed", 0o755), ("shared", 0o770), ("all", 0o777)] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir.path().join(name), mode).unwrap();
+        }
+        for name in ["link", "file", "listed", "shared", "all"] {
+            let error = at(name).claim(entry("/x/a.xml")).unwrap_err();
+            assert!(error.message.contains("is not used") && error.hint.is_some(), "{error:?}");
+            assert!(at(name).entries().is_err(), "{name}");
+        }
+        assert!(!dir.path().join("elsewhere").exists());
+        let root = rustix::process::geteuid().is_root();
+        if !root {
+            let name = "a_directory_that_others_can_reach_is_not_used";
+            ploop_e2e::skip(name, "needs root, for what belongs to another user");
+        }
+        if root {
+            std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("his")).unwrap();
+            std::os::unix::fs::chown(dir.path().join("his"), Some(4242), None).unwrap();
+            let error = at("his").entries().unwrap_err();
+            assert!(error.message.contains("belongs to user 4242"), "{error:?}");
+            assert!(Registry::at(dir.path().join("his")).entries().is_err());
+        }
+        // Of root's all may know that it is there; nobody else may change it.
+        Registry::at(dir.path().join("listed")).entries().unwrap();
+        let shared = Registry::at(dir.path().join("shared"));
+        let _claim = shared.claim(entry("/x/a.xml")).unwrap();
+        let mode = std::fs::metadata(shared.dir()).unwrap().mode() & 0o777;
+        assert_eq!(mode, 0o750, "one's own is closed");
+        assert_eq!(shared.entries().unwrap().len(), 1);
+        if root {
+            // What another user had put there before.
+            let file = shared.dir().join(format!("{}.json", super::key("/x/a.xml".as_ref())));
+            std::os::unix::fs::chown(file, Some(4242), None).unwrap();
+            assert_eq!(shared.entries().unwrap(), []);
+        }
     }
 
     #[test]

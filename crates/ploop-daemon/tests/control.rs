@@ -14,8 +14,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 struct Fake;
+
+/// The last pause whose client went away.
+static ABANDONED: AtomicU64 = AtomicU64::new(0);
 
 impl Methods for Fake {
     fn info(&self) -> Result<InfoReply> {
@@ -80,9 +85,12 @@ impl Methods for Fake {
     fn grow(&self, call: GrowCall) -> Result<GrowReply> {
         Ok(GrowReply { before_bytes: 1, size_bytes: call.size_bytes, pause_ns: 2 })
     }
-    fn pause(&self, call: PauseCall) -> Result<()> {
+    fn pause(&self, call: PauseCall) -> Result<u64> {
         assert_eq!(call.limit_ms, Some(7));
-        Ok(())
+        Ok(5)
+    }
+    fn abandon(&self, pause: u64) {
+        ABANDONED.store(pause, Ordering::SeqCst);
     }
     fn resume(&self) -> Result<()> {
         Err(Failure::parameter("the device is not paused"))
@@ -238,6 +246,35 @@ fn too_many_clients_are_turned_away_and_room_comes_back() {
         Client::connect(&path).is_ok_and(|mut client| client.info().is_ok())
     });
     assert!(again);
+}
+
+#[test]
+fn silent_clients_keep_nobody_out() {
+    let (_dir, path) = start();
+    let mut silent: Vec<_> = (0..16).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let begin = Instant::now();
+    for _ in 0..3 {
+        Client::connect(&path).unwrap().info().unwrap();
+    }
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    // They are dropped by themselves, too.
+    silent[15].set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(silent[15].read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_pause_ends_with_its_client() {
+    let (_dir, path) = start();
+    let mut client = Client::connect(&path).unwrap();
+    client.pause(Duration::from_millis(7)).unwrap();
+    client.info().unwrap();
+    assert_eq!(ABANDONED.load(Ordering::SeqCst), 0);
+    drop(client);
+    let until = Instant::now() + Duration::from_secs(5);
+    while ABANDONED.load(Ordering::SeqCst) != 5 {
+        assert!(Instant::now() < until, "it is held for nobody");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Types, methods and errors share one space of names: another client refuses the interface else.

@@ -239,9 +239,10 @@ impl Methods for Fake {
     fn grow(&self, _call: GrowCall) -> Result<GrowReply> {
         unreachable!()
     }
-    fn pause(&self, _call: PauseCall) -> Result<()> {
+    fn pause(&self, _call: PauseCall) -> Result<u64> {
         unreachable!()
     }
+    fn abandon(&self, _pause: u64) {}
     fn resume(&self) -> Result<()> {
         unreachable!()
     }

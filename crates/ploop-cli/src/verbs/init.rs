@@ -1,5 +1,6 @@
 //! `ploop init`: image, descriptor, file system.
 
+use super::undo::Undo;
 use crate::args;
 use crate::host::{gpt, mkfs, server};
 use crate::plan::{self, Format, FsPlan, FsType, InitPlan};
@@ -28,18 +29,18 @@ struct Shown {
 pub fn run(args: &args::Init, output: Output) -> Result<()> {
     let plan = plan::init(args)?;
     let progress = Progress::new(format!("creating {}", plan.image.display()));
+    let undo = Undo::of(&plan.image);
+    undo.on_signals(output)?;
     let created = create(&plan, &progress)?;
     if let Some(fs) = &plan.fs {
         let made = file_system(fs, &created, &progress, output);
         if let Err(failure) = made {
             // The first error is the one to tell.
-            let lock = created.descriptor.with_extension("xml.lck");
-            for file in [&created.descriptor, &lock, &created.image] {
-                let _ = std::fs::remove_file(file);
-            }
+            undo.take_back();
             return Err(failure);
         }
     }
+    undo.done();
     drop(progress);
     let version = (plan.format != Format::Raw).then_some(plan.version);
     if output.json {

@@ -16,6 +16,7 @@ use ploop_format::{Guid, Sector};
 use ploop_image::layers::{
     Deleted, Merged, Which, Work, delete, grow, merge, merge_leftovers, switch,
 };
+use ploop_image::locate::{Located, locate};
 use ploop_image::{Note, OpenOptions};
 use ploop_io::{RealDir, RealEntropy};
 use serde::Serialize;
@@ -58,7 +59,7 @@ pub fn remove(args: &args::SnapshotDelete, output: Output) -> Result<()> {
     }
     let guid = plan::guid(&args.uuid)?;
     let rate = rate(&args.pace)?;
-    let disk = plan::absolute(&args.disk)?;
+    let disk = whole(plan::absolute(&args.disk)?);
     if let Some(entry) = server::of_disk(&disk)? {
         return online::remove(&entry, guid, rate, output);
     }
@@ -111,7 +112,7 @@ pub fn merge_levels(args: &args::SnapshotMerge, output: Output) -> Result<()> {
         (None, false) => Which::Top,
     };
     let rate = rate(&args.pace)?;
-    let disk = plan::absolute(&args.disk)?;
+    let disk = whole(plan::absolute(&args.disk)?);
     if let Some(entry) = server::of_disk(&disk)? {
         let uuid = args.uuid.clone();
         let call = MergeCall { uuid, all: Some(args.all), rate_bytes: rate };
@@ -154,9 +155,17 @@ pub fn larger(args: &args::Grow, output: Output) -> Result<()> {
     Ok(())
 }
 
+/// The disk of an image that was named: the operation may remove that very file, and goes on.
+fn whole(disk: PathBuf) -> PathBuf {
+    match locate(&RealDir, &disk) {
+        Ok(Located::Descriptor(descriptor)) => descriptor,
+        _ => disk,
+    }
+}
+
 /// The disk, when no server of ours has it open.
 fn closed(disk: &Path) -> Result<PathBuf> {
-    let disk = plan::absolute(disk)?;
+    let disk = whole(plan::absolute(disk)?);
     if let Some(entry) = server::of_disk(&disk)? {
         let message = format!("{} is in use by {}", disk.display(), describe(&entry));
         return Err(Failure::new(Code::InUse, message).hint("detach or unmount it first"));

@@ -18,6 +18,8 @@ struct Listed {
 struct Disk {
     #[serde(flatten)]
     entry: Entry,
+    /// Number of the user whose server it is.
+    uid: u32,
     mounts: Vec<String>,
     /// Nothing when the server did not answer.
     #[serde(flatten)]
@@ -41,12 +43,20 @@ fn ask(entry: &Entry) -> Option<Now> {
 /// TAB columns as the original; `--long` and `--json` have the rest.
 pub fn run(args: &args::List, output: Output) -> Result<()> {
     let mut disks = Vec::new();
-    for entry in Registry::of_user().entries()? {
+    let registry = Registry::of_user();
+    let me = rustix::process::geteuid().as_raw();
+    for entry in registry.entries()? {
         let mounts = mounts::of_entry(&entry)?;
         let mounts = mounts.iter().map(|mount| mount.target.display().to_string()).collect();
         // The plain list asks nobody: scripts call it often.
         let now = if args.long || output.json { ask(&entry) } else { None };
-        disks.push(Disk { entry, mounts, now });
+        disks.push(Disk { entry, uid: me, mounts, now });
+    }
+    for (uid, entry) in registry.of_others() {
+        let mounts = mounts::of_entry(&entry)?;
+        let mounts = mounts.iter().map(|mount| mount.target.display().to_string()).collect();
+        // A stranger's server is not asked: it need not answer.
+        disks.push(Disk { entry, uid, mounts, now: None });
     }
     if output.json {
         json::print(&Listed { disks });
@@ -103,6 +113,7 @@ fn long(disks: &[Disk]) {
         "PID",
         "MOUNTED",
         "EXPORTS",
+        "USER",
         "DISK",
     ];
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
@@ -118,6 +129,7 @@ fn long(disks: &[Disk]) {
             entry.pid.to_string(),
             or_dash(disk.mounts.join(",")),
             or_dash(entry.exports.join(", ")),
+            disk.uid.to_string(),
             entry.disk.display().to_string(),
         ]
     });

@@ -23,3 +23,4 @@ pub mod snapshot_list;
 pub mod stat;
 pub mod tsnapshot;
 pub mod umount;
+mod undo;

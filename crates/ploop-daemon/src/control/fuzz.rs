@@ -72,9 +72,11 @@ impl Methods for Nothing {
         Ok(GrowReply { before_bytes: 0, size_bytes: call.size_bytes, pause_ns: 0 })
     }
 
-    fn pause(&self, _call: PauseCall) -> Result<()> {
-        Ok(())
+    fn pause(&self, _call: PauseCall) -> Result<u64> {
+        Ok(1)
     }
+
+    fn abandon(&self, _pause: u64) {}
 
     fn resume(&self) -> Result<()> {
         Err(Failure::parameter("not paused"))
@@ -122,7 +124,7 @@ pub fn fuzz_calls(data: &[u8]) {
         assert!(taken <= data.len(), "more messages than bytes");
         assert!(!message.contains(&0), "a message holds its own end");
         as_reply(&message);
-        let Ok((_, reply)) = serve_message(&message, &Nothing) else { return };
+        let Ok((_, reply)) = serve_message(&message, &Nothing, &mut None) else { return };
         let Ok(bytes) = serde_json::to_vec(&reply) else { unreachable!("a reply is JSON") };
         assert!(!bytes.contains(&0), "a reply holds its own end");
         let again: Option<Reply> = serde_json::from_slice(&bytes).ok();

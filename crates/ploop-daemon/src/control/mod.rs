@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`wire`] | messages and their limits |
 //! | [`server`] | accepts clients, one thread each, and calls [`Methods`] |
+//! | `places` | how many, and whose place is given to others |
 //! | [`client`] | what the tool uses |
 //! | [`types`] | parameters and replies of `org.ploop.Disk` |
 //! | [`fuzz`] | any bytes from a client |
 
 pub mod client;
 pub mod fuzz;
+mod places;
 pub mod server;
 pub mod types;
 pub mod wire;

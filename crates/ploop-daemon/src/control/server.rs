@@ -2,6 +2,7 @@
 //!
 //! Its threads are none of the data path: a method may wait (D8).
 
+use super::places::{Places, Taken};
 use super::types::{
     DeleteCall, DeleteReply, ExportCall, ExportReply, GrowCall, GrowReply, InfoReply, Job, JobCall,
     JobState, JobsReply, MapCall, MapReply, MergeCall, MetricsReply, MountpointCall, PauseCall,
@@ -23,10 +24,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Clients served at a time; more are turned away.
-pub const MAX_CLIENTS: usize = 16;
 /// A client that says nothing for this long is dropped.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// A client that has said nothing at all is dropped sooner.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the methods of `org.ploop.Disk` do.
 pub trait Methods: Send + Sync + 'static {
@@ -90,11 +91,13 @@ pub trait Methods: Send + Sync + 'static {
     /// # Errors
     /// Sent to the client.
     fn grow(&self, call: GrowCall) -> Result<GrowReply>;
-    /// `Pause`.
+    /// `Pause`; returns its number.
     ///
     /// # Errors
     /// Sent to the client.
-    fn pause(&self, call: PauseCall) -> Result<()>;
+    fn pause(&self, call: PauseCall) -> Result<u64>;
+    /// The client of the pause with this number is gone: it ends, if it is still held.
+    fn abandon(&self, pause: u64);
     /// `Resume`.
     ///
     /// # Errors
@@ -182,60 +185,79 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 fn accept_all(listener: &UnixListener, methods: &Arc<dyn Methods>, calls: &Arc<AtomicUsize>) {
-    let clients = Arc::new(AtomicUsize::new(0));
+    let places = Places::default();
     loop {
         let Ok((stream, _)) = listener.accept() else {
             // Out of descriptors or the like: do not spin.
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        if !same_user(&stream) || clients.load(Ordering::SeqCst) >= MAX_CLIENTS {
-            continue;
-        }
-        clients.fetch_add(1, Ordering::SeqCst);
-        let (count, methods) = (Arc::clone(&clients), Arc::clone(methods));
-        let calls = Arc::clone(calls);
+        let Some(place) = peer(&stream).and_then(|uid| places.take(&stream, uid)) else { continue };
+        let (methods, calls) = (Arc::clone(methods), Arc::clone(calls));
         let serve = move || {
-            if let Err(error) = serve_client(stream, &*methods, &calls) {
+            let mut caller = Caller { place, pause: None };
+            if let Err(error) = serve_client(stream, &*methods, &calls, &mut caller) {
                 tracing::debug!(%error, "a control client was dropped");
             }
-            count.fetch_sub(1, Ordering::SeqCst);
+            if let Some(pause) = caller.pause {
+                methods.abandon(pause);
+            }
         };
-        let thread = std::thread::Builder::new().name("ploop-client".into()).spawn(serve);
-        if thread.is_err() {
-            clients.fetch_sub(1, Ordering::SeqCst);
-        }
+        // Without a thread the place is given back at once.
+        let _ = std::thread::Builder::new().name("ploop-client".into()).spawn(serve);
     }
 }
 
-/// Whether the other side is root or this server's user: the mode of the socket says so already,
-/// but it can be changed.
-fn same_user(stream: &UnixStream) -> bool {
-    rustix::net::sockopt::socket_peercred(stream)
-        .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+/// The user of the other side, if that is root or this server's: the mode of the socket says so
+/// already, but it can be changed.
+fn peer(stream: &UnixStream) -> Option<u32> {
+    let uid = rustix::net::sockopt::socket_peercred(stream).ok()?.uid;
+    (uid.is_root() || uid == rustix::process::geteuid()).then(|| uid.as_raw())
 }
 
-fn serve_client(stream: UnixStream, methods: &dyn Methods, calls: &AtomicUsize) -> io::Result<()> {
+/// What a client has here.
+struct Caller {
+    place: Taken,
+    pause: Option<u64>,
+}
+
+fn serve_client(
+    stream: UnixStream,
+    methods: &dyn Methods,
+    calls: &AtomicUsize,
+    caller: &mut Caller,
+) -> io::Result<()> {
     let mut wire = Wire::new(stream, MAX_CALL)?;
-    while let Some(message) = wire.receive(Some(IDLE_TIMEOUT))? {
-        calls.fetch_add(1, Ordering::SeqCst);
-        if let Some(call) = streams(&message) {
-            let watched = watch(call, methods, &mut wire);
-            calls.fetch_sub(1, Ordering::SeqCst);
-            watched?;
-            continue;
-        }
-        let served = serve_message(&message, methods);
-        let (oneway, reply) = served.inspect_err(|_| {
-            calls.fetch_sub(1, Ordering::SeqCst);
-        })?;
-        let sent = if oneway { Ok(()) } else { wire.send(&reply) };
-        calls.fetch_sub(1, Ordering::SeqCst);
-        sent?;
+    let mut idle = FIRST_TIMEOUT;
+    while let Some(message) = wire.receive(Some(idle))? {
+        caller.place.asks();
+        let served = serve_one(&message, methods, calls, &mut wire, &mut caller.pause);
+        caller.place.answered(caller.pause.is_some());
+        served?;
+        idle = IDLE_TIMEOUT;
     }
     Ok(())
 }
 
+/// A message, and its answers.
+fn serve_one(
+    message: &[u8],
+    methods: &dyn Methods,
+    calls: &AtomicUsize,
+    wire: &mut Wire,
+    pause: &mut Option<u64>,
+) -> io::Result<()> {
+    calls.fetch_add(1, Ordering::SeqCst);
+    let served = match streams(message) {
+        Some(call) => watch(call, methods, wire),
+        None => serve_message(message, methods, pause).and_then(|(oneway, reply)| match oneway {
+            true => Ok(()),
+            false => wire.send(&reply),
+        }),
+    };
+    calls.fetch_sub(1, Ordering::SeqCst);
+    served
+}
 /// The call of a method that has several replies, when several are wanted.
 fn streams(message: &[u8]) -> Option<Call> {
     let call: Call = serde_json::from_slice(message).ok()?;
@@ -261,10 +283,14 @@ fn watch(call: Call, methods: &dyn Methods, wire: &mut Wire) -> io::Result<()> {
 }
 
 /// The answer to one message, and whether nobody waits for it.
-pub(super) fn serve_message(message: &[u8], methods: &dyn Methods) -> io::Result<(bool, Reply)> {
+pub(super) fn serve_message(
+    message: &[u8],
+    methods: &dyn Methods,
+    pause: &mut Option<u64>,
+) -> io::Result<(bool, Reply)> {
     let call: Call = serde_json::from_slice(message)?;
     let oneway = call.oneway;
-    Ok((oneway, answer(call, methods)))
+    Ok((oneway, reply(dispatch(call, methods, pause))))
 }
 
 /// A reply, or an error of the service itself.
@@ -279,10 +305,6 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
-}
-
-fn answer(call: Call, methods: &dyn Methods) -> Reply {
-    reply(dispatch(call, methods))
 }
 
 fn reply(answer: Answer) -> Reply {
@@ -304,7 +326,8 @@ fn reply(answer: Answer) -> Reply {
     }
 }
 
-fn dispatch(call: Call, methods: &dyn Methods) -> Answer {
+/// `pause` is the number of the one that the client holds.
+fn dispatch(call: Call, methods: &dyn Methods, pause: &mut Option<u64>) -> Answer {
     let parameters = call.parameters;
     let Some((interface, method)) = call.method.rsplit_once('.') else {
         return Err(refuse("MethodNotFound", "method", call.method));
@@ -322,6 +345,10 @@ fn dispatch(call: Call, methods: &dyn Methods) -> Answer {
         (INTERFACE, "Map") => object(&methods.map(parse(parameters)?)?),
         (INTERFACE, "SetMountpoint") => {
             methods.set_mountpoint(parse(parameters)?)?;
+            Map::new()
+        }
+        (INTERFACE, "Pause") => {
+            *pause = Some(methods.pause(parse(parameters)?)?);
             Map::new()
         }
         (INTERFACE, name) => match layers(name, parameters, methods) {
@@ -349,7 +376,6 @@ fn layers(name: &str, parameters: Map<String, Value>, methods: &dyn Methods) -> 
         "Grow" => |p, m| Ok(object(&m.grow(parse(p)?)?)),
         "Jobs" => |_, m| Ok(object(&m.jobs()?)),
         "Watch" => |p, m| Ok(object(&m.watch(parse(p)?, None)?)),
-        "Pause" => |p, m| nothing(m.pause(parse(p)?)),
         "Resume" => |_, m| nothing(m.resume()),
         "UndoSnapshot" => |_, m| nothing(m.undo_snapshot()),
         "Flush" => |_, m| nothing(m.flush()),

@@ -18,6 +18,14 @@ fn from_registry(file: Ident) -> Option<String> {
     entries.iter().find(|entry| other(entry) && has(entry, file)).map(describe)
 }
 
+/// Whether a server that goes on has the file: waiting for it is of no use.
+#[must_use]
+pub fn stays(file: Ident) -> bool {
+    let other = |entry: &Entry| entry.pid != std::process::id() && !entry.stopping;
+    let entries = Registry::of_user().entries().unwrap_or_default();
+    entries.iter().any(|entry| other(entry) && has(entry, file))
+}
+
 fn has(entry: &Entry, file: Ident) -> bool {
     entry.images.iter().any(|image| {
         fs::metadata(image).is_ok_and(|meta| meta.dev() == file.dev && meta.ino() == file.ino)

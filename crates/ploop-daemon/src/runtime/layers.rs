@@ -16,6 +16,7 @@ use ploop_image::layers::{Deleted, InTurn, Which, Work};
 use ploop_image::{ErrorKind, Held, OpenOptions, Result as ImageResult, Wish, layers, snapshot_as};
 use ploop_io::{RealDir, RealEntropy};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +33,9 @@ const FLUSHED_WITHIN: Duration = Duration::from_secs(25);
 const TEXTS: usize = 2;
 /// The same of a merge that turns the chain: two, both taken back, one to make sure.
 const TURN_TEXTS: usize = 5;
+
+/// Number of the next pause.
+static PAUSES: AtomicU64 = AtomicU64::new(1);
 
 /// What is to be done while a client holds the device paused.
 type Inside = Box<dyn FnOnce(&OpenOptions) + Send>;
@@ -65,6 +69,7 @@ impl Hold {
 
 /// A pause that a client holds: what is sent here is done in it. Nothing else changes the layers.
 struct HeldPause {
+    number: u64,
     sender: Sender<Inside>,
     #[expect(dead_code, reason = "what counts is that it is there")]
     turn: Turn,
@@ -433,13 +438,14 @@ impl Layers {
     ///
     /// # Errors
     /// It is paused already, or something else runs (17).
-    pub fn hold(&self, limit: Duration) -> Result<()> {
+    pub fn hold(&self, limit: Duration) -> Result<u64> {
         let turn = self.jobs.turn("a pause")?;
         self.writable()?;
         self.settle()?;
         turn.lasts();
         let (sender, inbox) = channel();
-        *self.paused() = Some(HeldPause { sender, turn });
+        let number = PAUSES.fetch_add(1, Ordering::SeqCst);
+        *self.paused() = Some(HeldPause { number, sender, turn });
         let (ready, is_ready) = sync_channel(1);
         let until = Instant::now() + limit.min(LONGEST_PAUSE);
         let hold = self.hold.clone();
@@ -457,7 +463,16 @@ impl Layers {
         });
         let stopping = || Failure::new(Code::NotMounted, "the server is stopping");
         self.events.send(Event::Do(task)).map_err(|_| stopping())?;
-        is_ready.recv().unwrap_or_else(|_| Err(stopping()))
+        is_ready.recv().unwrap_or_else(|_| Err(stopping())).map(|()| number)
+    }
+
+    /// Ends the pause with this number, whose client is gone; whether it was still held.
+    pub fn abandon(&self, pause: u64) -> bool {
+        let mut held = self.paused();
+        let theirs = held.as_ref().is_some_and(|held| held.number == pause);
+        let ended = held.take_if(|_| theirs);
+        drop(held);
+        ended.is_some()
     }
 
     /// Ends a pause.

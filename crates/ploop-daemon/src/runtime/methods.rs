@@ -105,6 +105,15 @@ impl Control {
         self.live().take().map(|live| live.claim)
     }
 
+    /// Who wants the disk may wait for it: it is about to be closed.
+    pub fn ending(&self) {
+        if let Some(live) = self.live().as_mut()
+            && let Err(failure) = live.claim.update(|entry| entry.stopping = true)
+        {
+            tracing::warn!("{failure}");
+        }
+    }
+
     /// The layers of the disk.
     pub fn layers(&self) -> &Layers {
         &self.layers
@@ -267,8 +276,14 @@ impl Methods for Control {
         self.layers().grow(Sector(call.size_bytes / SECTOR))
     }
 
-    fn pause(&self, call: PauseCall) -> Result<()> {
+    fn pause(&self, call: PauseCall) -> Result<u64> {
         self.layers().hold(call.limit_ms.map_or(PAUSE, Duration::from_millis))
+    }
+
+    fn abandon(&self, pause: u64) {
+        if self.layers().abandon(pause) {
+            tracing::warn!("the client that held the device paused is gone: requests go on");
+        }
     }
 
     fn resume(&self) -> Result<()> {

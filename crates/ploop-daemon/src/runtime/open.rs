@@ -1,11 +1,11 @@
 //! The disk, opened as the server wants it.
 
-use super::holder::holder;
+use super::holder::{holder, stays};
 use super::spec::ServeSpec;
 use crate::registry::Registry;
 use crate::{Code, Failure, Result};
 use ploop_image::{Disk, ErrorKind, ImageError, OpenOptions};
-use ploop_io::{RealDir, RealRecords};
+use ploop_io::{RealDir, RealRecords, Records};
 use std::sync::Arc;
 
 /// How the spec wants its disk opened.
@@ -15,7 +15,8 @@ pub fn options(spec: &ServeSpec) -> OpenOptions {
         read_only: spec.read_only,
         drop_cbt: spec.drop_cbt,
         who: Some(Arc::new(holder)),
-        records: Some(Arc::new(RealRecords::at(Registry::of_user().dir()))),
+        stays: Some(stays),
+        records: records(spec),
         ..OpenOptions::default()
     };
     options.change_shared = spec.change_shared;
@@ -23,6 +24,16 @@ pub fn options(spec: &ServeSpec) -> OpenOptions {
         options.gate = Arc::new(ploop_image::AnyFile);
     }
     options
+}
+
+/// Beside the registry; none in a directory that others can reach.
+fn records(spec: &ServeSpec) -> Option<Arc<dyn Records>> {
+    let registry = Registry::of_user();
+    if !spec.read_only {
+        // What cannot be made is told by whoever needs it.
+        let _ = registry.prepare();
+    }
+    registry.is_there().is_ok().then(|| Arc::new(RealRecords::at(registry.dir())) as _)
 }
 
 /// Opens the disk; what it has to say goes to the log.

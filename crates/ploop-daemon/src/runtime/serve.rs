@@ -178,6 +178,7 @@ impl Running {
 
     fn stop(mut self, how: Ending) -> Result<()> {
         self.session.device().give_up(true);
+        self.control.ending();
         self.exports.remove(how);
         let claim = self.control.retire();
         let result = self.session.stop();
@@ -303,6 +304,7 @@ fn entry(spec: &ServeSpec, disk: &Disk) -> Entry {
         mountpoint: None,
         exports: Vec::new(),
         started: started.map_or(0, |since| since.as_secs()),
+        stopping: false,
     }
 }
 

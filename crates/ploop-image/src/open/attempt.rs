@@ -70,12 +70,22 @@ pub(crate) fn lock_all(
         match attempt(dir, target, options, reach)? {
             Attempt::Done(locked) => return Ok(*locked),
             Attempt::Busy(error) => {
-                if !options.wait.again(&mut spent) {
+                let stays = || stays(dir, target, options, reach);
+                if spent.is_zero() && stays() || !options.wait.again(&mut spent) {
                     return Err(error);
                 }
             }
         }
     }
+}
+
+/// Whether a server that goes on has one of the files. A killed one does not, and what it left
+/// under way ends soon (F7).
+fn stays(dir: &dyn Dir, target: &Path, options: &OpenOptions, reach: Option<&Reach>) -> bool {
+    let Some(stays) = options.stays else { return false };
+    let plan = Plan::make(dir, &*options.gate, target, reach);
+    let idents = plan.into_iter().flat_map(|plan| plan.members);
+    idents.filter_map(|member| dir.stat(&member.path).ok()).any(|stat| stays(stat.ident))
 }
 
 fn attempt(

@@ -47,6 +47,8 @@ pub struct OpenOptions {
     pub wait: LockWait,
     /// Names the other process.
     pub who: Option<Who>,
+    /// Says that the other one goes on: then nobody waits for its locks.
+    pub stays: Option<fn(Ident) -> bool>,
     /// Where acknowledged changes outlive the process (F2); `None`: a kill loses what was not
     /// flushed, and what a killed server left is not looked for.
     pub records: Option<Arc<dyn Records>>,
@@ -68,6 +70,7 @@ impl Default for OpenOptions {
             change_shared: false,
             wait: LockWait::SOME,
             who: None,
+            stays: None,
             records: None,
             held: Held::default(),
             also_write: Vec::new(),
