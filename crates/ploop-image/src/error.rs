@@ -66,6 +66,36 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every class.
+    pub const ALL: &'static [Self] = &[
+        Self::Create,
+        Self::Open,
+        Self::Read,
+        Self::Write,
+        Self::BadImage,
+        Self::System,
+        Self::Conversion,
+        Self::DescriptorExists,
+        Self::Stat,
+        Self::Sync,
+        Self::SyncNew,
+        Self::Truncate,
+        Self::Reserve,
+        Self::LockFile,
+        Self::Rename,
+        Self::Unlink,
+        Self::InUse,
+        Self::Param,
+        Self::ImageExists,
+        Self::Descriptor,
+        Self::Gate,
+        Self::NoSnapshot,
+        Self::ChangeTracking,
+        Self::NotClean,
+        Self::Cancelled,
+        Self::Encrypted,
+    ];
+
     /// The exit code of the original tool for this class.
     #[must_use]
     pub const fn exit_code(self) -> u8 {
@@ -115,18 +145,18 @@ impl ErrorKind {
             Self::Stat => "stat",
             Self::Sync | Self::SyncNew => "sync",
             Self::Truncate => "truncate",
-            Self::Reserve => "reserve",
-            Self::LockFile => "lock_file",
+            Self::Reserve => "allocate",
+            Self::LockFile => "lock",
             Self::Rename => "rename",
             Self::Unlink => "unlink",
             Self::InUse => "in_use",
-            Self::Param => "param",
+            Self::Param => "parameter",
             Self::ImageExists => "image_exists",
             Self::Descriptor => "descriptor",
             Self::Gate => "gate",
             Self::Shared => "shared",
             Self::NoSnapshot => "no_snapshot",
-            Self::ChangeTracking => "change_tracking",
+            Self::ChangeTracking => "dirty_bitmap",
             Self::NotClean => "not_clean",
             Self::Cancelled => "cancelled",
             Self::Encrypted => "encryption",

@@ -136,7 +136,9 @@ pub fn scan(
     }
     let mut state = State::new(table, sink);
     let total = (table.entries + HEADER_WORDS) * 4;
-    for_chunks(file, 0, total, |at, bytes| {
+    let place = |(slot, _): &(GuestCluster, u32)| (slot.0 + HEADER_WORDS) * 4;
+    let until = |at| changes.get(changes.partition_point(|c| place(c) < at)).map_or(total, place);
+    for_data(file, 0, total, until, |at, bytes| {
         overlay(changes, at, bytes);
         state.chunk(at, bytes);
         Ok(())
@@ -160,20 +162,26 @@ pub fn shared(file: &dyn RawFile, table: &Table) -> io::Result<Vec<GuestCluster>
         return Ok(found);
     }
     let total = (table.entries + HEADER_WORDS) * 4;
-    for_chunks(file, 0, total, |at, bytes| {
-        for (n, word) in bytes.chunks_exact(4).enumerate() {
-            let value = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
-            let place = at / 4 + n as u64;
-            if place >= HEADER_WORDS && twice.contains(&value) {
-                if found.len() == MAX_SHARED {
-                    let text = format!("more than {MAX_SHARED} entries share a place");
-                    return Err(io::Error::other(text));
+    for_data(
+        file,
+        0,
+        total,
+        |_| total,
+        |at, bytes| {
+            for (n, word) in bytes.chunks_exact(4).enumerate() {
+                let value = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+                let place = at / 4 + n as u64;
+                if place >= HEADER_WORDS && twice.contains(&value) {
+                    if found.len() == MAX_SHARED {
+                        let text = format!("more than {MAX_SHARED} entries share a place");
+                        return Err(io::Error::other(text));
+                    }
+                    found.push(GuestCluster(place - HEADER_WORDS));
                 }
-                found.push(GuestCluster(place - HEADER_WORDS));
             }
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     Ok(found)
 }
 
@@ -182,6 +190,18 @@ pub(crate) fn for_chunks(
     file: &dyn RawFile,
     start: u64,
     end: u64,
+    each: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    for_data(file, start, end, |at| at, each)
+}
+
+/// As [`for_chunks`], but behind a piece of zeros holes of the file are left out, each as far as
+/// `until` allows: a few bytes of file may claim the longest BAT there is.
+pub(crate) fn for_data(
+    file: &dyn RawFile,
+    start: u64,
+    end: u64,
+    until: impl Fn(u64) -> u64,
     mut each: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
 ) -> io::Result<()> {
     // Aligned, so that direct I/O does not have to bounce.
@@ -198,8 +218,18 @@ pub(crate) fn for_chunks(
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
         }
         let skip = start.saturating_sub(at) as usize;
+        let next = at + want as u64;
+        let zeros = next < end && until(next) > next && is_zero(&buffer[skip..need]);
         each(at + skip as u64, &mut buffer[skip..need])?;
-        at += want as u64;
+        at = next;
+        if zeros {
+            let data = file.next_data(at)?.unwrap_or(end);
+            at = at.max(data.min(until(at)) / PAGE * PAGE);
+        }
+    }
+    if file.len()? < end {
+        let text = format!("the file has {} bytes, needed {end}", file.len()?);
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
     }
     Ok(())
 }

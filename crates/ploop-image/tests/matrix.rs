@@ -61,7 +61,14 @@ fn expected(name: &str, options: &str, theirs: u8) -> u8 {
         // T4: a word nobody defined counts as in use; 7.x takes it for closed.
         ("inuse1", _) => 37,
         // 7.x repairs these without being asked and then is content; we write nothing.
-        ("garbage_after_bat" | "short_last" | "unaligned", "-f") => 11,
+        ("short_last" | "unaligned", "-f") => 11,
+        // The same whether an image or its directory is named, and never fine when data is missing.
+        ("beyond_eof", "") => 11,
+        ("dup" | "points_hdr", "-f") => 11,
+        ("dup_inuse", _) => 11,
+        // T4: an open does not look at these words, so they are reported and no more.
+        ("garbage_after_bat", _) => 0,
+        ("garbage_after_bat_inuse", _) => 37,
         _ => theirs,
     }
 }
@@ -115,7 +122,7 @@ fn findings_carry_their_numbers() {
         let report = run(&image(name, home.path()), all);
         let found = report.images[0].findings.iter().find(|f| f.kind == kind);
         let found = found.unwrap_or_else(|| panic!("{name}: {report:#?}"));
-        assert!(found.fatal, "{name}");
+        assert_eq!(found.fatal, kind != FindingKind::Garbage, "{name}");
         assert_eq!(found.slot, slot, "{name}: {found:?}");
         if cluster.is_some() {
             assert_eq!(found.cluster, cluster, "{name}: {found:?}");

@@ -57,7 +57,9 @@ fn print(report: &CheckReport) {
         if image.findings_omitted > 0 {
             show::line(format!("{}: and {} more", image.image, image.findings_omitted));
         }
-        show::line(summary(image));
+        if let Some(text) = summary(image) {
+            show::line(text);
+        }
     }
     for finding in &report.findings {
         let severity = if finding.fatal { "error: " } else { "" };
@@ -65,17 +67,18 @@ fn print(report: &CheckReport) {
     }
 }
 
-fn summary(image: &ImageReport) -> String {
-    let kind = match image.version {
-        0 => "raw".to_owned(),
-        version => format!("v{version}"),
-    };
-    let mut text = format!("{}: {kind}", image.image);
-    if image.skipped {
-        return text + ", clean, not looked at (-f does)";
+/// What was counted; nothing about an image that could not be looked at.
+fn summary(image: &ImageReport) -> Option<String> {
+    if image.raw {
+        return Some(format!("{}: raw", image.image));
     }
-    if image.version != 0 {
-        text += &format!(", {} of {} clusters in use", image.allocated, image.clusters);
+    if !image.counted {
+        return None;
+    }
+    let ImageReport { image: path, version, allocated, clusters, .. } = image;
+    let mut text = format!("{path}: v{version}, {allocated} of {clusters} clusters in use");
+    if image.skipped {
+        text += ", closed properly (-f looks closer)";
     }
     if image.leaks > 0 {
         text += &format!(", {} unused in the file", image.leaks);
@@ -83,5 +86,5 @@ fn summary(image: &ImageReport) -> String {
     if image.in_use {
         text += ", marked in use";
     }
-    text
+    Some(text)
 }

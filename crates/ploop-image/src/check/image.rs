@@ -21,9 +21,9 @@ pub(super) fn check_image(
     let mut report = ImageReport { image: path.display().to_string(), ..Default::default() };
     let len = file.len().at(ErrorKind::Stat, "cannot stat", path)?;
     let head = match claim {
-        Claim::Raw => return Ok(report),
+        Claim::Raw => return Ok(ImageReport { raw: true, ..report }),
         Claim::Either => match Head::read_if_ploop(file, path) {
-            Ok(None) => return Ok(report),
+            Ok(None) => return Ok(ImageReport { raw: true, ..report }),
             Ok(Some(head)) => Ok(head),
             Err(error) => Err(error),
         },
@@ -45,7 +45,7 @@ pub(super) fn check_image(
     if check_before_scan(&mut report, &head, len, options) {
         return Ok(report);
     }
-    check_table(&mut report, file, &head, len, options)?;
+    check_table(&mut report, file, &head, len)?;
     Ok(report)
 }
 
@@ -60,7 +60,7 @@ fn fill_header(report: &mut ImageReport, head: &Head) {
     }
 }
 
-/// What needs no BAT, in the order of 7.x: length, the clean short cut, conversion.
+/// What needs no BAT, in the order of 7.x: length, conversion.
 fn check_before_scan(
     report: &mut ImageReport,
     head: &Head,
@@ -68,6 +68,12 @@ fn check_before_scan(
     options: &CheckOptions,
 ) -> bool {
     let table = head.table(len);
+    // Too short for its own block table: nothing else about its length is worth saying.
+    if len < head.data_start() {
+        let text = format!("the file has {len} bytes, header and BAT take {}", head.data_start());
+        report.add(Finding::new(FindingKind::Header, true, text));
+        return true;
+    }
     if table.ragged() != 0 {
         let text = format!(
             "the file has {len} bytes, {} more than {} clusters of {}",
@@ -81,10 +87,7 @@ fn check_before_scan(
             return true;
         }
     }
-    if !head.dirty() && !options.force {
-        report.skipped = true;
-        return true;
-    }
+    report.skipped = !head.dirty() && !options.force;
     if head.dirty() && head.converting() {
         let text = "a conversion of the format version was interrupted";
         report.add(Finding::new(FindingKind::Conversion, true, text));
@@ -93,29 +96,21 @@ fn check_before_scan(
     false
 }
 
-fn check_table(
-    report: &mut ImageReport,
-    file: &dyn RawFile,
-    head: &Head,
-    len: u64,
-    options: &CheckOptions,
-) -> Result<()> {
+fn check_table(report: &mut ImageReport, file: &dyn RawFile, head: &Head, len: u64) -> Result<()> {
     let table = head.table(len);
-    if len < head.data_start() {
-        let text = format!("the file has {len} bytes, header and BAT take {}", head.data_start());
-        report.add(Finding::new(FindingKind::Header, true, text));
-        return Ok(());
-    }
     // A ragged end of a crashed image is rounded up, as the next open does.
     let rounded = table.rounded_up();
     let path = file.path();
-    let scan =
-        scan::scan(file, &rounded, &[], &mut |bad| note_entry(report, &rounded, options, bad)).at(
-            ErrorKind::Read,
-            "cannot read the BAT of",
-            path,
-        )?;
+    let scan = scan::scan(file, &rounded, &[], &mut |bad| note_entry(report, &rounded, bad)).at(
+        ErrorKind::Read,
+        "cannot read the BAT of",
+        path,
+    )?;
     report.allocated = scan.mapped;
+    report.counted = true;
+    if report.skipped {
+        return Ok(());
+    }
     check_garbage(report, file, &table)?;
     check_size(report, head);
     let mut scan = scan;
@@ -124,14 +119,15 @@ fn check_table(
     Ok(())
 }
 
-fn note_entry(report: &mut ImageReport, table: &Table, options: &CheckOptions, bad: BadEntry) {
+fn note_entry(report: &mut ImageReport, table: &Table, bad: BadEntry) {
     let kind = match bad.fault {
         Fault::Duplicate => FindingKind::Duplicate,
         Fault::InsideBat => FindingKind::InsideBat,
         Fault::PastEnd => FindingKind::PastEnd,
         Fault::Misaligned => FindingKind::Misaligned,
     };
-    if !options.duplicates && matches!(bad.fault, Fault::Duplicate | Fault::InsideBat) {
+    // An image that was closed properly is believed, but not that its file is all there.
+    if report.skipped && bad.fault != Fault::PastEnd {
         return;
     }
     report.add(Finding {
@@ -143,30 +139,37 @@ fn note_entry(report: &mut ImageReport, table: &Table, options: &CheckOptions, b
     });
 }
 
-/// Words behind the last BAT entry: a grow would make them live (F20).
+/// Words behind the last BAT entry: an open does not look at them, and a grow of ours clears them
+/// (F20), so they are told and no more.
 fn check_garbage(report: &mut ImageReport, file: &dyn RawFile, table: &Table) -> Result<()> {
     let start = (table.entries + HEADER_WORDS) * 4;
-    scan::for_chunks(file, start, table.data_start, |at, bytes| {
-        if scan::is_zero(bytes) {
-            return Ok(());
-        }
-        let (words, _) = bytes.as_chunks::<4>();
-        for (index, word) in words.iter().enumerate().filter(|(_, w)| **w != [0; 4]) {
-            let slot = at / 4 + index as u64 - HEADER_WORDS;
-            let value = u32::from_le_bytes(*word);
-            report.add(Finding {
+    scan::for_data(
+        file,
+        start,
+        table.data_start,
+        |_| table.data_start,
+        |at, bytes| {
+            if scan::is_zero(bytes) {
+                return Ok(());
+            }
+            let (words, _) = bytes.as_chunks::<4>();
+            for (index, word) in words.iter().enumerate().filter(|(_, w)| **w != [0; 4]) {
+                let slot = at / 4 + index as u64 - HEADER_WORDS;
+                let value = u32::from_le_bytes(*word);
+                report.add(Finding {
                 kind: FindingKind::Garbage,
                 slot: Some(slot),
                 cluster: None,
                 detail: format!(
-                    "word {slot} behind the last of {} BAT entries is {value}",
+                    "word {slot} behind the last of {} BAT entries is {value}: no entry, not used",
                     table.entries
                 ),
-                fatal: true,
+                fatal: false,
             });
-        }
-        Ok(())
-    })
+            }
+            Ok(())
+        },
+    )
     .at(ErrorKind::Read, "cannot read the BAT of", file.path())
 }
 

@@ -5,14 +5,16 @@
 //! | header not usable | 11 | 11 |
 //! | file not a whole number of clusters | 11 | reported, 37 |
 //! | conversion in progress | - | 17 |
-//! | entry past the end, v1 entry misaligned, garbage behind the BAT | 11 with `-f` | 11 |
-//! | duplicate, entry inside the BAT | 11 with `-f -c` | 11 with `-c` |
+//! | entry past the end | 11 | 11 |
+//! | v1 entry misaligned, duplicate, entry inside the BAT | 11 with `-f` | 11 |
+//! | words behind the BAT | reported with `-f` | reported, 37 |
 //! | damaged extension | 11 with `-f` | - (it is void) |
 //! | in-use mark, any value but "closed" and "v2.1" | - | 37 |
 //! | unused clusters | counted | counted |
 //!
-//! Where 7.x repairs without being asked (it lengthens a ragged file, zeroes garbage), this one
-//! writes nothing and gives the code of 7.x in its read-only mode.
+//! Where 7.x repairs without being asked (it lengthens a ragged file), this one writes nothing and
+//! gives the code of 7.x in its read-only mode. What is found does not depend on whether the disk
+//! or one image of it was named: duplicates count without `-c`, which 7.x asks for.
 
 mod image;
 mod report;
@@ -31,7 +33,7 @@ use std::path::{Path, PathBuf};
 pub struct CheckOptions {
     /// `-f`: also an image that was closed properly.
     pub force: bool,
-    /// `-c`: look for duplicate entries. Always on for a descriptor.
+    /// `-c`: look for duplicate entries. Taken for scripts; they are always looked for.
     pub duplicates: bool,
     /// `-r`: taken for scripts; nothing is ever written anyway.
     pub read_only: bool,
@@ -75,12 +77,11 @@ fn check_disk(
     options: &CheckOptions,
     open: &OpenOptions,
 ) -> Result<CheckReport> {
-    let options = CheckOptions { duplicates: true, ..*options };
     let open = OpenOptions { read_only: true, structure_only: true, ..open.clone() };
     let locked = attempt::lock_all(dir, path, &open, None)?;
     let mut report = CheckReport::default();
     for file in &locked.files {
-        report.images.push(image::check_image(&*file.file, &file.path, file.claim, &options)?);
+        report.images.push(image::check_image(&*file.file, &file.path, file.claim, options)?);
     }
     check_sizes(&mut report);
     if let Some(document) = &locked.plan.document {

@@ -73,6 +73,8 @@ pub struct ImageReport {
     pub image: String,
     /// Version of the format, 1 or 2; 0 for raw or unreadable.
     pub version: u32,
+    /// It is a raw image: there is nothing to check.
+    pub raw: bool,
     /// Bytes of a cluster.
     pub cluster_bytes: u64,
     /// Clusters of the device (BAT entries).
@@ -84,8 +86,11 @@ pub struct ImageReport {
     pub allocated: u64,
     /// Not closed, or open right now.
     pub in_use: bool,
-    /// The image was clean and the check not forced: only the header was looked at.
+    /// The image was clean and the check not forced: of its entries only those past the end of the
+    /// file were looked for.
     pub skipped: bool,
+    /// The block table was read: the numbers of clusters and leaks mean something.
+    pub counted: bool,
     /// What was found, at most [`MAX_FINDINGS`].
     pub findings: Vec<Finding>,
     /// Findings beyond that.

@@ -1,8 +1,9 @@
 //! Names on the real file system.
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,12 +25,12 @@ impl Dir for RealDir {
             match options.clone().create_new(true).open(path) {
                 Ok(file) => given(file, path, how.owner)?,
                 Err(e) if how.create && e.kind() == io::ErrorKind::AlreadyExists => {
-                    options.open(path)?
+                    opened(options, path)?
                 }
                 Err(e) => return Err(e),
             }
         } else {
-            options.open(path)?
+            opened(options, path)?
         };
         Ok(Arc::new(RealFile::new(file, path, writable, how.direct)))
     }
@@ -72,7 +73,9 @@ impl Dir for RealDir {
 
     fn read_small(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        fs::File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        let mut options = fs::OpenOptions::new();
+        options.read(true);
+        opened(options, path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
             let name = path.display();
             let text = format!("{name} is longer than {limit} bytes");
@@ -80,6 +83,27 @@ impl Dir for RealDir {
         }
         Ok(bytes)
     }
+}
+
+/// Opens a file or a block device. The open of a FIFO, or of a device without its medium, would
+/// wait for somebody, so nothing else is opened, and this never waits.
+fn opened(mut options: fs::OpenOptions, path: &Path) -> io::Result<fs::File> {
+    let plain = |kind: fs::FileType| kind.is_file() || kind.is_block_device();
+    let refused = || {
+        let text = format!("{} is not a regular file", path.display());
+        Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+    };
+    if !plain(fs::metadata(path)?.file_type()) {
+        return refused();
+    }
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !plain(file.metadata()?.file_type()) {
+        return refused();
+    }
+    // io_uring would answer EAGAIN where it has to wait for the disk.
+    let flags = fcntl_getfl(&file)?;
+    fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 /// A file that was just made, given away; removed again when that fails.

@@ -253,6 +253,15 @@ impl RawFile for RealFile {
         }
     }
 
+    fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)) {
+            Ok(next) => Ok(Some(next)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            // Not every file system knows its holes.
+            Err(_) => Ok(Some(at)),
+        }
+    }
+
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         end_of(at, buf.len())?;
         if !self.fits(buf.as_ptr(), at, buf.len()) {
