@@ -114,8 +114,10 @@ pub enum Verb {
     /// The process that thaws a file system.
     #[command(name = crate::host::freeze::VERB, hide = true)]
     FreezeWatch {
-        /// Where it is mounted
-        target: PathBuf,
+        /// What is mounted
+        device: PathBuf,
+        /// Where, each as NUMBER:PATH
+        mounts: Vec<std::ffi::OsString>,
     },
     /// What the udev rule asks: the properties of a device.
     #[command(name = "udev", hide = true)]

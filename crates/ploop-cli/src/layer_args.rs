@@ -172,11 +172,14 @@ impl TemporarySnapshot {
 /// `ploop resize`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Grows the device, its last partition and the ext4 or xfs on it, mounted or not. A smaller size makes
-an ext4 that is not mounted smaller; the device keeps its size and the space is given back.
+Grows the device, its last partition and the ext4, xfs, btrfs or LVM physical volume in it, mounted
+or not. With several of them --partition says which; whatever cannot be done is refused before
+anything changes. A smaller size makes an ext4 that is not mounted smaller; the device keeps its
+size and the space is given back.
 
 Examples:
-  ploop resize -s 20G /vz/disk")]
+  ploop resize -s 20G /vz/disk
+  ploop resize -s 20G --partition 2 /vz/disk")]
 pub struct Resize {
     /// The new size
     #[arg(short)]
@@ -188,6 +191,9 @@ pub struct Resize {
     pub online: bool,
     #[arg(short = 'p', hide = true)]
     pub namespace: Option<String>,
+    /// The partition to resize, when several have a file system
+    #[arg(long, value_name = "N")]
+    pub partition: Option<u32>,
     /// How a disk that is not open is served
     #[command(flatten)]
     pub serving: Serving,

@@ -112,7 +112,7 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
         Verb::Map(args) => verbs::map::run(&args, output),
         Verb::Bench(args) => verbs::bench::run(&args, output),
         Verb::Generate(args) => verbs::generate::run(&args),
-        Verb::FreezeWatch { target } => host::freeze::watch(&target),
+        Verb::FreezeWatch { device, mounts } => host::freeze::watch(&device, &mounts),
         Verb::ServeInBackground => return Ok(background::run()),
         Verb::External(words) => return Err(verbs::external::run(&words)),
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,6 +16,30 @@ pub struct Mount {
     pub source: PathBuf,
     /// `major:minor`.
     pub device: String,
+    /// The file system takes no writes.
+    pub read_only: bool,
+    /// A process that sees it, when this one does not: it is in another mount namespace.
+    pub seen_by: Option<u32>,
+}
+
+impl Mount {
+    /// A path to it from here.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        let Some(pid) = self.seen_by else { return self.target.clone() };
+        let inner = self.target.strip_prefix("/").unwrap_or(&self.target);
+        Path::new("/proc").join(pid.to_string()).join("root").join(inner)
+    }
+}
+
+impl std::fmt::Display for Mount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.target.display())?;
+        match self.seen_by {
+            None => Ok(()),
+            Some(pid) => write!(f, " in the mount namespace of pid {pid}"),
+        }
+    }
 }
 
 /// All mounts that a process sees, this one if none is named, in the order they were made.
@@ -28,6 +52,29 @@ pub fn of(pid: Option<u32>) -> io::Result<Vec<Mount>> {
     Ok(text.split(|&byte| byte == b'\n').filter_map(parse).collect())
 }
 
+/// The mounts of every mount namespace that some process is in, this one's first. A process that
+/// ends meanwhile, or may not be looked at, is left out.
+///
+/// # Errors
+/// /proc is not there.
+pub fn everywhere() -> io::Result<Vec<Mount>> {
+    let mut mounts = of(None)?;
+    let mut seen = vec![fs::read_link("/proc/self/ns/mnt")?];
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let (Some(pid), Ok(namespace)) = (pid, fs::read_link(entry.path().join("ns/mnt"))) else {
+            continue;
+        };
+        if seen.contains(&namespace) {
+            continue;
+        }
+        let Ok(found) = of(Some(pid)) else { continue };
+        seen.push(namespace);
+        mounts.extend(found.into_iter().map(|mount| Mount { seen_by: Some(pid), ..mount }));
+    }
+    Ok(mounts)
+}
+
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
@@ -35,7 +82,8 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let target = unescape(fields.nth(1)?);
     let mut rest = fields.skip_while(|&field| field != b"-");
     let source = unescape(rest.nth(2)?);
-    Some(Mount { id, target, source, device })
+    let read_only = rest.next()?.split(|&byte| byte == b',').any(|option| option == b"ro");
+    Some(Mount { id, target, source, device, read_only, seen_by: None })
 }
 
 /// Blanks and the like are written as octal numbers.
@@ -66,6 +114,8 @@ mod tests {
             target: PathBuf::from("/mnt/a b"),
             source: PathBuf::from("/dev/loop3p1"),
             device: "7:3".to_owned(),
+            read_only: false,
+            seen_by: None,
         };
         assert_eq!(parse(line), Some(want));
         assert_eq!(parse(b"36 35 7:3"), None);

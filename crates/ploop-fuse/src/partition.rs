@@ -4,7 +4,12 @@ use crate::error::{Error, Result};
 use crate::loop_status::outcome;
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a node may take to come.
+const NODE: Duration = Duration::from_millis(500);
 
 const BLKPG: libc::c_ulong = 0x1269;
 const BLKPG_ADD_PARTITION: libc::c_int = 1;
@@ -41,7 +46,18 @@ pub fn add(device: &Path, number: u32, start: u64, len: u64) -> Result<PathBuf> 
         Err(Error::Busy { .. }) if place(device, number) == Some((start, len)) => {}
         other => other?,
     }
-    make_node(device, number, &path);
+    settle(device, number, &path)?;
+    Ok(path)
+}
+
+/// The device of a partition that the kernel knows. Waits for its node, and makes it where nobody
+/// else does.
+///
+/// # Errors
+/// The kernel knows no such partition, or another device has that name.
+pub fn node(device: &Path, number: u32) -> Result<PathBuf> {
+    let path = path(device, number);
+    settle(device, number, &path)?;
     Ok(path)
 }
 
@@ -113,22 +129,43 @@ fn change(device: &Path, operation: libc::c_int, number: u32, start: u64, len: u
     Ok(())
 }
 
-/// Makes the node where devtmpfs did not. A failure shows when the node is opened.
-fn make_node(device: &Path, number: u32, path: &Path) {
-    if path.exists() {
-        return;
+/// Waits until the node is that of the partition: udev may be about to make it, or to take away
+/// that of another one.
+fn settle(device: &Path, number: u32, path: &Path) -> Result<()> {
+    let gone = || {
+        let what = format!("the kernel knows no partition {number} of {}", device.display());
+        Error::Invalid { what }
+    };
+    let folder = sysfs(device, number).ok_or_else(gone)?;
+    let until = Instant::now() + NODE;
+    loop {
+        let text = std::fs::read_to_string(folder.join("dev")).map_err(|_| gone())?;
+        let numbers = text.trim().split_once(':');
+        let id = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        let (major, minor) = id.ok_or_else(gone)?;
+        let wanted = rustix::fs::makedev(major, minor);
+        let found = std::fs::metadata(path);
+        let found = found.ok().filter(|data| data.file_type().is_block_device());
+        if found.as_ref().is_some_and(|data| data.rdev() == wanted) {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return if found.is_some() {
+                let what = format!("{} is not partition {number}", path.display());
+                Err(Error::Invalid { what })
+            } else {
+                make_node(path, wanted)
+            };
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
-    let text = sysfs(device, number).and_then(|at| std::fs::read_to_string(at.join("dev")).ok());
-    let id = text.as_deref().and_then(|text| {
-        let (major, minor) = text.trim().split_once(':')?;
-        Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
-    });
-    let Some(id) = id else { return };
+}
+
+fn make_node(path: &Path, id: u64) -> Result<()> {
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     let kind = rustix::fs::FileType::BlockDevice;
-    if let Err(error) = rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, id) {
-        tracing::debug!(path = %path.display(), %error, "no node for the partition");
-    }
+    rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, id)
+        .map_err(|error| Error::system("make the node", path, error))
 }
 
 #[cfg(test)]

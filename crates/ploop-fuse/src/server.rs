@@ -1,5 +1,6 @@
 //! Mounts the file, has it served by the queues, unmounts.
 
+use crate::apart::apart;
 use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::file::{File, Owner};
@@ -9,12 +10,15 @@ use crate::protocol::reply::Reply;
 use crate::queues::{FuseQueues, NewMount, Party};
 use ploop_engine::Limits;
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+/// How long the kernel may be busy with writes that keep it from taking a new size.
+const TAKES_SIZE: Duration = Duration::from_secs(10);
 
 /// How to serve.
 #[derive(Clone)]
@@ -139,11 +143,33 @@ impl FuseServer {
         &self.path
     }
 
-    /// The device has grown (or shrunk): the file follows. Not for a thread that serves (D8).
-    pub fn set_size(&self, bytes: u64) {
+    /// The device has grown (or shrunk): the file follows, and whoever is told of it later reads
+    /// up to the new end. Not for a thread that serves (D8).
+    ///
+    /// The kernel passes by a size that it has asked for when a write ends meanwhile, but tells it
+    /// to the caller of `stat` all the same: a loop device would take it, and direct reads behind
+    /// the size that the kernel still has get no bytes. So it is asked until it has the new one.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    pub fn set_size(&self, bytes: u64) -> Result<()> {
         self.served.set_size(bytes);
-        // If it fails they go by themselves after a second.
-        self.channel.answer(&Reply::attributes_changed());
+        let wanted = self.served.size();
+        let failed = |error| Error::system("resize", &self.path, error);
+        let until = Instant::now() + TAKES_SIZE;
+        loop {
+            // Forget what was told before; if it fails the kernel does so after a second.
+            self.channel.answer(&Reply::attributes_changed());
+            let has = size_in_kernel(&self.path)?;
+            if has == wanted {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let what = format!("the kernel holds on to {has} bytes, not {wanted}");
+                return Err(failed(io::Error::other(what)));
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Whether the mount is gone and the last user with it.
@@ -232,6 +258,13 @@ impl Drop for FuseServer {
         remove(&self.path, self.created.take());
         self.join();
     }
+}
+
+/// The size that the kernel goes by, which `stat` does not tell.
+fn size_in_kernel(path: &Path) -> Result<u64> {
+    let ask = || fs::File::open(path).and_then(|mut file| file.seek(SeekFrom::End(0)));
+    let size = apart(ask).and_then(|size| size);
+    size.map_err(|error| Error::system("ask the size of", path, error))
 }
 
 /// Takes a mount away again unless it is kept.

@@ -358,7 +358,7 @@ fn a_new_size_is_seen_at_once() {
     let server = fake.serve(&path, FuseOptions::default());
     let file = open(&path);
     assert_eq!(file.metadata().unwrap().len(), SIZE / 2);
-    server.set_size(SIZE);
+    server.set_size(SIZE).unwrap();
     assert_eq!(file.metadata().unwrap().len(), SIZE);
     file.write_all_at(&[1; 4096], SIZE - 4096).unwrap();
 }

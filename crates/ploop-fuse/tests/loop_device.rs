@@ -196,9 +196,60 @@ fn a_grown_file_is_taken_over() {
     let server = fake.serve(&place.at("disk"), FuseOptions::default());
     let device = attach(&server);
     assert_eq!(device.size().unwrap(), SIZE / 2);
-    server.set_size(SIZE);
+    server.set_size(SIZE).unwrap();
     device.update_size().unwrap();
     assert_eq!(device.size().unwrap(), SIZE);
+    device.detach().unwrap();
+}
+
+/// Memory as direct I/O wants it.
+#[repr(align(4096))]
+struct Page([u8; 4096]);
+
+fn direct(path: &Path) -> File {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).unwrap()
+}
+
+/// A write that ends while the kernel asks for the size makes it keep the old one.
+#[test]
+fn a_grown_device_is_read_to_its_new_end_beside_writes() {
+    if !able_loop(&[]) {
+        return;
+    }
+    const STEP: u64 = 64 << 10;
+    let place = Place::new();
+    let mut fake = Fake::new(SIZE, 512);
+    fake.limits.size = SIZE / 2;
+    let server = fake.serve(&place.at("disk"), FuseOptions::default());
+    let device = attach(&server);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let (path, over) = (device.path(), &over);
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            scope.spawn(move || {
+                let (file, page) = (direct(path), Page([7; 4096]));
+                while !over.load(Ordering::SeqCst) {
+                    file.write_all_at(&page.0, writer << 20).unwrap();
+                }
+            });
+        }
+        let read = |size: u64| {
+            let mut page = Page([1; 4096]);
+            direct(path).read_exact_at(&mut page.0, size - 4096).map(|()| page.0 == [0; 4096])
+        };
+        let mut failed = Vec::new();
+        for size in (SIZE / 2 + STEP..=SIZE).step_by(STEP as usize) {
+            server.set_size(size).unwrap();
+            device.update_size().unwrap();
+            let told = device.size().unwrap();
+            if told != size || !read(size).is_ok_and(|zeros| zeros) {
+                failed.push((told, size));
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+        assert!(failed.is_empty(), "{} of {}: {failed:?}", failed.len(), SIZE / 2 / STEP);
+    });
     device.detach().unwrap();
 }
 

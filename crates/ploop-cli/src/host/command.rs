@@ -14,6 +14,11 @@ pub fn program<S: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = S>) -
     command
 }
 
+/// Whether a program is there.
+pub fn installed(name: &str) -> bool {
+    PATH.split(':').any(|dir| std::path::Path::new(dir).join(name).is_file())
+}
+
 /// Runs it and keeps what it says.
 ///
 /// # Errors

@@ -5,8 +5,7 @@ use ploop_daemon::failure::OrFail;
 use ploop_daemon::runtime::cursor::Cursor;
 use ploop_daemon::runtime::{ServeSpec, Session, open};
 use ploop_daemon::{Code, Failure, Result};
-use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::Path;
 use uuid::Uuid;
 
@@ -61,31 +60,6 @@ fn table(session: &Session) -> Result<()> {
     put(&mut cursor)
         .map_err(|error| Failure::new(Code::Partition, format!("partition table: {error}")))?;
     cursor.flush().or_fail(Code::Sync, "partition table")
-}
-
-/// Makes the first partition end where one of a new disk of this size would, with the backup of the
-/// table at the end of the device. Returns its number, start and length in bytes; `None`: there is
-/// no GPT.
-///
-/// # Errors
-/// The table or the device cannot be written, or another partition is in the way.
-pub fn extend(device: &Path, cluster: u64, block: u64) -> Result<Option<(u32, u64, u64)>> {
-    let what = || format!("partition table of {}", device.display());
-    let file = File::options().read(true).write(true).open(device);
-    let mut file = file.or_fail(Code::Partition, what())?;
-    let Ok(mut gpt) = gptman::GPT::read_from(&mut file, block) else { return Ok(None) };
-    let bad = |error: gptman::Error| Failure::new(Code::Partition, format!("{}: {error}", what()));
-    let size = file.seek(SeekFrom::End(0)).or_fail(Code::Partition, what())?;
-    gpt.header.update_from(&mut file, block).map_err(bad)?;
-    let used = gpt.iter().filter(|(_, entry)| entry.is_used());
-    let last = used.max_by_key(|(_, entry)| entry.ending_lba).map(|(number, _)| number);
-    let Some(number) = last else { return Ok(None) };
-    let (start, old) = (gpt[number].starting_lba, gpt[number].ending_lba);
-    let end = range(size, cluster, block).map_or(old, |(_, end)| end);
-    gpt[number].ending_lba = end.max(old);
-    gpt.write_into(&mut file).map_err(bad)?;
-    file.sync_all().or_fail(Code::Sync, what())?;
-    Ok(Some((number, start * block, (end.max(old) + 1 - start) * block)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 use super::command::{last_words, output, program, run};
 use crate::plan::{FsPlan, FsType};
 use ploop_daemon::{Code, Failure, Result};
-use std::path::Path;
 
 /// ext4 below this size cannot have a journal of 128 MiB.
 const JOURNAL_FROM: u64 = 1 << 30;
@@ -53,45 +52,11 @@ pub fn detect(device: &str) -> Option<String> {
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
-/// Makes the file system on a device as large as the device; `at` is where it is mounted.
-///
-/// # Errors
-/// Code 26: it is of another kind, or its tool refuses.
-pub fn enlarge(device: &str, at: Option<&Path>) -> Result<()> {
-    match (detect(device).as_deref(), at) {
-        (Some("ext4" | "ext3" | "ext2"), Some(_)) => {
-            run(program("resize2fs", [device]), Code::ResizeFs)
-        }
-        (Some("ext4" | "ext3" | "ext2"), None) => {
-            fsck(device, Some("ext4"))?;
-            run(program("resize2fs", [device]), Code::ResizeFs)
-        }
-        (Some("xfs"), Some(at)) => run(program("xfs_growfs", [at]), Code::ResizeFs),
-        (Some("xfs"), None) => {
-            Err(Failure::new(Code::ResizeFs, "xfs grows only while it is mounted")
-                .hint("ploop mount it, then resize"))
-        }
-        (other, _) => {
-            let what = other.unwrap_or("no known file system");
-            Err(Failure::new(Code::ResizeFs, format!("{device} has {what}: it cannot be resized"))
-                .hint("ploop grow makes the device larger, and nothing else"))
-        }
-    }
-}
-
 /// Makes an ext4 file system that is not mounted smaller, and gives the space behind it back.
 ///
 /// # Errors
-/// Code 26: it is of another kind, or has more in it than that.
+/// Code 26: it has more in it than that.
 pub fn shrink(device: &str, bytes: u64) -> Result<()> {
-    match detect(device).as_deref() {
-        Some("ext4" | "ext3" | "ext2") => {}
-        other => {
-            let what = other.unwrap_or("no known file system");
-            let message = format!("{device} has {what}: only ext4 can be made smaller");
-            return Err(Failure::new(Code::ResizeFs, message));
-        }
-    }
     fsck(device, Some("ext4"))?;
     let size = format!("{}K", bytes >> 10);
     run(program("resize2fs", [device, &size]), Code::ResizeFs)?;

@@ -1,13 +1,12 @@
-//! What is mounted from a device: /proc/self/mountinfo.
+//! What is mounted from a device.
 
+use super::stack;
 use ploop_daemon::failure::OrFail;
 use ploop_daemon::mountinfo;
 use ploop_daemon::registry::Entry;
 use ploop_daemon::{Code, Result};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use ploop_daemon::mountinfo::Mount;
 
@@ -17,6 +16,14 @@ pub use ploop_daemon::mountinfo::Mount;
 /// /proc is not there.
 pub fn all() -> Result<Vec<Mount>> {
     mountinfo::of(None).or_fail(Code::System, "/proc/self/mountinfo")
+}
+
+/// The same of every mount namespace that some process is in, this one's first.
+///
+/// # Errors
+/// As [`all`].
+pub fn everywhere() -> Result<Vec<Mount>> {
+    mountinfo::everywhere().or_fail(Code::System, "/proc")
 }
 
 /// The mount that is seen at a directory: the last one, when several lie on each other. `None` when
@@ -32,22 +39,23 @@ pub fn seen_at(dir: &Path) -> Result<Option<Mount>> {
     Ok(by_id.or(here.last()).cloned())
 }
 
-/// The mounts of a served disk's device and partition.
+/// The mounts of a served disk's device and its partitions that this process sees.
 ///
 /// # Errors
 /// As [`all`].
 pub fn of_entry(entry: &Entry) -> Result<Vec<Mount>> {
-    let devices: Vec<&String> = entry.device.iter().chain(&entry.partition).collect();
-    let numbers: Vec<String> = devices.iter().filter_map(|device| number(device)).collect();
-    let mounts = all()?.into_iter().filter(|mount| {
-        // btrfs has a device number of its own, so the name counts too.
-        numbers.contains(&mount.device)
-            || devices.iter().any(|device| mount.source == Path::new(device))
-    });
-    Ok(mounts.collect())
+    let named = entry.device.iter().chain(&entry.partition).map(PathBuf::from);
+    let devices: Vec<PathBuf> = match &entry.device {
+        Some(device) => stack::above(Path::new(device)).into_iter().chain(named).collect(),
+        None => named.collect(),
+    };
+    Ok(from_devices(all()?, &devices))
 }
 
-fn number(device: &str) -> Option<String> {
-    let id = fs::metadata(device).ok()?.rdev();
-    Some(format!("{}:{}", rustix::fs::major(id), rustix::fs::minor(id)))
+/// Those of them that are mounted from one of the devices.
+pub fn from_devices(mounts: Vec<Mount>, devices: &[PathBuf]) -> Vec<Mount> {
+    let numbers: Vec<String> = devices.iter().filter_map(|device| stack::number(device)).collect();
+    // btrfs has a device number of its own, so the name counts too.
+    let from = |mount: &Mount| numbers.contains(&mount.device) || devices.contains(&mount.source);
+    mounts.into_iter().filter(from).collect()
 }

@@ -1,11 +1,10 @@
 //! `ploop info`: space and inodes, or size, or device.
 
-use crate::host::command::{program, run as run_program};
+use crate::host::mounting::{self, How};
 use crate::host::statfs::Statfs;
 use crate::host::{mkfs, mounts, server};
 use crate::show::{self, Output, json};
 use crate::{args, plan};
-use ploop_daemon::failure::OrFail;
 use ploop_daemon::registry::Entry;
 use ploop_daemon::runtime::{Export, ServeSpec, open};
 use ploop_daemon::{Code, Failure, Result};
@@ -138,23 +137,10 @@ fn statfs(
 
 /// Mounts it read-only for a moment; a journal that was not replayed is left alone.
 fn from_device(device: &str) -> Result<Statfs> {
-    let options = match mkfs::detect(device).as_deref() {
-        Some("ext4" | "ext3") => "ro,noload",
-        Some("xfs") => "ro,norecovery,nouuid",
-        Some(_) => "ro",
-        None => {
-            return Err(Failure::new(Code::Mount, format!("{device} has no known file system"))
-                .hint("`ploop info -s` shows the size of the disk"));
-        }
-    };
-    let dir = std::env::temp_dir().join(format!("ploop-info-{}", std::process::id()));
-    std::fs::create_dir(&dir).or_fail(Code::Mkdir, dir.display().to_string())?;
-    let words = ["-o".as_ref(), options.as_ref(), device.as_ref(), dir.as_os_str()];
-    let stat = run_program(program("mount", words), Code::Mount).and_then(|()| {
-        let stat = Statfs::of_mount(&dir);
-        let gone = rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::empty());
-        gone.or_fail(Code::Umount, dir.display().to_string()).and(stat)
-    });
-    let _ = std::fs::remove_dir(&dir);
-    stat
+    if mkfs::detect(device).is_none() {
+        return Err(Failure::new(Code::Mount, format!("{device} has no known file system"))
+            .hint("`ploop info -s` shows the size of the disk"));
+    }
+    let how = How { frozen: true, ..How::default() };
+    mounting::for_a_moment(device, how, Statfs::of_mount)
 }

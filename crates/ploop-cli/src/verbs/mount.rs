@@ -1,6 +1,6 @@
 //! `ploop mount`: attach, then mount(8).
 
-use crate::host::command::{program, run as run_program};
+use crate::host::mounting::{self, How};
 use crate::host::{mkfs, mounts, server, statfs};
 use crate::show::{self, Output, json};
 use crate::{args, plan};
@@ -9,7 +9,6 @@ use ploop_daemon::registry::Entry;
 use ploop_daemon::{Code, Failure, Result};
 use ploop_io::RealDir;
 use serde::Serialize;
-use std::ffi::OsString;
 use std::path::Path;
 
 #[derive(Serialize)]
@@ -135,7 +134,13 @@ fn mount(entry: &Entry, args: &args::Mount, target: Option<&Path>) -> Result<()>
         mkfs::fsck(device, args.fstype.as_deref())?;
     }
     let Some(target) = target else { return Ok(()) };
-    mount_device(device, target, args, entry.read_only)?;
+    let how = How {
+        frozen: entry.read_only,
+        read_only: args.read_only,
+        fstype: args.fstype.as_deref(),
+        options: args.options.as_deref(),
+    };
+    mounting::mount(device, target, how)?;
     statfs::forget(&entry.disk);
     // Only a note for `list`; what is mounted is in /proc.
     let noted = server::connect(entry)
@@ -144,29 +149,4 @@ fn mount(entry: &Entry, args: &args::Mount, target: Option<&Path>) -> Result<()>
         tracing::info!("{failure}");
     }
     Ok(())
-}
-
-fn mount_device(device: &str, target: &Path, args: &args::Mount, read_only: bool) -> Result<()> {
-    let mut options: Vec<&str> = args.options.iter().map(String::as_str).collect();
-    if read_only || args.read_only {
-        options.insert(0, "ro");
-    }
-    let mut words: Vec<OsString> = Vec::new();
-    if let Some(fstype) = &args.fstype {
-        words.extend(["-t".into(), fstype.into()]);
-    }
-    if !options.is_empty() {
-        words.extend(["-o".into(), options.join(",").into()]);
-    }
-    words.extend([device.into(), target.into()]);
-    run_program(program("mount", words), Code::Mount).map_err(|failure| {
-        if read_only {
-            failure.hint(
-                "a file system that was not unmounted needs `-o noload` (ext4) or \
-                          `-o norecovery` (xfs) when it is only read",
-            )
-        } else {
-            failure
-        }
-    })
 }

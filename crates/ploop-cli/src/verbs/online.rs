@@ -1,7 +1,7 @@
 //! The verbs that change layers, of a disk that is open: its server does the work.
 
 use crate::host::freeze::Frozen;
-use crate::host::server;
+use crate::host::{server, stack};
 use crate::show::progress::Progress;
 use crate::show::{self, Output, json};
 use crate::{layer_args as args, plan};
@@ -36,13 +36,9 @@ impl From<SnapshotReply> for Taken {
     }
 }
 
-/// Freezes the present state of an open disk, its file system at rest.
+/// Freezes the present state of an open disk, its file systems at rest.
 pub fn snapshot(entry: &Entry, guid: Option<Guid>, freeze: bool, output: Output) -> Result<()> {
-    let mut client = server::connect(entry)?;
-    let frozen = if freeze { Frozen::of_entry(entry)? } else { None };
-    let taken = client.snapshot(guid.map(|guid| guid.to_string()), false);
-    drop(frozen);
-    let taken = Taken::from(taken?);
+    let taken = Taken::from(at_rest(entry, guid, freeze, false)?);
     if output.json {
         json::print(&taken);
     }
@@ -51,71 +47,114 @@ pub fn snapshot(entry: &Entry, guid: Option<Guid>, freeze: bool, output: Output)
 
 /// A snapshot that is to be deleted when it is not used any more; returns its name.
 pub fn temporary(entry: &Entry, guid: Option<Guid>) -> Result<Guid> {
+    plan::guid(&at_rest(entry, guid, true, true)?.uuid)
+}
+
+fn at_rest(
+    entry: &Entry,
+    guid: Option<Guid>,
+    freeze: bool,
+    temporary: bool,
+) -> Result<SnapshotReply> {
     let mut client = server::connect(entry)?;
-    let frozen = Frozen::of_entry(entry)?;
-    let taken = client.snapshot(guid.map(|guid| guid.to_string()), true);
+    let mut frozen = if freeze { Frozen::of_entry(entry)? } else { Frozen::default() };
+    let taken = client.snapshot(guid.map(|guid| guid.to_string()), temporary)?;
+    let held = frozen.holds();
     drop(frozen);
-    plan::guid(&taken?.uuid)
+    held.map_err(|failure| {
+        let message = format!("the snapshot {} is not of a moment of rest: {failure}", taken.uuid);
+        let disk = entry.disk.display();
+        let hint = format!("ploop snapshot-delete -u {} {disk}, and try again", taken.uuid);
+        Failure::new(failure.code, message).hint(hint)
+    })?;
+    Ok(taken)
 }
 
 /// The same moment of several open disks: all or none.
 pub fn group(entries: &[Entry], guid: Option<Guid>, freeze: bool, output: Output) -> Result<()> {
-    let mut clients = Vec::with_capacity(entries.len());
-    for entry in entries {
-        clients.push(server::connect(entry)?);
+    // A disk that lies on another one's file system needs that for its snapshot's files.
+    let order = stack::inner_first(entries)?;
+    let mut members = Vec::with_capacity(entries.len());
+    for &at in &order {
+        members.push(Member {
+            entry: &entries[at],
+            client: server::connect(&entries[at])?,
+            frozen: Frozen::default(),
+            paused: false,
+            taken: None,
+        });
     }
-    let mut frozen = Vec::new();
-    for entry in entries.iter().filter(|_| freeze) {
-        frozen.extend(Frozen::of_entry(entry)?);
-    }
-    let taken = paused(&mut clients, guid);
-    drop(frozen);
-    let taken = taken?;
+    let mut taken = moment(&mut members, guid, freeze)?;
     if output.json {
-        json::print(&taken);
+        let mut told: Vec<_> = order.into_iter().zip(taken.drain(..)).collect();
+        told.sort_by_key(|(at, _)| *at);
+        json::print(&told.into_iter().map(|(_, taken)| taken).collect::<Vec<_>>());
     }
     Ok(())
 }
 
-/// Pauses all, takes all snapshots, lets all go on. What fails on one disk is taken back on all.
-fn paused(clients: &mut [Client], guid: Option<Guid>) -> Result<Vec<Taken>> {
-    let mut held = 0;
+/// A disk of a group.
+struct Member<'a> {
+    entry: &'a Entry,
+    client: Client,
+    frozen: Frozen,
+    paused: bool,
+    taken: Option<SnapshotReply>,
+}
+
+impl Member<'_> {
+    /// Brings it to rest, and takes its snapshot.
+    fn take(&mut self, guid: Option<Guid>, freeze: bool) -> Result<()> {
+        if freeze {
+            self.frozen = Frozen::of_entry(self.entry)?;
+        }
+        self.client.pause(GROUP_PAUSE)?;
+        self.paused = true;
+        self.taken = Some(self.client.snapshot(guid.map(|guid| guid.to_string()), false)?);
+        Ok(())
+    }
+
+    /// Lets it go on, without a snapshot if it is to be `undone`.
+    fn release(&mut self, undone: bool) -> Result<()> {
+        if undone
+            && self.taken.take().is_some()
+            && let Err(failure) = self.client.undo_snapshot()
+        {
+            tracing::error!("a snapshot of {} stays: {failure}", self.entry.disk.display());
+        }
+        let resumed = if self.paused { self.client.resume() } else { Ok(()) };
+        self.frozen = Frozen::default();
+        resumed
+    }
+}
+
+/// Brings one after the other to rest, from the innermost on, and lets them go on in the opposite
+/// order: what a disk's files lie on moves whenever the disk has something to write. All rest
+/// between the last snapshot and the first that goes on. What fails on one is taken back on all.
+fn moment(members: &mut [Member<'_>], guid: Option<Guid>, freeze: bool) -> Result<Vec<Taken>> {
     let mut result = Ok(());
-    for client in &mut *clients {
-        result = client.pause(GROUP_PAUSE);
+    for member in &mut *members {
+        result = member.take(guid, freeze).map_err(|failure| {
+            let message = format!("{}: {}", member.entry.disk.display(), failure.message);
+            Failure { message, ..failure }
+        });
         if result.is_err() {
             break;
         }
-        held += 1;
     }
-    let mut taken: Vec<Taken> = Vec::new();
-    if result.is_ok() {
-        for client in &mut *clients {
-            match client.snapshot(guid.map(|guid| guid.to_string()), false) {
-                Ok(reply) => taken.push(reply.into()),
-                Err(failure) => {
-                    result = Err(failure);
-                    break;
-                }
-            }
-        }
+    for member in &mut *members {
+        result = result.and_then(|()| member.frozen.holds());
     }
-    if result.is_err() {
-        for client in &mut clients[..taken.len()] {
-            if let Err(failure) = client.undo_snapshot() {
-                tracing::error!("a snapshot of the group stays: {failure}");
-            }
-        }
-    }
-    for client in &mut clients[..held] {
-        if let Err(failure) = client.resume() {
+    let undone = result.is_err();
+    for member in members.iter_mut().rev() {
+        if let Err(failure) = member.release(undone) {
             let late =
                 Failure::new(Code::System, format!("the disks stood still too long: {failure}"))
                     .hint("the snapshots are not of one moment");
             result = result.and(Err(late));
         }
     }
-    result.map(|()| taken)
+    result.map(|()| members.iter_mut().filter_map(|m| m.taken.take()).map(Taken::from).collect())
 }
 
 /// `ploop snapshot-delete`

@@ -1,13 +1,20 @@
-//! `ploop resize`: the device, the partition and the file system on it.
+//! `ploop resize`: the device, a partition and the file system in it. What is to grow is decided
+//! before anything changes; then each in turn, from the device up.
 
-use crate::host::{gpt, mkfs, mounts, server};
+use crate::host::growing::{self, Content, Kind};
+use crate::host::mounting::{self, How};
+use crate::host::mounts::{self, Mount};
+use crate::host::table::{Part, Table};
+use crate::host::{mkfs, server, stack};
 use crate::show::{Output, json};
 use crate::{layer_args, plan};
+use ploop_daemon::control::Client;
+use ploop_daemon::control::types::State;
 use ploop_daemon::registry::Entry;
-use ploop_daemon::runtime::blkpg as partition;
+use ploop_daemon::runtime::blkpg;
 use ploop_daemon::{Code, Failure, Result};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[derive(Serialize)]
 struct Shown {
@@ -23,13 +30,12 @@ pub fn run(args: &layer_args::Resize, output: Output) -> Result<()> {
     };
     let bytes = plan::size(size)? * 512;
     let disk = plan::absolute(&args.disk)?;
-    let open = server::of_disk(&disk)?.filter(|entry| entry.device.is_some());
-    if let Some(entry) = open {
-        return shown(resize(&entry, bytes)?, output);
+    if let Some(entry) = server::of_disk(&disk)? {
+        return shown(resize(&entry, bytes, args.partition)?, output);
     }
     let spec = plan::attach(&args.disk, "auto", &args.serving)?;
     let entry = server::start(&spec, output.verbosity)?.entry;
-    let done = resize(&entry, bytes);
+    let done = resize(&entry, bytes, args.partition);
     let stopped = server::stop(&entry, false);
     let done = done?;
     stopped?;
@@ -43,60 +49,197 @@ fn shown(done: Shown, output: Output) -> Result<()> {
     Ok(())
 }
 
-fn resize(entry: &Entry, bytes: u64) -> Result<Shown> {
-    let mut client = server::connect(entry)?;
-    let state = client.info()?;
-    let before_bytes = state.size_bytes;
-    let mounted = mounts::of_entry(entry)?;
-    if bytes < before_bytes {
-        if let Some(mount) = mounted.first() {
-            let message = format!(
-                "a file system is made smaller only when it is not mounted: {}",
-                mount.target.display()
-            );
-            return Err(Failure::new(Code::ResizeFs, message).hint("ploop umount it first"));
-        }
-        // The device keeps its size: what is behind the file system takes no space.
-        let around = device_around(entry, before_bytes)?;
-        let inner = bytes.checked_sub(around).filter(|inner| *inner > 0).ok_or_else(|| {
-            Failure::parameter(format!("{bytes} bytes leave no room for a file system"))
-        })?;
-        mkfs::shrink(server::mountable(entry)?, inner)?;
-        return Ok(Shown { before_bytes, size_bytes: before_bytes });
-    }
-    let size_bytes = match bytes > before_bytes {
-        true => client.grow(bytes)?.size_bytes,
-        false => before_bytes,
-    };
-    if let (Some(device), Some(_)) = (&entry.device, &entry.partition) {
-        let device = Path::new(device);
-        if let Some((number, start, len)) =
-            gpt::extend(device, state.cluster_bytes, state.block_bytes)?
-        {
-            partition::resize(device, number, start, len).map_err(|error| {
-                Failure::new(Code::Partition, format!("partition {number}: {error}"))
-            })?;
-        }
-    }
-    let at = mounted.first().map(|mount| mount.target.as_path());
-    mkfs::enlarge(server::mountable(entry)?, at)?;
-    Ok(Shown { before_bytes, size_bytes })
+/// What is to become larger or smaller.
+struct Target {
+    device: PathBuf,
+    table: Table,
+    /// None: the whole device.
+    part: Option<Part>,
+    kind: Kind,
+    node: Node,
+    mount: Option<Mount>,
 }
 
-/// Bytes of the device that are not in the partition.
-fn device_around(entry: &Entry, size: u64) -> Result<u64> {
-    let (Some(device), Some(path)) = (&entry.device, &entry.partition) else { return Ok(0) };
-    let digits: String = path
-        .chars()
-        .rev()
-        .take_while(char::is_ascii_digit)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .rev()
-        .collect();
-    let place = digits.parse().ok().and_then(|number| partition::place(Path::new(device), number));
-    let (_, len) = place.ok_or_else(|| {
-        Failure::new(Code::Partition, format!("{path} is not known to the kernel"))
+/// The device of the file system; a partition that is known for this alone is forgotten again.
+struct Node {
+    path: String,
+    added: Option<(PathBuf, u32)>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some((device, number)) = &self.added
+            && let Err(error) = blkpg::delete(device, *number)
+        {
+            tracing::warn!("partition {number} stays known to the kernel: {error}");
+        }
+    }
+}
+
+fn resize(entry: &Entry, bytes: u64, wanted: Option<u32>) -> Result<Shown> {
+    let mut client = server::connect(entry)?;
+    let state = client.info()?;
+    let before = state.size_bytes;
+    let mut target = target(entry, &state, bytes, wanted)?;
+    if bytes < before {
+        smaller(&target, bytes, before)?;
+        return Ok(Shown { before_bytes: before, size_bytes: before });
+    }
+    let end = new_end(&target, bytes, &state)?;
+    let size_bytes = bytes.max(before);
+    let mounted_here = target.mount.as_ref().filter(|mount| mount.seen_by.is_none());
+    let here = mounted_here.map(|mount| mount.target.clone());
+    if target.mount.is_none() && target.kind == Kind::Ext {
+        mkfs::fsck(&target.node.path, Some("ext4"))?;
+    }
+    if here.is_none() && (target.kind.needs_mount() || target.mount.is_some()) {
+        let node = target.node.path.clone();
+        let work = |at: &Path| larger(&mut client, &mut target, bytes, end, before, Some(at));
+        mounting::for_a_moment(&node, How::default(), work)?;
+    } else {
+        larger(&mut client, &mut target, bytes, end, before, here.as_deref())?;
+    }
+    Ok(Shown { before_bytes: before, size_bytes })
+}
+
+/// Looks at everything, and changes nothing.
+fn target(entry: &Entry, state: &State, bytes: u64, wanted: Option<u32>) -> Result<Target> {
+    let disk = entry.disk.display();
+    let Some(device) = entry.device.as_deref().map(PathBuf::from) else {
+        let message = format!("{disk} is served without a block device");
+        return Err(Failure::new(Code::Device, message)
+            .hint("ploop grow makes it larger; the rest is for whoever uses it"));
+    };
+    if entry.read_only {
+        return Err(Failure::new(Code::Parameter, format!("{disk} is open read-only")));
+    }
+    let whole = growing::content(&device, None);
+    let table = Table::read(&device, state.block_bytes, whole != Content::Unknown)?;
+    let looked_at = |part: Part| {
+        let content = growing::content(&device, Some(&part));
+        (part, content)
+    };
+    let parts: Vec<_> = table.parts().into_iter().map(looked_at).collect();
+    let (part, kind) = match (&table, whole) {
+        (Table::Bare, Content::Grows(kind)) if wanted.is_none() => (None, kind),
+        (Table::Bare, whole) => return Err(bare(&device, &whole, wanted)),
+        _ => {
+            let (part, kind) = growing::choose(&parts, wanted)?;
+            let fits = part.end() >= table.end(bytes, state.cluster_bytes)?;
+            if bytes != state.size_bytes || (wanted.is_none() && !fits) {
+                growing::is_last(&parts, part)?;
+            }
+            (Some(part.clone()), kind)
+        }
+    };
+    growing::have_tools(kind)?;
+    let node = node(&device, part.as_ref())?;
+    let above = stack::above(Path::new(&node.path));
+    let mut mounts = mounts::from_devices(mounts::everywhere()?, &above);
+    let writable = mounts.iter().position(|mount| !mount.read_only);
+    if let (Some(mount), None) = (mounts.first(), writable) {
+        let message = format!("{mount} is mounted read-only");
+        return Err(Failure::new(Code::ResizeFs, message)
+            .hint(format!("mount -o remount,rw {}", mount.target.display())));
+    }
+    let mount = writable.map(|at| mounts.swap_remove(at));
+    Ok(Target { device, table, part, kind, node, mount })
+}
+
+fn bare(device: &Path, whole: &Content, wanted: Option<u32>) -> Failure {
+    let device = device.display();
+    if let (Some(number), Content::Grows(_)) = (wanted, whole) {
+        let message = format!("{device} has no partitions: --partition {number}");
+        return Failure::new(Code::Partition, message);
+    }
+    let what = match whole {
+        Content::Other(what) => what.as_str(),
+        _ => "no partition table and no known file system",
+    };
+    Failure::new(Code::ResizeFs, format!("{device} has {what}: it cannot be resized"))
+        .hint("ploop grow makes the device larger, and nothing else")
+}
+
+/// The device of what was chosen; the kernel may have to be told of the partition.
+fn node(device: &Path, part: Option<&Part>) -> Result<Node> {
+    let Some(part) = part else {
+        return Ok(Node { path: device.display().to_string(), added: None });
+    };
+    let failed = |error| {
+        let message = format!("partition {} of {}: {error}", part.number, device.display());
+        Failure::new(Code::Partition, message)
+    };
+    let known = blkpg::place(device, part.number);
+    let path = match known {
+        Some((start, len)) if (start, len) == (part.start, part.len) => {
+            blkpg::node(device, part.number).map_err(failed)?
+        }
+        // Of a length that the table had before: it is told the right one below.
+        Some((start, _)) if start == part.start => {
+            blkpg::node(device, part.number).map_err(failed)?
+        }
+        Some((start, len)) => {
+            let message = format!(
+                "partition {} of {} lies at {} in the table, and at {start} ({len} bytes) for \
+                 the kernel",
+                part.number,
+                device.display(),
+                part.start
+            );
+            let hint = format!("partx -u {} tells the kernel", device.display());
+            return Err(Failure::new(Code::Partition, message).hint(hint));
+        }
+        None => blkpg::add(device, part.number, part.start, part.len).map_err(failed)?,
+    };
+    let added = known.is_none().then(|| (device.to_owned(), part.number));
+    Ok(Node { path: path.display().to_string(), added })
+}
+
+/// Where the partition ends afterwards; `None` when it stays.
+fn new_end(target: &Target, bytes: u64, state: &State) -> Result<Option<u64>> {
+    let Some(part) = &target.part else { return Ok(None) };
+    let end = target.table.end(bytes, state.cluster_bytes)?;
+    let others = target.table.parts();
+    let last = others.iter().all(|other| other.start <= part.start);
+    Ok((last && end >= part.end()).then_some(end))
+}
+
+/// The device, the partition, the file system.
+fn larger(
+    client: &mut Client,
+    target: &mut Target,
+    bytes: u64,
+    end: Option<u64>,
+    before: u64,
+    at: Option<&Path>,
+) -> Result<()> {
+    if bytes > before {
+        client.grow(bytes)?;
+    }
+    if let (Some(part), Some(end)) = (&target.part, end) {
+        let (device, number) = (&target.device, part.number);
+        target.table.write(device, number, end)?;
+        blkpg::resize(device, number, part.start, end - part.start).map_err(|error| {
+            Failure::new(Code::Partition, format!("partition {number}: {error}"))
+        })?;
+    }
+    target.kind.enlarge(&target.node.path, at)
+}
+
+/// The device keeps its size: what is behind the file system takes no space.
+fn smaller(target: &Target, bytes: u64, before: u64) -> Result<()> {
+    if target.kind != Kind::Ext {
+        let message = format!("{}: only ext4 can be made smaller", target.node.path);
+        return Err(Failure::new(Code::ResizeFs, message));
+    }
+    if let Some(mount) = &target.mount {
+        let message = format!("a file system is made smaller only when it is not mounted: {mount}");
+        return Err(Failure::new(Code::ResizeFs, message).hint("ploop umount it first"));
+    }
+    // Bytes of the device that are not in the partition.
+    let around = target.part.as_ref().map_or(0, |part| before.saturating_sub(part.len));
+    let inner = bytes.checked_sub(around).filter(|inner| *inner > 0).ok_or_else(|| {
+        Failure::parameter(format!("{bytes} bytes leave no room for a file system"))
     })?;
-    Ok(size.saturating_sub(len))
+    mkfs::shrink(&target.node.path, inner)
 }

@@ -5,7 +5,7 @@ use super::kernel_nbd::{self, KernelNbd};
 use super::link::{Links, tell_udev};
 use super::methods::Ending;
 use super::nbd::Nbd;
-use super::partition::Partition;
+use super::partition::{self, Partition};
 use super::session::{MakeFront, Session};
 use super::spec::{Export, ServeSpec};
 use super::ublk::{self, Traits};
@@ -211,9 +211,9 @@ impl Exports {
     fn start_ublk(&mut self, session: &Session) -> Result<()> {
         let Some(device) = &mut self.ublk else { return Ok(()) };
         device.start()?;
-        self.ublk_partition = ublk::first_partition(device.path());
+        let block = u64::from(session.device().limits().block);
+        self.ublk_partition = partition::found(device.path(), block);
         if self.ublk_partition.is_none() {
-            let block = u64::from(session.device().limits().block);
             match Partition::add_first(device.path(), block) {
                 Ok(partition) => self.partition = partition,
                 Err(failure) => tracing::warn!("{failure}"),
@@ -333,19 +333,15 @@ impl Exports {
     pub fn resized(&mut self, bytes: u64) -> Result<()> {
         self.nbd.iter().chain(&self.added).for_each(|nbd| nbd.set_size(bytes));
         self.vhost.set_size(bytes);
-        for file in self.files.iter().chain(&self.loop_file) {
-            file.set_size(bytes);
-        }
         let old = |error: String| {
             let message = format!("the disk has grown, its block device has not: {error}");
             Failure::new(Code::Device, message).hint("detach and attach it to see the new size")
         };
+        // Before the loop device: it asks the file for its size.
+        for file in self.files.iter().chain(&self.loop_file) {
+            file.set_size(bytes).map_err(|error| old(error.to_string()))?;
+        }
         if let Some(device) = &self.device {
-            // The kernel asks the file for its size.
-            if let Some(file) = &self.loop_file {
-                std::fs::metadata(file.path())
-                    .or_fail(Code::Device, format!("the size of {}", file.path().display()))?;
-            }
             device.update_size().map_err(|error| old(error.to_string()))?;
         }
         if let Some(device) = &mut self.kernel {

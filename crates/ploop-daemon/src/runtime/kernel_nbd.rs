@@ -1,8 +1,9 @@
 //! The kernel's NBD client as a block device of a disk: `/dev/nbdN`, with a socket for each queue.
 
 use super::nbd::Nbd;
+use super::partition;
 use super::spec::ServeSpec;
-use super::ublk::{Traits, first_partition};
+use super::ublk::Traits;
 use crate::failure::OrFail;
 use crate::{Code, Failure, Result};
 use ploop_engine::Limits;
@@ -57,7 +58,7 @@ impl KernelNbd {
         let look = || rustix::fs::open(device.path(), flags, Mode::empty()).map(drop);
         let _ = ploop_fuse::apart(look);
         let path = device.path().to_owned();
-        let partition = first_partition(&path);
+        let partition = partition::found(&path, u64::from(limits.block));
         let device = Arc::new(Mutex::new(device));
         let (stop, stopped) = channel();
         let theirs = Arc::clone(&device);

@@ -9,7 +9,7 @@ use ploop_io::Ident;
 use ploop_ublk::{Copies, Error, Options, UblkDevice, UblkFront};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What the device needs to know of the disk.
 #[derive(Clone, Copy, Debug)]
@@ -135,15 +135,6 @@ fn maker(mut front: UblkFront) -> MakeFront {
         front.set_waker(waker);
         Ok(Box::new(front) as Box<dyn FrontEnd>)
     })
-}
-
-/// The first partition the kernel itself has found on a device.
-#[must_use]
-pub fn first_partition(device: &Path) -> Option<PathBuf> {
-    let name = device.file_name()?.to_str()?;
-    let first = format!("{name}p1");
-    let known = Path::new("/sys/class/block").join(name).join(&first);
-    known.exists().then(|| device.with_file_name(first))
 }
 
 impl From<Error> for Failure {
