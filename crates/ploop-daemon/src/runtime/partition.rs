@@ -191,6 +191,7 @@ mod tests {
         bytes.extend(header.number_of_partition_entries.to_le_bytes());
         bytes.extend(header.size_of_partition_entry.to_le_bytes());
         bytes.extend(header.partition_entry_array_crc32.to_le_bytes());
+        bytes.resize(512, 0);
         disk.write_all(&bytes).unwrap();
         assert!(gptman::GPTHeader::read_from(&mut Cursor::new(bytes)).is_ok(), "the checksum");
     }
