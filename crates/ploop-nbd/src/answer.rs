@@ -97,14 +97,15 @@ impl NbdFront {
             connection.phase = Phase::Header;
             connection.readable = true;
         }
-        let (Some(lease), None) = (request.lease, error) else {
-            return self.fail_part(
-                handle,
-                &header,
-                error.unwrap_or(Errno::IO),
-                done == 0 || chunks,
-            );
+        let lease = match (request.lease, error) {
+            (Some(lease), None) => lease,
+            (lease, error) => {
+                self.free(lease);
+                let errno = error.unwrap_or(Errno::IO);
+                return self.fail_part(handle, &header, errno, done == 0 || chunks);
+            }
         };
+        let Some(connection) = self.connection(handle) else { return self.free(Some(lease)) };
         let head = match (chunks, done) {
             (true, _) => Head::part(header.cookie, request.header.offset, len, last),
             (false, 0) if connection.agreed.structured => {

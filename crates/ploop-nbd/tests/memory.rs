@@ -225,3 +225,20 @@ fn those_who_hoard_memory_are_cut_off_when_others_could_use_it() {
     drop((honest, idle));
     server.stop();
 }
+
+/// Each failure gives its memory back: after many of them a long read still finds some.
+#[test]
+fn failed_pieces_leave_no_memory_behind() {
+    let mut server = Setup { limits: limits(64 * MIB), ..Setup::default() }.serve();
+    let deaf = deaf_readers(&server, 120);
+    let mut client = Client::connect(&server.addr, true);
+    for _ in 0..100 {
+        *server.device.fail.lock().unwrap() = Some((Operation::Read, Errno::IO));
+        assert_eq!(read_long(&mut client, 0, 0, LONG), Err(5));
+        *server.device.fail.lock().unwrap() = None;
+        assert_eq!(client.read_at(0, 64 << 10).unwrap(), vec![0; 64 << 10]);
+    }
+    drop((client, deaf));
+    server.until("all are gone", |s| s.server.clients() == 0);
+    server.stop();
+}
