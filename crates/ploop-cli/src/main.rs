@@ -29,9 +29,9 @@ fn main() -> ExitCode {
         Some(Err(failure)) => (all, Some(failure)),
     };
     let (verbosity, words) = split_verbosity(all);
-    start_log(verbosity);
     // Before clap knows: its own errors are JSON too.
     let json = words.iter().any(|word| word == "--json");
+    start_log(verbosity, json);
     let output = Output { json, verbosity };
     if let Some(failure) = misused {
         return ExitCode::from(show::failure(&failure, output));
@@ -42,10 +42,14 @@ fn main() -> ExitCode {
             Err(failure) => show::failure(&failure, output),
         },
         Err(Parsed::Text(error)) => {
-            let _ = error.print();
+            show::put(&error.render().to_string());
             0
         }
         Err(Parsed::Bad(failure)) => show::failure(&failure, output),
+    };
+    let code = match show::lost() {
+        Some(lost) if code == 0 => show::failure(&lost, output),
+        _ => code,
     };
     ExitCode::from(code)
 }
@@ -88,11 +92,11 @@ fn first_words() -> String {
 fn run(verb: Verb, output: Output) -> Result<u8> {
     match verb {
         Verb::Init(args) => verbs::init::run(&args, output),
-        Verb::Serve(args) => verbs::serve::run(&args),
+        Verb::Serve(args) => verbs::serve::run(&args, output),
         Verb::Export(args) => verbs::export::run(&args, output),
         Verb::Attach(args) => verbs::attach::run(&args, output),
         Verb::Udev { device } => verbs::list::udev(&device),
-        Verb::Detach(args) => verbs::detach::run(&args),
+        Verb::Detach(args) => verbs::detach::run(&args, output),
         Verb::Mount(args) => verbs::mount::run(&args, output),
         Verb::Umount(args) => verbs::umount::run(&args, output),
         Verb::Info(args) => verbs::info::run(&args, output),
@@ -111,7 +115,7 @@ fn run(verb: Verb, output: Output) -> Result<u8> {
         Verb::RestoreDescriptor(args) => verbs::restore_descriptor::run(&args, output),
         Verb::Map(args) => verbs::map::run(&args, output),
         Verb::Bench(args) => verbs::bench::run(&args, output),
-        Verb::Generate(args) => verbs::generate::run(&args),
+        Verb::Generate(args) => verbs::generate::run(&args, output),
         Verb::FreezeWatch { device, mounts } => host::freeze::watch(&device, &mounts),
         Verb::ServeInBackground => return Ok(background::run()),
         Verb::External(words) => return Err(verbs::external::run(&words)),
@@ -148,7 +152,7 @@ fn split_verbosity(words: Vec<OsString>) -> (u8, Vec<OsString>) {
 }
 
 /// Log lines go to stderr; `PLOOP_LOG` sets a filter of its own.
-fn start_log(verbosity: u8) {
+fn start_log(verbosity: u8, json: bool) {
     use tracing_subscriber::EnvFilter;
     let level = match verbosity {
         0 => "off",
@@ -164,7 +168,9 @@ fn start_log(verbosity: u8) {
         .with_writer(|| background::LogWriter)
         .with_ansi(false)
         .with_target(verbosity > VERBOSITY);
-    if verbosity > VERBOSITY {
+    if json {
+        log.event_format(show::log::JsonLine).init();
+    } else if verbosity > VERBOSITY {
         log.init();
     } else {
         log.without_time().init();

@@ -261,8 +261,8 @@ pub trait RawFile: Send + Sync + fmt::Debug + Any {
     fn free_space(&self) -> io::Result<u64>;
     /// Reads until `buf` is full or the end of the file; returns the bytes read.
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
-    /// The first place from `at` on that may not be a hole; none before the end of the file. Only for
-    /// files that nobody writes meanwhile (F25).
+    /// The first place from `at` on that may not be a hole; `None` when none is left before the end
+    /// of the file. Only for files that nobody writes meanwhile (F25).
     fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
         Ok(Some(at))
     }

@@ -310,7 +310,7 @@ fn a_hundred_snapshots_and_merges_under_load_are_short() {
         let from = Instant::now();
         let taken = world.ploop_ok(&["--json", "snapshot", "a"]).json();
         snapshots.push((from, Instant::now()));
-        own.push(Duration::from_micros(taken["pause_us"].as_u64().unwrap()));
+        own.push(Duration::from_nanos(taken["pause_ns"].as_u64().unwrap()));
         if round % 2 == 1 {
             let from = Instant::now();
             let merged = world.ploop_ok(&["--json", "snapshot-merge", "-A", "a"]).json();

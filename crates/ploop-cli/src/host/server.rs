@@ -1,6 +1,7 @@
 //! Servers of this host: found, started and stopped by the verbs.
 
 use super::mounts;
+use crate::show::Output;
 use ploop_daemon::background::{self, Background};
 use ploop_daemon::control::Client;
 use ploop_daemon::registry::{self, Entry, Registry};
@@ -56,8 +57,12 @@ pub fn connect(entry: &Entry) -> Result<Client> {
 ///
 /// # Errors
 /// The server's.
-pub fn start(spec: &ServeSpec, verbosity: u8) -> Result<Background> {
-    background::start(spec, &[format!("-v{verbosity}")])
+pub fn start(spec: &ServeSpec, output: Output) -> Result<Background> {
+    let mut options = vec![format!("-v{}", output.verbosity)];
+    if output.json {
+        options.push("--json".to_owned());
+    }
+    background::start(spec, &options)
 }
 
 /// The device to mount: the partition when there is one.

@@ -1,6 +1,8 @@
 //! What the user sees: text for people, JSON for programs (T8).
 
 pub mod json;
+pub mod log;
+mod output;
 pub mod progress;
 pub mod stat;
 pub mod table;
@@ -17,10 +19,11 @@ pub struct Output {
     pub verbosity: u8,
 }
 
-/// One line on stdout. A reader that went away (`| head`) is no error.
+pub use output::{lost, put};
+
+/// One line on stdout; what cannot be written is told by [`lost`].
 pub fn line(text: impl AsRef<str>) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
+    put(&format!("{}\n", text.as_ref()));
 }
 
 /// Lines on stdout, at once; whether anybody reads them.
@@ -30,8 +33,7 @@ pub fn lines<T: AsRef<str>>(lines: impl IntoIterator<Item = T>) -> bool {
         text.push_str(line.as_ref());
         text.push('\n');
     }
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
+    put(&text)
 }
 
 /// One line on stderr.

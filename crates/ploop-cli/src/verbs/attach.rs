@@ -24,7 +24,7 @@ pub fn run(args: &args::Attach, output: Output) -> Result<()> {
     if args.foreground {
         return runtime::serve(&spec, &mut |entry: &Entry, _log: &Path| told(entry, output));
     }
-    let entry = server::start(&spec, output.verbosity)?.entry;
+    let entry = server::start(&spec, output)?.entry;
     told(&entry, output)
 }
 

@@ -2,17 +2,22 @@
 
 use crate::args;
 use crate::host::server;
+use crate::show::{Output, json};
+use ploop_daemon::registry::Entry;
 use ploop_daemon::{Code, Failure, Result};
+use serde::Serialize;
+use std::path::Path;
 
 /// Refuses while the device is mounted. Of a killed server it takes away what is left.
-pub fn run(args: &args::Detach) -> Result<()> {
+pub fn run(args: &args::Detach, output: Output) -> Result<()> {
     let target = args.target.display();
     // Asked first: whoever looks for a living one clears away what he can.
     let dead = server::dead_of_target(&args.target)?;
     let Some(entry) = server::of_target(&args.target)? else {
         if let Some(dead) = dead {
             server::clear(&dead, args.force)?;
-            return super::leftovers::after(&dead);
+            super::leftovers::after(&dead)?;
+            return told(&dead, output);
         }
         return Err(Failure::new(Code::NotMounted, format!("{target} is not attached"))
             .hint("`ploop list` shows what is"));
@@ -23,8 +28,22 @@ pub fn run(args: &args::Detach) -> Result<()> {
             .hint(format!("stop the server with: kill {}", entry.pid)));
     }
     if args.keep {
-        return server::connect(&entry)?.leave();
+        server::connect(&entry)?.leave()?;
+        return told(&entry, output);
     }
     server::stop(&entry, args.force)?;
-    super::leftovers::after(&entry)
+    super::leftovers::after(&entry)?;
+    told(&entry, output)
+}
+
+fn told(entry: &Entry, output: Output) -> Result<()> {
+    #[derive(Serialize)]
+    struct Detached<'a> {
+        device: Option<&'a str>,
+        disk: &'a Path,
+    }
+    if output.json {
+        json::print(&Detached { device: entry.device.as_deref(), disk: &entry.disk });
+    }
+    Ok(())
 }

@@ -15,12 +15,22 @@ struct Exported {
     export: String,
 }
 
+#[derive(Serialize)]
+struct Removed {
+    removed: String,
+}
+
 /// Prints `ready EXPORT` when it answers.
 pub fn run(args: &args::Export, output: Output) -> Result<()> {
     // Every address of ours is one of this host.
     let address = plan::local_address(&args.address)?;
     if args.remove {
-        return remove(args, address);
+        let removed = format!("nbd {address}");
+        remove(args, address)?;
+        if output.json {
+            json::print(&Removed { removed });
+        }
+        return Ok(());
     }
     let entry = open(args)?;
     let export = match &args.uuid {
@@ -60,7 +70,7 @@ fn snapshot(
     // What its disk may have it may have.
     spec.allow_outside = entry.allow_outside;
     spec.exports = vec![Export::Nbd { address, name: args.export_name.clone() }];
-    let started = server::start(&spec, output.verbosity)?.entry;
+    let started = server::start(&spec, output)?.entry;
     Ok(started.exports.into_iter().next().unwrap_or_default())
 }
 

@@ -128,7 +128,7 @@ fn statfs(
     // since then has not written it.
     let reading = plan::reading(disk.to_owned(), files);
     let spec = ServeSpec { exports: vec![Export::Loop], ..reading };
-    let server = server::start(&spec, output.verbosity)?;
+    let server = server::start(&spec, output)?;
     let entry = server.entry.clone();
     let stat = server::mountable(&entry).and_then(from_device);
     let stopped = server::stop(&entry, stat.is_err());

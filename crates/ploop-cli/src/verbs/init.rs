@@ -12,7 +12,7 @@ use ploop_format::{ClusterSize, Sector, Version};
 use ploop_image::{CreateOptions, Created, Kind};
 use ploop_io::{RealDir, RealEntropy};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Serialize)]
 struct Shown {
@@ -29,15 +29,21 @@ struct Shown {
 pub fn run(args: &args::Init, output: Output) -> Result<()> {
     let plan = plan::init(args)?;
     let progress = Progress::new(format!("creating {}", plan.image.display()));
+    let home = directory(&plan.image)?;
+    // Made here, so nothing of anybody else is in it; else it stays.
+    let leave = |failure| {
+        home.into_iter().for_each(|home| drop(std::fs::remove_dir(home)));
+        failure
+    };
     let undo = Undo::of(&plan.image);
     undo.on_signals(output)?;
-    let created = create(&plan, &progress)?;
+    let created = create(&plan, &progress).map_err(leave)?;
     if let Some(fs) = &plan.fs {
         let made = file_system(fs, &created, &progress, output);
         if let Err(failure) = made {
             // The first error is the one to tell.
             undo.take_back();
-            return Err(failure);
+            return Err(leave(failure));
         }
     }
     undo.done();
@@ -63,6 +69,21 @@ pub fn run(args: &args::Init, output: Output) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// The directory of the image, when it had to be made.
+fn directory(image: &Path) -> Result<Option<&Path>> {
+    let Some(home) = image.parent().filter(|home| !home.as_os_str().is_empty()) else {
+        return Ok(None);
+    };
+    match std::fs::create_dir(home) {
+        Ok(()) => Ok(Some(home)),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(None),
+        Err(error) => {
+            let what = format!("cannot make the directory {}", home.display());
+            Err(Failure::io(Code::Mkdir, what, &error))
+        }
+    }
 }
 
 const fn fs_name(kind: FsType) -> &'static str {
@@ -102,7 +123,7 @@ fn file_system(fs: &FsPlan, created: &Created, progress: &Progress, output: Outp
         exports: vec![Export::Loop],
         ..ServeSpec::private(created.descriptor.clone(), false)
     };
-    let server = server::start(&spec, output.verbosity)?;
+    let server = server::start(&spec, output)?;
     let entry = server.entry.clone();
     let made = device(fs, &entry).and_then(|device| {
         progress.say(format!("mkfs.{} {device}", fs_name(fs.kind)));

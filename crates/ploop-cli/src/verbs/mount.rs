@@ -80,7 +80,7 @@ fn snapshot(disk: &Path, uuid: &str, args: &args::Mount, output: Output) -> Resu
     let found = ploop_image::layers::image_of(&RealDir, &disk, guid)?;
     let mut spec = plan::attach(&found, "auto", &args.serving)?;
     (spec.read_only, spec.to_mount) = (true, true);
-    let entry = server::start(&spec, output.verbosity)?.entry;
+    let entry = server::start(&spec, output)?.entry;
     if !output.json {
         adding(&entry);
     }
@@ -111,7 +111,7 @@ fn attached(disk: &Path, args: &args::Mount, output: Output) -> Result<(Entry, b
     let mut spec = plan::attach(disk, "auto", &args.serving)?;
     spec.read_only |= args.read_only;
     spec.to_mount = true;
-    let entry = server::start(&spec, output.verbosity)?.entry;
+    let entry = server::start(&spec, output)?.entry;
     if !output.json {
         adding(&entry);
     }

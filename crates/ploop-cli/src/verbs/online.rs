@@ -26,13 +26,29 @@ const NAP: Duration = Duration::from_millis(50);
 struct Taken {
     uuid: String,
     image: String,
-    pause_us: u64,
+    pause_ns: u64,
+}
+
+#[derive(Serialize)]
+struct Group {
+    snapshots: Vec<Taken>,
+}
+
+#[derive(Serialize)]
+struct Merge {
+    copied_bytes: u64,
+    job: Job,
+}
+
+#[derive(Serialize)]
+struct Jobs {
+    jobs: Vec<Job>,
 }
 
 impl From<SnapshotReply> for Taken {
     fn from(reply: SnapshotReply) -> Self {
         let SnapshotReply { uuid, image, pause_ns } = reply;
-        Self { uuid, image, pause_us: pause_ns / 1000 }
+        Self { uuid, image, pause_ns }
     }
 }
 
@@ -88,7 +104,8 @@ pub fn group(entries: &[Entry], guid: Option<Guid>, freeze: bool, output: Output
     if output.json {
         let mut told: Vec<_> = order.into_iter().zip(taken.drain(..)).collect();
         told.sort_by_key(|(at, _)| *at);
-        json::print(&told.into_iter().map(|(_, taken)| taken).collect::<Vec<_>>());
+        let snapshots = told.into_iter().map(|(_, taken)| taken).collect();
+        json::print(&Group { snapshots });
     }
     Ok(())
 }
@@ -181,7 +198,7 @@ pub fn merge(entry: &Entry, call: &MergeCall, output: Output) -> Result<()> {
     let job = server::connect(entry)?.merge(call)?;
     let job = follow(entry, job)?;
     if output.json {
-        json::print(&job);
+        json::print(&Merge { copied_bytes: job.done_bytes, job });
     }
     Ok(())
 }
@@ -251,7 +268,7 @@ pub fn jobs(args: &args::Jobs, output: Output) -> Result<()> {
     }
     let jobs = client.jobs()?;
     if output.json {
-        json::print(&jobs);
+        json::print(&Jobs { jobs });
         return Ok(());
     }
     for job in &jobs {

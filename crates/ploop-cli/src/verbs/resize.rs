@@ -34,7 +34,7 @@ pub fn run(args: &layer_args::Resize, output: Output) -> Result<()> {
         return shown(resize(&entry, bytes, args.partition)?, output);
     }
     let spec = plan::attach(&args.disk, "auto", &args.serving)?;
-    let entry = server::start(&spec, output.verbosity)?.entry;
+    let entry = server::start(&spec, output)?.entry;
     let done = resize(&entry, bytes, args.partition);
     let stopped = server::stop(&entry, false);
     let done = done?;

@@ -14,6 +14,8 @@ use std::path::PathBuf;
 struct Shown {
     uuid: String,
     image: PathBuf,
+    /// Nobody had the disk open, so nobody waited.
+    pause_ns: u64,
 }
 
 /// Of an open disk its server takes it, of several disks all at one moment.
@@ -50,7 +52,7 @@ pub fn run(args: &args::Snapshot, output: Output) -> Result<()> {
         tracing::warn!("{note}");
     }
     if output.json {
-        json::print(&Shown { uuid: taken.guid.to_string(), image: taken.image });
+        json::print(&Shown { uuid: taken.guid.to_string(), image: taken.image, pause_ns: 0 });
     }
     Ok(())
 }

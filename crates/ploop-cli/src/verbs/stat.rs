@@ -8,16 +8,26 @@ use crate::{args, plan};
 use ploop_daemon::control::types::StatReply;
 use ploop_daemon::registry::Entry;
 use ploop_daemon::{Code, Failure, Result};
+use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+#[derive(Serialize)]
+struct Metrics {
+    metrics: String,
+}
 
 /// A table, JSON or OpenMetrics text; with `--watch` until the disk is closed.
 pub fn run(args: &args::Stat, output: Output) -> Result<()> {
     let plan = plan::stat(args)?;
     let entry = server::of_target(&plan.target)?.ok_or_else(|| not_open(&plan.target))?;
     if args.prometheus {
-        let text = server::connect(&entry)?.metrics()?;
-        show::line(text.trim_end());
+        let metrics = server::connect(&entry)?.metrics()?;
+        if output.json {
+            json::print(&Metrics { metrics });
+        } else {
+            show::line(metrics.trim_end());
+        }
         return Ok(());
     }
     match plan.watch {

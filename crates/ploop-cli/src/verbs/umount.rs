@@ -6,13 +6,14 @@ use crate::host::mounts::{self, Mount};
 use crate::host::server;
 use crate::host::statfs::Statfs;
 use crate::plan;
-use crate::show::Output;
+use crate::show::{Output, json};
 use ploop_daemon::registry::{Entry, Registry};
 use ploop_daemon::{Code, Failure, Result, users};
+use serde::Serialize;
 use std::path::Path;
 
 /// Code 40 when it is not mounted.
-pub fn run(args: &args::Umount, _output: Output) -> Result<()> {
+pub fn run(args: &args::Umount, output: Output) -> Result<()> {
     plan::not_yet("umount", &[("-c", args.component.is_some())])?;
     let entry = entry(args)?;
     let mounts = mounts::of_entry(&entry)?;
@@ -28,11 +29,26 @@ pub fn run(args: &args::Umount, _output: Output) -> Result<()> {
         unmount(mount)?;
     }
     if lives {
-        server::stop(&entry, false)?
+        server::stop(&entry, false)?;
     } else {
-        server::clear(&entry, false)?
+        server::clear(&entry, false)?;
     }
-    super::leftovers::after(&entry)
+    super::leftovers::after(&entry)?;
+    if output.json {
+        json::print(&Unmounted {
+            device: entry.device.as_deref(),
+            disk: &entry.disk,
+            mountpoints: mounts.iter().map(|mount| &*mount.target).collect(),
+        });
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Unmounted<'a> {
+    device: Option<&'a str>,
+    disk: &'a Path,
+    mountpoints: Vec<&'a Path>,
 }
 
 fn unmount(mount: &Mount) -> Result<()> {
