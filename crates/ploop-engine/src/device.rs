@@ -379,6 +379,12 @@ impl Device {
         &self.shared.queue_stats[n]
     }
 
+    /// In how many pieces the disk is split: as many of its last levels are tops.
+    #[must_use]
+    pub fn pieces(&self) -> usize {
+        self.shared.pieces.count()
+    }
+
     /// Number of queues.
     #[must_use]
     pub fn queues(&self) -> usize {

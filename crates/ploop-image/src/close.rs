@@ -4,8 +4,8 @@ use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head;
 use crate::held::Held;
 use crate::lock;
-use crate::open::{Disk, Level};
-use ploop_engine::CloseReport;
+use crate::open::{Disk, Level, Prepared};
+use ploop_engine::{CloseReport, PieceEnd};
 use ploop_format::InUse;
 use ploop_io::planted::{Bug, on, synced};
 
@@ -15,14 +15,9 @@ impl Disk {
     /// # Errors
     /// The report is not clean or a step failed: the image keeps its in-use mark (I10, I12).
     pub fn close(self, report: CloseReport) -> Result<()> {
-        let closed = self.finish_top(report);
-        if closed.is_ok()
-            && let Some(kept) = &self.kept
-        {
-            kept.forget();
-        }
+        let closed = self.finish_tops(&report);
         // A child between its fork and exec may still share the descriptions.
-        for level in &self.prepared.levels {
+        for level in self.pieces().flat_map(|piece| &piece.levels) {
             lock::release(&*level.file);
         }
         closed
@@ -35,35 +30,42 @@ impl Disk {
     /// # Errors
     /// As [`Disk::close`].
     pub(crate) fn close_held(self, report: CloseReport) -> Result<(Held, Result<()>)> {
-        let closed = match self.finish_top(report) {
+        let closed = match self.finish_tops(&report) {
             Err(error) if !error.is_refused() => return Err(error),
             closed => closed,
         };
-        if let Some(kept) = &self.kept {
+        let kept = [&self.kept].into_iter().chain(self.more.iter().map(|part| &part.kept));
+        for kept in kept.flatten() {
             kept.forget();
         }
         Ok((self.held(), closed))
     }
 
-    fn finish_top(&self, report: CloseReport) -> Result<()> {
-        let prepared = &self.prepared;
-        if !prepared.writable {
-            return Ok(());
+    /// Every piece; one that cannot be finished does not keep the others from it.
+    fn finish_tops(&self, report: &CloseReport) -> Result<()> {
+        let mut first = None;
+        let kept = [&self.kept].into_iter().chain(self.more.iter().map(|part| &part.kept));
+        for (n, (prepared, kept)) in self.pieces().zip(kept).enumerate() {
+            let own = match n.checked_sub(1) {
+                None => Some(PieceEnd { end: report.end, mapped: report.mapped }),
+                Some(n) => report.more.get(n).copied(),
+            };
+            match finish_top(prepared, report, own) {
+                Ok(()) => {
+                    if let Some(kept) = kept {
+                        kept.forget();
+                    }
+                }
+                // One that is no mere want of space counts more.
+                Err(error) => {
+                    let keep = first.as_ref().is_some_and(|first: &ImageError| {
+                        !first.is_refused() || error.is_refused()
+                    });
+                    first = if keep { first } else { Some(error) };
+                }
+            }
         }
-        let top = prepared.top()?;
-        if !report.clean {
-            let why = report.failure.as_deref().unwrap_or("the device stopped with an error");
-            let text = format!("{} stays marked in use: {why}", top.path.display());
-            return Err(ImageError::new(ErrorKind::NotClean, text)
-                .hint("what was flushed before the error is there; open it again to go on"));
-        }
-        if let Some(below) = prepared.below() {
-            let synced = below.file.sync().at(ErrorKind::Sync, "cannot sync", &below.path);
-            synced.map_err(|e| stays(top, e))?;
-        }
-        let end = Some(prepared.closed_len(report.end));
-        let stamp = prepared.stamp.filter(|_| !report.changed);
-        finish_as(top, end, report.mapped, stamp).map_err(|e| stays(top, e))
+        first.map_or(Ok(()), Err)
     }
 
     /// Takes the open back when the device was not started: nothing was written.
@@ -71,26 +73,36 @@ impl Disk {
     /// # Errors
     /// As [`Disk::close`].
     pub fn abort(self) -> Result<()> {
-        let report = match &self.prepared.scan {
-            Some(scan) => CloseReport {
-                clean: true,
-                failure: None,
-                end: scan.end(self.prepared.cluster),
-                mapped: scan.mapped != 0,
-                changed: false,
-                more: Vec::new(),
-            },
-            None => CloseReport {
-                clean: true,
-                failure: None,
-                end: 0,
-                mapped: true,
-                changed: false,
-                more: Vec::new(),
-            },
+        let end_of = |piece: &Prepared| match &piece.scan {
+            Some(scan) => PieceEnd { end: scan.end(piece.cluster), mapped: scan.mapped != 0 },
+            None => PieceEnd { end: 0, mapped: true },
         };
+        let PieceEnd { end, mapped } = end_of(&self.prepared);
+        let more = self.pieces().skip(1).map(end_of).collect();
+        let report = CloseReport { clean: true, failure: None, end, mapped, changed: false, more };
         self.close(report)
     }
+}
+
+/// One piece, or the disk.
+fn finish_top(prepared: &Prepared, report: &CloseReport, own: Option<PieceEnd>) -> Result<()> {
+    if !prepared.writable {
+        return Ok(());
+    }
+    let top = prepared.top()?;
+    let Some(PieceEnd { end, mapped }) = own.filter(|_| report.clean) else {
+        let why = report.failure.as_deref().unwrap_or("the device stopped with an error");
+        let text = format!("{} stays marked in use: {why}", top.path.display());
+        return Err(ImageError::new(ErrorKind::NotClean, text)
+            .hint("what was flushed before the error is there; open it again to go on"));
+    };
+    if let Some(below) = prepared.below() {
+        let synced = below.file.sync().at(ErrorKind::Sync, "cannot sync", &below.path);
+        synced.map_err(|e| stays(top, e))?;
+    }
+    let end = Some(prepared.closed_len(end));
+    let stamp = prepared.stamp.filter(|_| !report.changed);
+    finish_as(top, end, mapped, stamp).map_err(|e| stays(top, e))
 }
 
 fn stays(top: &Level, why: ImageError) -> ImageError {

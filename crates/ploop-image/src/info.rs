@@ -18,9 +18,11 @@ pub struct Info {
     pub blocksize: u32,
     /// Version of the format; 0 for raw.
     pub fmt_version: u32,
-    /// Images in the chain.
+    /// Images in the chain; of a split disk in that of each piece.
     pub levels: usize,
-    /// The top's file.
+    /// In how many pieces the disk is split: 1 for most.
+    pub pieces: usize,
+    /// The top's file; of a split disk that of its first piece.
     pub top: PathBuf,
 }
 
@@ -63,11 +65,20 @@ pub const STATFS: &str = ".statfs";
 /// # Errors
 /// As opening it read-only, locks aside.
 pub fn info(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Info> {
-    let plan = plan::Plan::make(dir, &*options.gate, target, None)?;
+    let mut all = info_of(dir, target, options)?;
+    for piece in 1..all.pieces {
+        all.size += info_of(dir, target, &OpenOptions { piece, ..options.clone() })?.size;
+    }
+    Ok(all)
+}
+
+fn info_of(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Info> {
+    let plan = plan::Plan::make(dir, &*options.gate, target, None, options.piece)?;
     let Some(top) = plan.members.last() else {
         return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
     };
     let parsed = plan.document.as_ref().map(|d| &d.parsed);
+    let pieces = plan.document.as_ref().map_or(1, |d| d.disk.pieces());
     let levels = plan.members.len();
     if top.claim == plan::Claim::Raw {
         let len = dir.stat(&top.path).at(ErrorKind::Stat, "cannot stat", &top.path)?.len;
@@ -77,6 +88,7 @@ pub fn info(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Info>
             blocksize: parsed.map_or(0, |d| d.cluster.sectors()),
             fmt_version: 0,
             levels,
+            pieces,
             top: top.path.clone(),
         });
     }
@@ -88,6 +100,7 @@ pub fn info(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Info>
         blocksize: head.cluster().sectors(),
         fmt_version: head.version_number(),
         levels,
+        pieces,
         top: top.path.clone(),
     })
 }

@@ -7,12 +7,13 @@
 use crate::close::finish;
 use crate::create::{home_of, open_new};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::open::pieces::{join_notes, open_all, take_notes};
 use crate::open::plan::{Document, MAX_LEVELS};
 use crate::open::{Disk, Note, OpenOptions, Prepared, recover, stamp};
 use crate::owner;
 use crate::store::{self, Spares};
 use ploop_format::descriptor::Temporary;
-use ploop_format::{DescriptorError, Guid, Header, Version, geometry};
+use ploop_format::{Descriptor, DescriptorError, Guid, Header, Version, geometry};
 use ploop_io::planted::{Bug, on, synced};
 use ploop_io::{Dir, Entropy, Owner};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub struct Snapshot {
     /// Its name: that of the image that froze.
     pub guid: Guid,
-    /// The new top.
+    /// The new top; of a split disk that of its first piece.
     pub image: PathBuf,
     /// What there is to say.
     pub notes: Vec<Note>,
@@ -39,26 +40,68 @@ pub struct Wish {
     pub ready: Option<Ready>,
 }
 
-/// What a snapshot needs, made beforehand: the new delta and the new descriptor, both durable. No
-/// descriptor in force names the delta yet.
+/// What a snapshot needs, made beforehand: the new delta (of a split disk one for each piece) and
+/// the new descriptor, all durable. No descriptor in force names a delta yet.
 #[derive(Clone, Debug)]
 pub struct Ready {
     guid: Guid,
-    file: String,
-    path: PathBuf,
+    deltas: Deltas,
     text: String,
     staged: store::Staged,
+}
+
+/// New deltas, one for each piece.
+#[derive(Clone, Debug)]
+pub(crate) struct Deltas {
+    /// As the descriptor names them.
+    pub files: Vec<String>,
+    /// Where they are.
+    pub paths: Vec<PathBuf>,
+}
+
+impl Deltas {
+    /// Names for them.
+    pub fn named(dir: &dyn Dir, entropy: &dyn Entropy, document: &Document) -> Self {
+        let files = store::delta_files(dir, entropy, document);
+        let paths = files.iter().map(|file| document.home().join(file)).collect();
+        Self { files, paths }
+    }
+
+    /// Makes each on the image it will lie on, durable with its name: all of them or none.
+    pub fn make<'a>(
+        &self,
+        dir: &dyn Dir,
+        descriptor: &Path,
+        pieces: impl Iterator<Item = &'a Prepared>,
+    ) -> Result<()> {
+        for (n, (path, piece)) in self.paths.iter().zip(pieces).enumerate() {
+            let made = piece.top().and_then(|top| {
+                let owner = owner::of_delta(dir, &top.path, descriptor, path);
+                make_delta(dir, path, &new_header(piece)?, owner)
+            });
+            if let Err(error) = made {
+                self.paths[..n].iter().for_each(|path| drop(dir.unlink(path)));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes them away; one that stays is listed by check and never opened.
+    pub fn unlink(&self, dir: &dyn Dir) {
+        self.paths.iter().for_each(|path| drop(dir.unlink(path)));
+    }
 }
 
 impl Ready {
     /// Takes it away again, unless a descriptor names the delta by now.
     pub fn discard(&self, dir: &dyn Dir, target: &Path) {
         self.staged.discard(dir);
-        let named = crate::layers::describe(dir, target)
-            .is_ok_and(|parsed| parsed.images.iter().any(|image| image.file == self.file));
+        let named = crate::layers::describe(dir, target).is_ok_and(|parsed| {
+            parsed.images.iter().any(|image| image.file == self.deltas.files[0])
+        });
         if !named {
-            // One that stays is listed by check and never opened.
-            let _ = dir.unlink(&self.path);
+            self.deltas.unlink(dir);
         }
     }
 }
@@ -79,15 +122,13 @@ impl Disk {
             return Err(ImageError::new(ErrorKind::Param, "a snapshot needs a descriptor"));
         };
         let guid = wish.guid.unwrap_or_else(|| store::new_guid(entropy));
-        let file = store::delta_file(dir, entropy, document);
-        let text = with_snapshot(document, guid, &file, wish.temporary)?;
-        let path = document.home().join(&file);
-        let owner = owner::of_delta(dir, &self.prepared.top()?.path, &document.path, &path);
-        make_delta(dir, &path, &new_header(&self.prepared)?, owner)?;
+        let deltas = Deltas::named(dir, entropy, document);
+        let text = with_snapshot(document, guid, &deltas.files, wish.temporary)?;
+        deltas.make(dir, &document.path, self.pieces())?;
         match store::stage(dir, entropy, &Spares::default(), &document.path, &text) {
-            Ok(staged) => Ok(Ready { guid, file, path, text, staged }),
+            Ok(staged) => Ok(Ready { guid, deltas, text, staged }),
             Err(error) => {
-                let _ = dir.unlink(&path);
+                deltas.unlink(dir);
                 Err(error)
             }
         }
@@ -95,13 +136,21 @@ impl Disk {
 }
 
 /// The text of a descriptor that has one more snapshot.
-fn with_snapshot(document: &Document, guid: Guid, file: &str, temporary: bool) -> Result<String> {
-    let mut parsed = document.parsed.clone();
-    let mut added = parsed.add_snapshot(guid, file);
-    if temporary {
-        added = added.and_then(|()| parsed.set_temporary(guid, Temporary::Yes));
-    }
-    let text = added.and_then(|()| parsed.to_xml());
+fn with_snapshot(
+    document: &Document,
+    guid: Guid,
+    files: &[String],
+    temporary: bool,
+) -> Result<String> {
+    let mut parsed = Descriptor::clone(&document.disk);
+    let added = parsed.in_pieces(|piece, n| {
+        piece.add_snapshot(guid, &files[n])?;
+        match temporary {
+            true => piece.set_temporary(guid, Temporary::Yes),
+            false => Ok(()),
+        }
+    });
+    let text = added.and_then(|_| parsed.to_xml());
     text.map_err(|e| refused(&document.path, e))
 }
 
@@ -155,8 +204,13 @@ fn take(
 ) -> Result<Snapshot> {
     let ready = wish.ready.as_ref();
     let options = OpenOptions { read_only: false, ..options.clone() };
-    let mut prepared = Prepared::open(dir, target, &options)?;
-    let Some(document) = prepared.document.take() else {
+    let mut pieces = open_all(dir, target, &options, None)?;
+    join_notes(&mut pieces);
+    let count = pieces.len();
+    let Some(prepared) = pieces.first_mut() else {
+        return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
+    };
+    let Some(document) = prepared.document.clone() else {
         let text = format!("{} is a lone image: a snapshot needs a descriptor", target.display());
         return Err(
             ImageError::new(ErrorKind::Param, text).hint("make one with ploop restore-descriptor")
@@ -167,27 +221,28 @@ fn take(
         return Err(ImageError::new(ErrorKind::Param, text).hint("name the disk, not an image"));
     }
     let levels = prepared.levels.len();
-    if levels >= MAX_LEVELS {
-        let text = format!("the chain has {levels} images already, {MAX_LEVELS} is the limit");
+    if (levels + 1) * count > MAX_LEVELS {
+        let each = if count > 1 { format!(" in each of {count} pieces") } else { String::new() };
+        let text =
+            format!("the chain has {levels} images{each} already, {MAX_LEVELS} is the limit");
         return Err(ImageError::new(ErrorKind::Param, text).hint("merge some snapshots first"));
     }
     if levels + 1 >= crate::open::ORIGINAL_LEVELS {
         prepared.notes.push(Note::LongChain(levels + 1));
     }
-    let (guid, file) = match ready {
-        Some(ready) => (ready.guid, ready.file.clone()),
+    let (guid, deltas) = match ready {
+        Some(ready) => (ready.guid, ready.deltas.clone()),
         None => (
             wish.guid.unwrap_or_else(|| store::new_guid(entropy)),
-            store::delta_file(dir, entropy, &document),
+            Deltas::named(dir, entropy, &document),
         ),
     };
-    let text = with_snapshot(&document, guid, &file, wish.temporary)?;
-    let image = document.home().join(&file);
-    repair(&mut prepared, &options)?;
-    let header = new_header(&prepared)?;
-    let owner = owner::of_delta(dir, &prepared.top()?.path, &document.path, &image);
+    let text = with_snapshot(&document, guid, &deltas.files, wish.temporary)?;
+    for piece in &mut pieces {
+        repair(piece, &options)?;
+    }
     if !on(Bug::RenameBeforeDelta) && ready.is_none() {
-        make_delta(dir, &image, &header, owner)?;
+        deltas.make(dir, &document.path, pieces.iter())?;
     }
     let staged = match ready.filter(|ready| ready.text == text) {
         Some(ready) => Ok(ready.staged.clone().with(options.held.spares())),
@@ -195,16 +250,18 @@ fn take(
     };
     let committed = staged.and_then(|staged| staged.commit(dir));
     if on(Bug::RenameBeforeDelta) && ready.is_none() {
-        make_delta(dir, &image, &header, owner)?;
+        deltas.make(dir, &document.path, pieces.iter())?;
     }
     if let Err(error) = committed {
-        // Only when the old descriptor is still in force does nothing name the new file.
+        // Only when the old descriptor is still in force does nothing name the new files.
         if document.unchanged(dir) && ready.is_none() {
-            let _ = dir.unlink(&image);
+            deltas.unlink(dir);
         }
         return Err(error);
     }
-    Ok(Snapshot { guid, image, notes: prepared.notes })
+    let notes = take_notes(&mut pieces);
+    let image = deltas.paths.first().cloned().unwrap_or_default();
+    Ok(Snapshot { guid, image, notes })
 }
 
 fn refused(path: &Path, error: DescriptorError) -> ImageError {

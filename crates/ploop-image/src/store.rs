@@ -32,16 +32,22 @@ pub(crate) fn file_name(path: &Path) -> Result<String> {
     })
 }
 
-/// A new name for a delta of the disk: beside the first image, when that lies in the disk's own
-/// directory, else in that directory itself.
-pub(crate) fn delta_file(dir: &dyn Dir, entropy: &dyn Entropy, document: &Document) -> String {
-    let file = document.parsed.delta_file(new_guid(entropy));
-    let Some((folder, name)) = file.rsplit_once('/') else { return file };
-    let folder = dir.canonical(&document.home().join(format!("{folder}/")));
-    match folder.is_ok_and(|folder| folder.starts_with(document.home())) {
-        true => file,
-        false => name.to_owned(),
-    }
+/// New names for a delta of the disk, of a split disk for one in each piece: beside the piece's
+/// first image, when that lies in the disk's own directory, else in that directory itself.
+pub(crate) fn delta_files(
+    dir: &dyn Dir,
+    entropy: &dyn Entropy,
+    document: &Document,
+) -> Vec<String> {
+    let own = |file: String| {
+        let Some((folder, name)) = file.rsplit_once('/') else { return file };
+        let folder = dir.canonical(&document.home().join(format!("{folder}/")));
+        match folder.is_ok_and(|folder| folder.starts_with(document.home())) {
+            true => file,
+            false => name.to_owned(),
+        }
+    };
+    document.disk.delta_files(new_guid(entropy)).into_iter().map(own).collect()
 }
 
 /// Files for the descriptors that an operation on layers will write, with their space: made while
@@ -185,8 +191,9 @@ pub(crate) fn put_size(
     document: &Document,
     size: Sector,
 ) -> Result<()> {
-    let mut parsed = document.parsed.clone();
-    parsed.set_size(size);
+    let mut parsed = ploop_format::Descriptor::clone(&document.disk);
+    // Of a split disk it is the last piece that has another size.
+    parsed.set_size(Sector(document.start + size.0));
     let text = parsed.to_xml().map_err(|e| {
         let text = format!("{} cannot take the size {}", document.path.display(), size.0);
         ImageError::new(ErrorKind::Descriptor, text).because(e)

@@ -10,6 +10,7 @@ pub mod qemu;
 pub mod requests;
 pub mod samples;
 pub mod skip;
+pub mod split;
 pub mod stamps;
 pub mod world;
 

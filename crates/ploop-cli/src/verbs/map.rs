@@ -7,6 +7,7 @@ use crate::show::{Output, json, table};
 use ploop_daemon::control::types::Extent;
 use ploop_daemon::runtime::{Session, mapping, open};
 use ploop_daemon::{Result, registry::Entry};
+use ploop_io::RealDir;
 use serde::Serialize;
 use std::path::Path;
 
@@ -32,7 +33,7 @@ struct Range {
     length_bytes: u64,
     /// Counted from the top, as qemu-img does; none for a hole.
     depth: Option<u32>,
-    /// Counted from the base; none for a hole.
+    /// Its place in `images`, which begin with the base; none for a hole.
     level: Option<u32>,
     /// Reads as zeros.
     zero: bool,
@@ -47,7 +48,9 @@ pub fn run(args: &args::Map, output: Output) -> Result<()> {
         None => from_files(&disk, args.files)?,
     };
     if output.json {
-        print_json(mapped)
+        // Of a split disk as many images as pieces lie at each depth.
+        let pieces = ploop_image::layers::describe(&RealDir, &disk).map_or(1, |d| d.pieces());
+        print_json(mapped, u32::try_from(pieces).unwrap_or(1))
     } else {
         print_table(&mapped)
     }
@@ -108,12 +111,13 @@ fn join(extents: &mut Vec<Extent>, extent: Extent) {
     }
 }
 
-fn print_json(mapped: Mapped) {
-    let top = u32::try_from(mapped.images.len().saturating_sub(1)).unwrap_or(u32::MAX);
+fn print_json(mapped: Mapped, pieces: u32) {
+    let depths = mapped.images.len() / pieces as usize;
+    let top = u32::try_from(depths.saturating_sub(1)).unwrap_or(u32::MAX);
     let range = |extent: &Extent| Range {
         offset_bytes: extent.offset_bytes,
         length_bytes: extent.length_bytes,
-        depth: extent.level.map(|level| top.saturating_sub(level)),
+        depth: extent.level.map(|level| top.saturating_sub(level / pieces)),
         level: extent.level,
         zero: extent.level.is_none(),
     };

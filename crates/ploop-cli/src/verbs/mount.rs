@@ -121,9 +121,10 @@ fn attached(disk: &Path, args: &args::Mount, output: Output) -> Result<(Entry, b
 /// The lines of the original; scripts read the device from them.
 fn adding(entry: &Entry) {
     let device = entry.device.as_deref().unwrap_or_default();
-    let top = entry.images.len().saturating_sub(1);
+    let pieces = ploop_image::layers::describe(&RealDir, &entry.disk).map_or(1, |d| d.pieces());
+    let top = entry.images.len().saturating_sub(pieces);
     for (level, image) in entry.images.iter().enumerate() {
-        let mode = if level == top && !entry.read_only { "rw" } else { "ro" };
+        let mode = if level >= top && !entry.read_only { "rw" } else { "ro" };
         show::line(format!("Adding delta dev={device} img={} ({mode})", image.display()));
     }
 }

@@ -81,6 +81,8 @@ struct Facts {
     device: Device,
     limits: Limits,
     levels: usize,
+    /// Images side by side at each level.
+    split: usize,
     waiting: usize,
     raw_base: bool,
     held: Held,
@@ -167,7 +169,8 @@ impl Layers {
                 remotes: session.remotes().to_vec(),
                 device: session.device().clone(),
                 limits: session.device().limits(),
-                levels: disk.images().count(),
+                levels: disk.images().count() / disk.split(),
+                split: disk.split(),
                 waiting: disk.waiting(),
                 raw_base: disk.has_raw_base(),
                 held: disk.held(),
@@ -347,9 +350,9 @@ impl Layers {
             })?;
             job.paused(paused.time);
         }
-        let Facts { remotes, device, limits, levels, waiting, .. } = self.facts()?;
-        let top = u32::try_from(levels - 1).unwrap_or(u32::MAX);
-        let floor = u32::try_from(levels - 1 - waiting).unwrap_or(u32::MAX);
+        let Facts { remotes, device, limits, levels, split, waiting, .. } = self.facts()?;
+        let top = u32::try_from((levels - 1) * split).unwrap_or(u32::MAX);
+        let floor = u32::try_from((levels - 1 - waiting) * split).unwrap_or(u32::MAX);
         Raise { remotes: &remotes, device: &device, limits, levels: floor..top }.run(job)?;
         // Its files are to be free when their images go.
         drop(device);
@@ -375,8 +378,10 @@ impl Layers {
         let (_, paused) = self
             .pause(needs, move |options| layers::lower(&RealDir, &RealEntropy, &target, options))?;
         job.paused(paused.time);
-        let Facts { remotes, device, limits, .. } = self.facts()?;
-        let raise = Raise { remotes: &remotes, device: &device, limits, levels: 1..2 };
+        let Facts { remotes, device, limits, split, .. } = self.facts()?;
+        let split = u32::try_from(split).unwrap_or(u32::MAX);
+        let levels = split..split.saturating_mul(2);
+        let raise = Raise { remotes: &remotes, device: &device, limits, levels };
         let done = raise.run(job);
         drop(device);
         let target = self.target.clone();

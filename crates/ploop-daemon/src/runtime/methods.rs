@@ -162,11 +162,11 @@ impl Methods for Control {
         let guard = self.live();
         let Live { device, claim, .. } = guard.as_ref().ok_or_else(stopping)?;
         let (entry, limits) = (claim.entry(), device.limits());
-        let top = entry.images.len().saturating_sub(1);
+        let top = entry.images.len().saturating_sub(device.pieces());
         let images = entry.images.iter().enumerate().map(|(level, path)| Image {
             level: u32::try_from(level).unwrap_or(u32::MAX),
             path: path.display().to_string(),
-            read_only: limits.read_only || level != top,
+            read_only: limits.read_only || level < top,
         });
         let state = State {
             id: entry.id.clone(),

@@ -44,7 +44,7 @@ pub struct Session {
 
 /// The file of the top, as long as it is served: who asks must not keep it open, and locked.
 #[derive(Clone, Default)]
-pub struct TopFile(Arc<Mutex<Option<Weak<dyn RawFile>>>>);
+pub struct TopFile(Arc<Mutex<Vec<Weak<dyn RawFile>>>>);
 
 /// What must end before the disk can be closed.
 struct Threads {
@@ -83,13 +83,13 @@ impl TopFile {
     /// Bytes it takes on the host.
     #[must_use]
     pub fn allocated(&self) -> u64 {
-        let top = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        top.and_then(|top| top.upgrade()).and_then(|top| top.allocated().ok()).unwrap_or(0)
+        let tops = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        tops.iter().filter_map(|top| top.upgrade()?.allocated().ok()).sum()
     }
 
     fn set(&self, disk: &Disk) {
-        let top = disk.top().map(Arc::downgrade);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = top;
+        let tops = disk.tops().map(Arc::downgrade).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tops;
     }
 }
 

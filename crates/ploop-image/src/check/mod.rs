@@ -78,19 +78,55 @@ fn check_disk(
     open: &OpenOptions,
 ) -> Result<CheckReport> {
     let open = OpenOptions { read_only: true, structure_only: true, ..open.clone() };
-    let locked = attempt::lock_all(dir, path, &open, None)?;
     let mut report = CheckReport::default();
-    for file in &locked.files {
-        report.images.push(image::check_image(&*file.file, &file.path, file.claim, options)?);
-    }
-    check_sizes(&mut report);
-    if let Some(document) = &locked.plan.document {
-        report.descriptor = Some(document.path.display().to_string());
-        check_places(&mut report, document);
-        check_document(&mut report, document);
-        find_orphans(dir, &mut report, document);
+    let mut pieces = 1;
+    let mut piece = 0;
+    while piece < pieces {
+        let open = OpenOptions { piece, ..open.clone() };
+        let locked = attempt::lock_all(dir, path, &open, None)?;
+        let mut own = CheckReport::default();
+        for file in &locked.files {
+            own.images.push(image::check_image(&*file.file, &file.path, file.claim, options)?);
+        }
+        check_sizes(&mut own);
+        if let Some(document) = &locked.plan.document {
+            pieces = document.disk.pieces();
+            report.descriptor = Some(document.path.display().to_string());
+            if piece == 0 {
+                check_places(&mut own, document);
+            }
+            check_document(&mut own, document);
+            check_beside(&mut own, &report.images, document);
+            if piece + 1 == pieces {
+                find_orphans(dir, &mut own, document);
+            }
+        }
+        report.images.append(&mut own.images);
+        report.findings.append(&mut own.findings);
+        report.mixed_clusters |= own.mixed_clusters;
+        piece += 1;
     }
     Ok(report)
+}
+
+/// A piece of a split disk against the first one, and against its range: only the last one may have
+/// another size than the descriptor says.
+fn check_beside(own: &mut CheckReport, first: &[ImageReport], document: &Document) {
+    let mut found = Vec::new();
+    for (image, beside) in own.images.iter().zip(first) {
+        if image.version != beside.version {
+            let names = format!("{} and {}", beside.image, image.image);
+            let text = format!("{names} have versions {} and {}", beside.version, image.version);
+            found.push(Finding::new(FindingKind::Chain, true, text));
+        }
+    }
+    let last = document.start + document.parsed.size_sectors == document.disk.size_sectors;
+    if !last {
+        for finding in &mut own.findings {
+            finding.fatal |= finding.kind == FindingKind::Descriptor;
+        }
+    }
+    own.findings.extend(found);
 }
 
 /// One cluster size, one version, no level larger than the one above.
@@ -166,15 +202,20 @@ fn check_document(report: &mut CheckReport, document: &Document) {
 /// Left-over files: listed, never opened (I9).
 fn find_orphans(dir: &dyn Dir, report: &mut CheckReport, document: &Document) {
     let home = document.home();
-    let named: Vec<PathBuf> = document.parsed.images.iter().map(|i| home.join(&i.file)).collect();
-    let Some(base) = named.first().and_then(|p| p.file_name()) else { return };
-    let Some(base) = base.to_str() else { return };
-    let base = base.split(".{").next().unwrap_or(base);
+    let named: Vec<PathBuf> = document.disk.all_images().map(|i| home.join(&i.file)).collect();
+    let first = |n| document.disk.piece_images(n).first().map(|image| home.join(&image.file));
+    let bases: Vec<String> = (0..document.disk.pieces())
+        .filter_map(|n| Some(first(n)?.file_name()?.to_str()?.to_owned()))
+        .map(|name| name.split(".{").next().unwrap_or_default().to_owned())
+        .collect();
     let Ok(list) = dir.list(home) else { return };
     for path in list {
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
         let path = home.join(name);
-        let delta = name.strip_prefix(base).is_some_and(|rest| rest.starts_with(".{"));
+        let is_of = |base: &String| {
+            name.strip_prefix(base.as_str()).is_some_and(|rest| rest.starts_with(".{"))
+        };
+        let delta = bases.iter().any(is_of);
         let staged = name.starts_with(locate::DESCRIPTOR) && name.contains(".tmp");
         if (delta && !named.contains(&path)) || staged {
             let text = format!("{} belongs to no snapshot of this disk", path.display());

@@ -4,8 +4,9 @@
 use super::merge::{Merged, Which, merge};
 use super::{Work, document, must_be_own, refused, same, unlink};
 use crate::error::Result;
+use crate::open::pieces::{open_all, take_notes};
 use crate::open::plan::Reach;
-use crate::open::{Note, OpenOptions, Prepared};
+use crate::open::{Note, OpenOptions};
 use crate::store;
 use ploop_format::descriptor::Temporary;
 use ploop_format::{DescriptorError, Guid};
@@ -43,8 +44,8 @@ pub fn delete(
     let children: Vec<Guid> = parsed.children(guid).map(|shot| shot.guid).collect();
     let top = guid == parsed.top;
     let (tip, gone) = match children.as_slice() {
-        [] if top => (guid, Some(parsed.drop_top().map_err(no)?)),
-        [] => (guid, Some(parsed.remove(guid).map_err(no)?)),
+        [] if top => (guid, Some(parsed.in_pieces(|piece, _| piece.drop_top()).map_err(no)?)),
+        [] => (guid, Some(parsed.in_pieces(|piece, _| piece.remove(guid)).map_err(no)?)),
         [child] => {
             let merged = merge(dir, entropy, target, Which::One(*child), options, work)?;
             return Ok(Deleted::Merged(merged));
@@ -60,15 +61,17 @@ pub fn delete(
     // Exclusive: nobody has what goes, or the disk, open.
     let options = OpenOptions { read_only: false, ..options.clone() };
     let reach = Reach::of(tip, vec![tip]);
-    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
-    same(&planned, prepared.document.as_ref())?;
+    let mut pieces = open_all(dir, target, &options, Some(&reach))?;
+    for prepared in &pieces {
+        same(&planned, prepared.document.as_ref())?;
+    }
     store::stage(dir, entropy, options.held.spares(), &planned.path, &text)?.commit(dir)?;
-    let mut notes = std::mem::take(&mut prepared.notes);
-    drop(prepared);
+    let mut notes = take_notes(&mut pieces);
+    drop(pieces);
     match gone {
         None => Ok(Deleted::Marked),
-        Some(image) => {
-            unlink(dir, &planned, &[image], &mut notes);
+        Some(images) => {
+            unlink(dir, &planned, &images, &mut notes);
             Ok(Deleted::Removed(notes))
         }
     }

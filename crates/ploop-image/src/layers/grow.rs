@@ -9,6 +9,7 @@ use crate::extension::{self, Extension};
 use crate::gate::{self, OpenGate};
 use crate::head;
 use crate::locate::{self, Located};
+use crate::open::pieces::{open_all, refuse_piece};
 use crate::open::plan::{Document, Reach};
 use crate::open::{Level, Note, OpenOptions, Prepared, recover, stamp};
 use crate::snapshot::with_size;
@@ -41,16 +42,22 @@ pub fn grow(dir: &dyn Dir, target: &Path, size: Sector, options: &OpenOptions) -
     let reach = whom(dir, target)?;
     let drop_asked = options.drop_cbt;
     let options = OpenOptions { read_only: false, drop_cbt: true, ..options.clone() };
-    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
+    // Of a split disk the last piece grows; the others are looked at, and keep their locks.
+    let mut pieces = open_all(dir, target, &options, Some(&reach))?;
+    let Some(mut prepared) = pieces.pop() else {
+        return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
+    };
+    let start = pieces.iter().map(|piece| piece.size.0).sum::<u64>();
     let kept = kept_bitmap(&prepared, drop_asked)?;
     prepared.notes.retain(|note| !matches!(note, Note::LoneImage(_)));
-    let before = prepared.size;
+    let before = Sector(start + prepared.size.0);
     if size < before {
         let text = format!("the device has {} sectors, {} is less", before.0, size.0);
         return Err(ImageError::new(ErrorKind::Param, text)
             .hint("a device never gets smaller; ploop resize shrinks the file system on it"));
     }
     let is_top = prepared.document.as_ref().is_some_and(|d| d.parsed.top == reach.tip);
+    let size = Sector(size.0 - start);
     let size = match &prepared.top()?.head {
         None => grow_raw(&mut prepared, size)?,
         Some(head) => {
@@ -68,7 +75,7 @@ pub fn grow(dir: &dyn Dir, target: &Path, size: Sector, options: &OpenOptions) -
     }
     let mut notes = std::mem::take(&mut prepared.notes);
     notes.retain(|note| drop_asked || !matches!(note, Note::BitmapDropped(_)));
-    Ok(Grown { image, before, size, notes })
+    Ok(Grown { image, before, size: Sector(start + size.0), notes })
 }
 
 /// The image that is meant.
@@ -78,6 +85,7 @@ fn whom(dir: &dyn Dir, target: &Path) -> Result<Reach> {
         Located::Image(_) => return Ok(Reach { grows: true, ..Reach::of(Guid::NONE, Vec::new()) }),
     };
     let document = Document::read(dir, &path)?;
+    refuse_piece(dir, target, &document)?;
     let asked = match locate::locate_file(dir, target)? {
         Located::Image(image) => Some(image),
         Located::Descriptor(_) => None,

@@ -17,6 +17,7 @@ use super::merge::{Plan, Store, Which};
 use super::turn::{Dropped, Turned};
 use super::{document, refused, same, sync, unlink};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::open::pieces::{open_all, take_notes};
 use crate::open::plan::Document;
 use crate::open::{Level, OpenOptions, Prepared};
 use crate::snapshot::repair;
@@ -37,17 +38,21 @@ pub fn lower(
     target: &Path,
     options: &OpenOptions,
 ) -> Result<Turned> {
-    let (planned, plan, prepared) = open(dir, target, options)?;
-    let (cluster, size) = (prepared.cluster, prepared.size.bytes());
-    let [base, top] = &prepared.levels[..] else { return Err(not_raw(&plan)) };
-    let clusters = lookup::count(top, cluster)?;
-    let path = &base.path;
-    if base.len < size {
-        base.file.set_len(size).at(ErrorKind::Truncate, "cannot set the length of", path)?;
+    let (planned, plan, pieces) = open(dir, target, options)?;
+    let (mut image, mut bytes) = (None, 0);
+    for prepared in &pieces {
+        let (cluster, size) = (prepared.cluster, prepared.size.bytes());
+        let [base, top] = &prepared.levels[..] else { return Err(not_raw(&plan)) };
+        bytes += lookup::count(top, cluster)? * cluster.bytes();
+        let path = &base.path;
+        if base.len < size {
+            base.file.set_len(size).at(ErrorKind::Truncate, "cannot set the length of", path)?;
+        }
+        sync(&*base.file, Bug::NoSyncMergeBegin)?;
+        image = image.or_else(|| Some(path.clone()));
     }
-    sync(&*base.file, Bug::NoSyncMergeBegin)?;
     Store::new(dir, entropy, options, &planned).put(plan.marked(&planned.parsed))?;
-    Ok(Turned { image: path.clone(), levels: 1, bytes: clusters * cluster.bytes() })
+    Ok(Turned { image: image.unwrap_or_default(), levels: 1, bytes })
 }
 
 /// Takes the top out of the chain: the base has everything.
@@ -61,30 +66,39 @@ pub fn drop_empty(
     target: &Path,
     options: &OpenOptions,
 ) -> Result<Dropped> {
-    let (planned, plan, mut prepared) = open(dir, target, options)?;
-    let [base, top] = &prepared.levels[..] else { return Err(not_raw(&plan)) };
-    is_empty(top, prepared.cluster)?;
-    sync(&*base.file, Bug::NoSyncMergeData)?;
+    let (planned, plan, mut pieces) = open(dir, target, options)?;
+    for prepared in &pieces {
+        let [base, top] = &prepared.levels[..] else { return Err(not_raw(&plan)) };
+        is_empty(top, prepared.cluster)?;
+        sync(&*base.file, Bug::NoSyncMergeData)?;
+    }
     let (after, gone) = plan.after(&planned.parsed).map_err(|e| refused(&planned.path, e))?;
     Store::new(dir, entropy, options, &planned).put(Ok(after))?;
-    let mut notes = std::mem::take(&mut prepared.notes);
-    drop(prepared);
+    let mut notes = take_notes(&mut pieces);
+    drop(pieces);
     unlink(dir, &planned, &gone, &mut notes);
-    Ok(Dropped { levels: gone.len(), notes })
+    Ok(Dropped { levels: 1, notes })
 }
 
-/// The disk, which has a raw base and a top and nothing else.
-fn open(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<(Document, Plan, Prepared)> {
+/// The pieces of the disk, which has a raw base and a top and nothing else.
+fn open(
+    dir: &dyn Dir,
+    target: &Path,
+    options: &OpenOptions,
+) -> Result<(Document, Plan, Vec<Prepared>)> {
     let planned = document(dir, target)?;
     let plan = Plan::make(&planned, Which::Top)?;
     let options = OpenOptions { read_only: false, ..options.clone() };
-    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&plan.reach()))?;
-    same(&planned, prepared.document.as_ref())?;
-    repair(&mut prepared, &options)?;
-    match &prepared.levels[..] {
-        [base, _] if base.head.is_none() => Ok((planned, plan, prepared)),
-        _ => Err(not_raw(&plan)),
+    let mut pieces = open_all(dir, target, &options, Some(&plan.reach()))?;
+    for prepared in &mut pieces {
+        same(&planned, prepared.document.as_ref())?;
+        repair(prepared, &options)?;
+        match &prepared.levels[..] {
+            [base, _] if base.head.is_none() => {}
+            _ => return Err(not_raw(&plan)),
+        }
     }
+    Ok((planned, plan, pieces))
 }
 
 fn not_raw(plan: &Plan) -> ImageError {

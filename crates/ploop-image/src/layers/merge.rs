@@ -12,11 +12,12 @@
 //! and stays marked when the merge stops; the next merge does it again from the start.
 
 use super::lookup::{self, AHEAD, Found, Lookup};
-use super::target::Target;
+use super::target::{self, Target};
 use super::{Move, Work, document, grow, must_be_own, refused, same, sync, unlink};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
+use crate::open::pieces::{open_all, take_notes};
 use crate::open::plan::{Document, Reach};
-use crate::open::{Level, Note, OpenOptions, Prepared};
+use crate::open::{Level, Note, OpenOptions};
 use crate::snapshot::repair;
 use crate::store::{self, Spares};
 use ploop_format::descriptor::Temporary;
@@ -97,7 +98,7 @@ impl Plan {
         let mut parsed = parsed.clone();
         let mut gone = Vec::new();
         for guid in &self.sources {
-            gone.push(parsed.merge_into_parent(*guid)?);
+            gone.extend(parsed.in_pieces(|piece, _| piece.merge_into_parent(*guid))?);
         }
         Ok((parsed, gone))
     }
@@ -142,36 +143,40 @@ pub fn merge(
     let plan = Plan::make(&planned, which)?;
     let options = OpenOptions { read_only: false, ..options.clone() };
     let reach = plan.reach();
-    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
-    same(&planned, prepared.document.as_ref())?;
-    // The last one may be a top that was killed (F2, F6).
-    repair(&mut prepared, &options)?;
-    let (cluster, size) = (prepared.cluster, prepared.size);
-    let at = prepared.levels.len() - plan.sources.len() - 1;
-    grow::all_to_fit(&mut prepared, at)?;
-    let (low, sources) = prepared.levels.split_at_mut(at + 1);
-    let Some((level, below)) = low.split_last_mut() else {
-        return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
-    };
-    let image = level.path.clone();
-    let store = Store::new(dir, entropy, &options, &planned);
+    let mut pieces = open_all(dir, target, &options, Some(&reach))?;
     let mut sum = 0;
-    for source in sources.iter() {
-        sum += lookup::count(source, cluster)?;
+    for prepared in &mut pieces {
+        same(&planned, prepared.document.as_ref())?;
+        // The last one may be a top that was killed (F2, F6).
+        repair(prepared, &options)?;
+        let at = prepared.levels.len() - plan.sources.len() - 1;
+        grow::all_to_fit(prepared, at)?;
+        for source in &prepared.levels[at + 1..] {
+            sum += lookup::count(source, prepared.cluster)?;
+        }
     }
-    let mut job =
-        Job { cluster, below, sources, total: sum * cluster.bytes(), done: 0, size: size.bytes() };
-    if level.head.is_some() {
-        into_ploop(&mut job, level, &plan, &store, work)?;
-    } else {
-        into_raw(&mut job, level, &plan, &store, work)?;
+    let mut parts = Vec::with_capacity(pieces.len());
+    for prepared in &mut pieces {
+        let (cluster, size) = (prepared.cluster, prepared.size.bytes());
+        let at = prepared.levels.len() - plan.sources.len() - 1;
+        let (low, sources) = prepared.levels.split_at_mut(at + 1);
+        let Some((level, below)) = low.split_last_mut() else {
+            return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
+        };
+        let total = sum * cluster.bytes();
+        parts.push((Job { cluster, below, sources, total, done: 0, size }, level));
     }
-    let bytes = job.done;
-    let mut notes = std::mem::take(&mut prepared.notes);
+    let store = Store::new(dir, entropy, &options, &planned);
+    let image = parts.first().map(|(_, level)| level.path.clone()).unwrap_or_default();
+    let bytes = match parts.iter().all(|(_, level)| level.head.is_some()) {
+        true => into_ploop(&mut parts, &plan, &store, work)?,
+        false => into_raw(&mut parts, &plan, &store, work)?,
+    };
+    let mut notes = take_notes(&mut pieces);
     let (_, gone) = plan.after(&planned.parsed).map_err(|e| refused(&planned.path, e))?;
-    drop(prepared);
+    drop(pieces);
     unlink(dir, &planned, &gone, &mut notes);
-    Ok(Merged { image, levels: gone.len(), bytes, notes })
+    Ok(Merged { image, levels: plan.sources.len(), bytes, notes })
 }
 
 /// Whether a merge would change only files that are the disk's own, or all if the options say so.
@@ -196,10 +201,12 @@ pub fn fit(dir: &dyn Dir, target: &Path, which: Which, options: &OpenOptions) ->
     let planned = document(dir, target)?;
     let plan = Plan::make(&planned, which)?;
     let options = OpenOptions { read_only: false, ..options.clone() };
-    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&plan.reach()))?;
-    same(&planned, prepared.document.as_ref())?;
-    let at = prepared.levels.len() - plan.sources.len() - 1;
-    grow::all_to_fit(&mut prepared, at)
+    for mut prepared in open_all(dir, target, &options, Some(&plan.reach()))? {
+        same(&planned, prepared.document.as_ref())?;
+        let at = prepared.levels.len() - plan.sources.len() - 1;
+        grow::all_to_fit(&mut prepared, at)?;
+    }
+    Ok(())
 }
 
 /// Merges what waits for it: snapshots marked `Temporary` with one child, from a merge that was
@@ -272,24 +279,51 @@ struct Job<'a> {
     size: u64,
 }
 
+/// The copies of all pieces are there before a BAT of one of them is written, and all BATs before
+/// the descriptor: whatever stops it, every piece can be what it was.
 fn into_ploop(
-    job: &mut Job<'_>,
-    level: &mut Level,
+    parts: &mut [(Job<'_>, &mut Level)],
     plan: &Plan,
     store: &Store<'_>,
     work: &mut Work<'_>,
-) -> Result<()> {
-    let Some(mut target) = Target::begin(level, job.cluster)? else { return Ok(()) };
+) -> Result<u64> {
     let parsed = &store.document.parsed;
-    let copied = job.copy_into(&mut target, work).and_then(|()| target.sync_data());
-    if let Err(error) = copied.and_then(|()| store.put(plan.marked(parsed))) {
-        return Err(stopped(target.cancel().and_then(|()| unmark(store)), error));
+    let mut targets = Vec::with_capacity(parts.len());
+    let copied = copy_pieces(parts, &mut targets, work);
+    let marked = copied.and_then(|bytes| store.put(plan.marked(parsed)).map(|()| bytes));
+    let bytes = match marked {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let undone = target::each(&mut targets, Target::cancel);
+            return Err(stopped(undone.and_then(|()| unmark(store)), error));
+        }
+    };
+    if let Err(error) = target::apply(&mut targets) {
+        let undone = target::each(&mut targets, Target::undo);
+        return Err(stopped(undone.and_then(|()| unmark(store)), error));
     }
-    if let Err(error) = target.apply() {
-        return Err(stopped(target.undo().and_then(|()| unmark(store)), error));
+    target::each(&mut targets, Target::finish)?;
+    store.put(plan.after(parsed).map(|(after, _)| after))?;
+    Ok(bytes)
+}
+
+/// Copies in every piece; the targets that were begun are told also when it stops.
+fn copy_pieces<'a>(
+    parts: &'a mut [(Job<'_>, &mut Level)],
+    targets: &mut Vec<Target<'a>>,
+    work: &mut Work<'_>,
+) -> Result<u64> {
+    let mut done = 0;
+    for (job, level) in parts {
+        let Some(target) = Target::begin(level, job.cluster)? else { continue };
+        targets.push(target);
+        let Some(target) = targets.last_mut() else { continue };
+        job.done = done;
+        job.copy_into(target, work)?;
+        target.sync_data()?;
+        done = job.done;
     }
-    target.finish()?;
-    store.put(plan.after(parsed).map(|(after, _)| after))
+    Ok(done)
 }
 
 /// The first error, with what could not be taken back.
@@ -312,25 +346,33 @@ pub(super) fn unmark(store: &Store<'_>) -> Result<()> {
 }
 
 fn into_raw(
-    job: &mut Job<'_>,
-    level: &mut Level,
+    parts: &mut [(Job<'_>, &mut Level)],
     plan: &Plan,
     store: &Store<'_>,
     work: &mut Work<'_>,
-) -> Result<()> {
+) -> Result<u64> {
     let parsed = &store.document.parsed;
-    let path = level.path.clone();
-    sync(&*level.file, Bug::NoSyncMergeBegin)?;
-    if level.len < job.size {
-        level.file.set_len(job.size).at(ErrorKind::Truncate, "cannot set the length of", &path)?;
-        level.len = job.size;
+    for (job, level) in &mut *parts {
+        let path = &level.path;
+        sync(&*level.file, Bug::NoSyncMergeBegin)?;
+        if level.len < job.size {
+            let longer = level.file.set_len(job.size);
+            longer.at(ErrorKind::Truncate, "cannot set the length of", path)?;
+            level.len = job.size;
+        }
     }
     store.put(plan.marked(parsed))?;
-    job.copy_over(&level.file, work).map_err(|error| {
-        error.hint("the levels above still hold everything; ploop snapshot-merge does it again")
-    })?;
-    sync(&*level.file, Bug::NoSyncMergeData)?;
-    store.put(plan.after(parsed).map(|(after, _)| after))
+    let mut done = 0;
+    for (job, level) in parts {
+        job.done = done;
+        job.copy_over(&level.file, work).map_err(|error| {
+            error.hint("the levels above still hold everything; ploop snapshot-merge does it again")
+        })?;
+        sync(&*level.file, Bug::NoSyncMergeData)?;
+        done = job.done;
+    }
+    store.put(plan.after(parsed).map(|(after, _)| after))?;
+    Ok(done)
 }
 
 /// A cluster to take from one of the sources.

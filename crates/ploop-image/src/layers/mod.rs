@@ -39,6 +39,7 @@ pub use turn::{Dropped, Turned, drop_covered, turn};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::gate;
 use crate::locate::{self, Located};
+use crate::open::pieces::refuse_piece;
 use crate::open::plan::Document;
 use crate::open::{Note, OpenOptions};
 use ploop_format::{Descriptor, DescriptorError, Guid, ImageRef};
@@ -90,7 +91,11 @@ pub fn image_of(dir: &dyn Dir, target: &Path, guid: Guid) -> Result<PathBuf> {
 /// The descriptor of a disk, to plan with; the operation compares it again under its locks.
 fn document(dir: &dyn Dir, target: &Path) -> Result<Document> {
     match locate::locate(dir, target)? {
-        Located::Descriptor(path) => Document::read(dir, &path),
+        Located::Descriptor(path) => {
+            let document = Document::read(dir, &path)?;
+            refuse_piece(dir, target, &document)?;
+            Ok(document)
+        }
         Located::Image(image) => {
             let text = format!("{} is a lone image: it has no snapshots", image.display());
             Err(ImageError::new(ErrorKind::Param, text)
@@ -115,15 +120,16 @@ fn must_be_own(
     guid: Guid,
     options: &OpenOptions,
 ) -> Result<()> {
-    let Some(image) = document.parsed.image(guid).filter(|_| !options.change_shared) else {
-        return Ok(());
-    };
-    let home = document.home();
-    let path = gate::pass(dir, &*options.gate, home, &home.join(&image.file))?;
-    match gate::whose(dir, home, &path)? {
-        Some(why) if !on(Bug::SharedWritten) => Err(gate::not_own(&path, &why)),
-        _ => Ok(()),
+    let images = document.disk.all_images().filter(|image| image.guid == guid);
+    for image in images.filter(|_| !options.change_shared) {
+        let home = document.home();
+        let path = gate::pass(dir, &*options.gate, home, &home.join(&image.file))?;
+        match gate::whose(dir, home, &path)? {
+            Some(why) if !on(Bug::SharedWritten) => return Err(gate::not_own(&path, &why)),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// What a descriptor says no to, with the exit code of the original.

@@ -6,10 +6,11 @@
 
 use super::{document, refused, same, unlink};
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::open::pieces::{open_all, take_notes};
 use crate::open::plan::{MAX_LEVELS, Reach};
-use crate::open::{Note, OpenOptions, Prepared};
-use crate::snapshot::{make_delta, new_header, repair};
-use crate::{owner, store};
+use crate::open::{Note, OpenOptions};
+use crate::snapshot::{Deltas, repair};
+use crate::store;
 use ploop_format::Guid;
 use ploop_io::planted::{Bug, on};
 use ploop_io::{Dir, Entropy};
@@ -44,42 +45,42 @@ pub fn switch(
     let options = OpenOptions { read_only: false, ..options.clone() };
     let kept = keep.then(|| store::new_guid(entropy));
     let mut parsed = planned.parsed.clone();
-    let file = store::delta_file(dir, entropy, &planned);
-    let dropped = parsed.switch(guid, &file, kept).map_err(|e| refused(&planned.path, e))?;
+    let deltas = Deltas::named(dir, entropy, &planned);
+    let dropped = parsed.in_pieces(|piece, n| piece.switch(guid, &deltas.files[n], kept));
+    let dropped = dropped.map_err(|e| refused(&planned.path, e))?;
     let text = parsed.to_xml().map_err(|e| refused(&planned.path, e))?;
     // The top's exclusive lock: nobody has the disk open.
     let top = Reach::of(planned.parsed.top, vec![planned.parsed.top]);
-    let mut old = Prepared::open_reach(dir, target, &options, Some(&top))?;
-    same(&planned, old.document.as_ref())?;
-    if keep {
-        repair(&mut old, &options)?;
+    let mut old = open_all(dir, target, &options, Some(&top))?;
+    for prepared in &mut old {
+        same(&planned, prepared.document.as_ref())?;
+        if keep {
+            repair(prepared, &options)?;
+        }
     }
     let read_only = OpenOptions { read_only: true, ..options.clone() };
     let branch = Reach::of(guid, Vec::new());
-    let branch = Prepared::open_reach(dir, target, &read_only, Some(&branch))?;
-    if branch.levels.len() >= MAX_LEVELS {
-        let text = format!(
-            "{guid} lies on a chain of {} images, {MAX_LEVELS} is the limit",
-            branch.levels.len()
-        );
+    let branch = open_all(dir, target, &read_only, Some(&branch))?;
+    let levels = branch.first().map_or(0, |piece| piece.levels.len());
+    if (levels + 1) * branch.len() > MAX_LEVELS {
+        let text = format!("{guid} lies on a chain of {levels} images, {MAX_LEVELS} is the limit");
         return Err(ImageError::new(ErrorKind::Param, text));
     }
-    let image = planned.home().join(&file);
-    let owner = owner::of_delta(dir, &branch.top()?.path, &planned.path, &image);
-    make_delta(dir, &image, &new_header(&branch)?, owner)?;
-    let mut notes = std::mem::take(&mut old.notes);
-    let gone: Vec<_> = dropped.into_iter().collect();
+    deltas.make(dir, &planned.path, branch.iter())?;
+    let mut notes = take_notes(&mut old);
+    let gone: Vec<_> = dropped.into_iter().flatten().collect();
     if on(Bug::SwitchUnlinksFirst) {
         unlink(dir, &planned, &gone, &mut notes);
     }
     let staged = store::stage(dir, entropy, options.held.spares(), &planned.path, &text);
     if let Err(error) = staged.and_then(|staged| staged.commit(dir)) {
-        // Only when the old descriptor is still in force does nothing name the new file.
+        // Only when the old descriptor is still in force does nothing name the new files.
         if planned.unchanged(dir) {
-            let _ = dir.unlink(&image);
+            deltas.unlink(dir);
         }
         return Err(error);
     }
+    let image = deltas.paths.first().cloned().unwrap_or_default();
     drop((old, branch));
     unlink(dir, &planned, &gone, &mut notes);
     Ok(Switched { image, kept, notes })

@@ -111,19 +111,15 @@ impl<'a> Target<'a> {
         self.next = self.next.min(place.0 as usize);
     }
 
-    /// The copies are durable; then the entries that name them, each page whole (I1).
-    pub fn apply(&mut self) -> Result<()> {
-        let written = self.write(false).and_then(|()| sync(&*self.level.file, Bug::NoSyncMergeBat));
-        if written.is_ok() {
-            self.release();
-        }
-        written
+    /// The copies are durable; then the entries that name them, each page whole (I1). What they
+    /// named before stays as it is until [`Target::release`].
+    fn put(&mut self) -> Result<()> {
+        self.write(false)?;
+        sync(&*self.level.file, Bug::NoSyncMergeBat)
     }
 
-    /// As [`Target::apply`]; the space of what is not named any more is left to the next open.
-    pub fn apply_keeping(&mut self) -> Result<()> {
-        self.write(false)?;
-        sync(&*self.level.file, Bug::NoSyncMergeBat)?;
+    /// The space of what is not named any more is left to the next open.
+    fn keep(&mut self) -> Result<()> {
         for place in std::mem::take(&mut self.freed) {
             self.used.set(place.0 as usize, false);
         }
@@ -189,7 +185,7 @@ impl<'a> Target<'a> {
 
     /// Space of places that no durable entry names any more. A host that cannot give it back keeps
     /// it until the next writable open uses it.
-    fn release(&mut self) {
+    fn release(&mut self) -> Result<()> {
         let size = self.cluster.bytes();
         let mut freed = std::mem::take(&mut self.freed);
         freed.sort_unstable();
@@ -207,6 +203,7 @@ impl<'a> Target<'a> {
         for place in freed {
             self.used.set(place.0 as usize, false);
         }
+        Ok(())
     }
 
     fn word(&mut self, cluster: GuestCluster) -> Result<u32> {
@@ -241,6 +238,32 @@ impl<'a> Target<'a> {
             ImageError::new(ErrorKind::BadImage, text)
         })
     }
+}
+
+/// Does the same with the target in each piece; one that fails does not keep the others from it.
+pub(super) fn each<'a>(
+    targets: &mut [Target<'a>],
+    mut does: impl FnMut(&mut Target<'a>) -> Result<()>,
+) -> Result<()> {
+    let mut first = Ok(());
+    for target in targets {
+        let done = does(target);
+        first = first.and(done);
+    }
+    first
+}
+
+/// The new entries of every piece, then the space of the old ones: none of it goes before all can
+/// stay.
+pub(super) fn apply(targets: &mut [Target<'_>]) -> Result<()> {
+    targets.iter_mut().try_for_each(Target::put)?;
+    each(targets, Target::release)
+}
+
+/// As [`apply`], with the space left to the next open.
+pub(super) fn apply_keeping(targets: &mut [Target<'_>]) -> Result<()> {
+    targets.iter_mut().try_for_each(Target::put)?;
+    each(targets, Target::keep)
 }
 
 /// The BAT of an image that is to be written.

@@ -13,9 +13,10 @@
 
 use super::lookup;
 use super::merge::{Plan, Store, Which, stopped, unmark};
-use super::target::Target;
+use super::target::{self, Target};
 use super::{document, grow, refused, same, unlink};
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::open::pieces::{open_all, take_notes};
 use crate::open::plan::Reach;
 use crate::open::{Level, Note, OpenOptions, Prepared, recover};
 use crate::snapshot::repair;
@@ -56,41 +57,40 @@ pub fn turn(
     }
     let options = OpenOptions { read_only: false, ..options.clone() };
     let reach = plan.reach();
-    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
-    same(&planned, prepared.document.as_ref())?;
-    repair(&mut prepared, &options)?;
-    let cluster = prepared.cluster;
-    let at = prepared.levels.len() - plan.sources.len() - 1;
-    let image = prepared.levels[at].path.clone();
-    if prepared.levels[at].head.is_none() {
-        let text =
-            format!("{} is raw: levels go into it only while the disk is closed", image.display());
-        return Err(ImageError::new(ErrorKind::Param, text));
+    let mut pieces = open_all(dir, target, &options, Some(&reach))?;
+    let (mut image, mut bytes) = (PathBuf::new(), 0);
+    for (n, prepared) in pieces.iter_mut().enumerate() {
+        same(&planned, prepared.document.as_ref())?;
+        repair(prepared, &options)?;
+        let at = prepared.levels.len() - plan.sources.len() - 1;
+        let path = &prepared.levels[at].path;
+        if prepared.levels[at].head.is_none() {
+            let text = format!(
+                "{} is raw: levels go into it only while the disk is closed",
+                path.display()
+            );
+            return Err(ImageError::new(ErrorKind::Param, text));
+        }
+        if n == 0 {
+            image = path.clone();
+        }
+        grow::all_to_fit(prepared, at)?;
+        for source in &prepared.levels[at + 1..] {
+            bytes += lookup::count(source, prepared.cluster)? * prepared.cluster.bytes();
+        }
     }
-    grow::all_to_fit(&mut prepared, at)?;
-    let (low, sources) = prepared.levels.split_at_mut(at + 1);
-    let mut clusters = 0;
-    for source in sources.iter() {
-        clusters += lookup::count(source, cluster)?;
-    }
-    let Some(level) = low.last_mut() else {
-        return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
-    };
-    // A record of a life that somebody has ended without us would count with the mark.
-    recover::forget(level, &options);
     let store = Store::new(dir, entropy, &options, &planned);
-    let Some(mut target) = Target::begin(level, cluster)? else {
-        return Err(ImageError::new(ErrorKind::BadImage, "a raw image cannot be the top"));
-    };
-    let forgot = forget(&mut target, sources, cluster)
+    let mut targets = Vec::with_capacity(pieces.len());
+    let forgot = forget_all(&mut pieces, &plan, &options, &mut targets)
         .and_then(|()| store.put(marked(&plan, &planned.parsed, Temporary::Zero)));
     if let Err(error) = forgot {
-        return Err(stopped(target.cancel().and_then(|()| unmark(&store)), error));
+        let undone = target::each(&mut targets, Target::cancel);
+        return Err(stopped(undone.and_then(|()| unmark(&store)), error));
     }
-    let turned = target.apply_keeping().and_then(|()| {
+    let turned = target::apply_keeping(&mut targets).and_then(|()| {
         let turned = marked(&plan, &planned.parsed, Temporary::ZeroSwap);
         store.put(turned.and_then(|mut parsed| {
-            parsed.turn(&plan.chain())?;
+            parsed.in_pieces(|piece, _| piece.turn(&plan.chain()))?;
             Ok(parsed)
         }))
     });
@@ -98,18 +98,45 @@ pub fn turn(
         // Nothing was cut or given back yet: every snapshot can be what it was. But old entries may
         // come back only under the old order, or they would hide what is newer.
         if on(Bug::TurnUndoFirst) {
-            target.undo()?;
+            target::each(&mut targets, Target::undo)?;
         }
         let order = store.put(marked(&plan, &planned.parsed, Temporary::Zero));
-        let undone = order.and_then(|()| target.undo()).and_then(|()| unmark(&store));
-        return Err(stopped(undone, error));
+        let undone = order.and_then(|()| target::each(&mut targets, Target::undo));
+        return Err(stopped(undone.and_then(|()| unmark(&store)), error));
     }
     // The next device takes the image over as it is, marked: to give a gigabyte back takes longer
     // than requests may wait.
     if options.held.is_empty() {
-        target.finish()?;
+        target::each(&mut targets, Target::finish)?;
     }
-    Ok(Turned { image, levels: plan.sources.len(), bytes: clusters * cluster.bytes() })
+    Ok(Turned { image, levels: plan.sources.len(), bytes })
+}
+
+/// In every piece the lowest image forgets what the others have; it is not written yet.
+fn forget_all<'a>(
+    pieces: &'a mut [Prepared],
+    plan: &Plan,
+    options: &OpenOptions,
+    targets: &mut Vec<Target<'a>>,
+) -> Result<()> {
+    for prepared in pieces {
+        let cluster = prepared.cluster;
+        let at = prepared.levels.len() - plan.sources.len() - 1;
+        let (low, sources) = prepared.levels.split_at_mut(at + 1);
+        let Some(level) = low.last_mut() else {
+            return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
+        };
+        // A record of a life that somebody has ended without us would count with the mark.
+        recover::forget(level, options);
+        let Some(target) = Target::begin(level, cluster)? else {
+            return Err(ImageError::new(ErrorKind::BadImage, "a raw image cannot be the top"));
+        };
+        targets.push(target);
+        if let Some(target) = targets.last_mut() {
+            forget(target, sources, cluster)?;
+        }
+    }
+    Ok(())
 }
 
 /// The descriptor while the merge goes on.
@@ -165,23 +192,25 @@ pub fn drop_covered(
     let mut after = parsed.clone();
     let mut gone = Vec::with_capacity(lower.len());
     for guid in &lower {
-        gone.push(after.drop_covered(*guid).map_err(no)?);
+        gone.extend(after.in_pieces(|piece, _| piece.drop_covered(*guid)).map_err(no)?);
     }
     let options = OpenOptions { read_only: false, ..options.clone() };
     let reach = Reach::of(parsed.top, lower.iter().chain([&parsed.top]).copied().collect());
-    let mut prepared = Prepared::open_reach(dir, target, &options, Some(&reach))?;
-    same(&planned, prepared.document.as_ref())?;
-    repair(&mut prepared, &options)?;
-    let at = prepared.levels.len() - 1 - lower.len();
-    let (levels, top) = prepared.levels.split_at(prepared.levels.len() - 1);
-    for level in &levels[at..] {
-        covers(&top[0], level, prepared.cluster)?;
+    let mut pieces = open_all(dir, target, &options, Some(&reach))?;
+    for prepared in &mut pieces {
+        same(&planned, prepared.document.as_ref())?;
+        repair(prepared, &options)?;
+        let at = prepared.levels.len() - 1 - lower.len();
+        let (levels, top) = prepared.levels.split_at(prepared.levels.len() - 1);
+        for level in &levels[at..] {
+            covers(&top[0], level, prepared.cluster)?;
+        }
     }
     Store::new(dir, entropy, &options, &planned).put(Ok(after))?;
-    let mut notes = std::mem::take(&mut prepared.notes);
-    drop(prepared);
+    let mut notes = take_notes(&mut pieces);
+    drop(pieces);
     unlink(dir, &planned, &gone, &mut notes);
-    Ok(Dropped { levels: gone.len(), notes })
+    Ok(Dropped { levels: lower.len(), notes })
 }
 
 /// Every cluster of the lower level is in the top.

@@ -61,12 +61,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Locks, reads and checks; writes nothing.
-    pub fn open(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Self> {
-        Self::open_reach(dir, target, options, None)
-    }
-
-    /// As [`Prepared::open`], of a part of the tree.
+    /// Locks, reads and checks one piece, all of most disks, or a part of its tree; writes nothing.
     pub fn open_reach(
         dir: &dyn Dir,
         target: &Path,

@@ -6,6 +6,7 @@
 pub(crate) mod attempt;
 mod chain;
 mod note;
+pub(crate) mod pieces;
 pub(crate) mod plan;
 pub(crate) mod recover;
 mod settle;
@@ -14,11 +15,12 @@ pub(crate) mod stamp;
 pub use note::Note;
 pub use plan::{MAX_LEVELS, ORIGINAL_LEVELS};
 
-use crate::error::Result;
+use crate::error::{ErrorKind, ImageError, Result};
 use crate::gate::{InsideDirectory, OpenGate};
 use crate::held::Held;
 use crate::lock::LockWait;
 pub(crate) use chain::{Level, Prepared};
+use pieces::Part;
 use ploop_engine::{DeviceSpec, LevelKind, LevelSpec};
 use ploop_format::{Guid, Sector};
 use ploop_io::{Dir, File, Ident, Records};
@@ -58,6 +60,8 @@ pub struct OpenOptions {
     pub also_write: Vec<Guid>,
     /// Only headers and BATs are looked at: the content may be encrypted.
     pub structure_only: bool,
+    /// Which piece of a split disk: whoever works on all of them goes through them.
+    pub piece: usize,
 }
 
 impl Default for OpenOptions {
@@ -75,6 +79,7 @@ impl Default for OpenOptions {
             held: Held::default(),
             also_write: Vec::new(),
             structure_only: false,
+            piece: 0,
         }
     }
 }
@@ -98,9 +103,12 @@ impl fmt::Debug for OpenOptions {
 /// Dropping it without [`Disk::close`] or [`Disk::abort`] leaves the mark, as a kill would.
 #[derive(Debug)]
 pub struct Disk {
+    /// The disk, or its first piece.
     pub(crate) prepared: Prepared,
     /// Changes that a kill must not lose; of a writable ploop top.
     pub(crate) kept: Option<recover::Kept>,
+    /// The pieces behind the first one of a split disk.
+    pub(crate) more: Vec<Part>,
 }
 
 impl Disk {
@@ -110,29 +118,61 @@ impl Disk {
     /// Typed; see [`crate::ErrorKind`]. Nothing was changed on any file when it fails before the
     /// mark; a failure of the mark itself may leave the image marked in use.
     pub fn open(dir: Arc<dyn Dir>, target: &Path, options: &OpenOptions) -> Result<Self> {
-        let mut prepared = Prepared::open(&*dir, target, options)?;
-        let mut kept = None;
-        if prepared.writable {
-            stamp::stamp(&mut prepared)?;
-            if let Some(top) = prepared.levels.last() {
-                kept = recover::begin(top, options, &mut prepared.notes);
-            }
-            prepared.repair_size(&*dir, options.held.spares());
+        let mut pieces = pieces::open_all(&*dir, target, options, None)?;
+        let mut kept = Vec::with_capacity(pieces.len());
+        for piece in pieces.iter_mut().filter(|piece| piece.writable) {
+            stamp::stamp(piece)?;
+            let top = piece.levels.last();
+            kept.push(top.and_then(|top| recover::begin(top, options, &mut piece.notes)));
         }
-        Ok(Self { prepared, kept })
+        if let Some(last) = pieces.last().filter(|last| last.writable) {
+            last.repair_size(&*dir, options.held.spares());
+        }
+        pieces::join_notes(&mut pieces);
+        kept.resize_with(pieces.len(), || None);
+        let mut parts =
+            pieces.into_iter().zip(kept).map(|(prepared, kept)| Part { prepared, kept });
+        let Some(Part { prepared, kept }) = parts.next() else {
+            return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
+        };
+        Ok(Self { prepared, kept, more: parts.collect() })
+    }
+
+    /// The disk, or each of its pieces.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Prepared> {
+        [&self.prepared].into_iter().chain(self.more.iter().map(|part| &part.prepared))
+    }
+
+    /// All images, base first: those of all pieces at each depth, in the order of the pieces.
+    fn levels(&self) -> impl Iterator<Item = &Level> {
+        let depth = 0..self.prepared.levels.len();
+        depth.flat_map(|n| self.pieces().filter_map(move |piece| piece.levels.get(n)))
+    }
+
+    /// In how many pieces the disk is split: 1 for most.
+    #[must_use]
+    pub fn split(&self) -> usize {
+        self.more.len() + 1
     }
 
     /// What the engine serves. Its files are the ones that carry the locks (F7).
     #[must_use]
     pub fn spec(&self) -> DeviceSpec {
         let p = &self.prepared;
-        let levels = p.levels.iter().map(Level::spec).collect();
+        let levels = self.levels().map(Level::spec).collect();
+        let starts = self.pieces().scan(0, |end, piece| {
+            let start = *end;
+            *end += p.cluster.count(piece.size.bytes());
+            Some(start)
+        });
+        let more = self.more.iter().zip(starts.skip(1)).map(|(part, start)| part.spec(start));
+        let below = self.pieces().all(|piece| piece.below().is_some());
         let top = p.levels.last().and_then(|level| level.head.as_ref());
         DeviceSpec {
             levels,
-            more: Vec::new(),
+            more: more.collect(),
             cluster: p.cluster,
-            size: p.size,
+            size: self.size(),
             block: p.sector_sizes().0,
             physical_block: p.sector_sizes().1,
             read_only: !p.writable,
@@ -142,7 +182,7 @@ impl Disk {
             record: self.kept.as_ref().map(|kept| kept.record.clone()),
             preallocated: p.preallocated,
             floor: p.levels.len() - 1 - p.waiting(),
-            in_place: p.levels.len() - 1 - usize::from(p.below().is_some()),
+            in_place: p.levels.len() - 1 - usize::from(below),
         }
     }
 
@@ -156,7 +196,7 @@ impl Disk {
     #[must_use]
     pub fn held(&self) -> Held {
         let held = Held::locked(self.prepared._lck.clone());
-        for level in &self.prepared.levels {
+        for level in self.levels() {
             held.add(level);
         }
         held
@@ -192,7 +232,7 @@ impl Disk {
 
     /// The image files, base first.
     pub fn images(&self) -> impl Iterator<Item = &Path> {
-        self.prepared.levels.iter().map(|level| level.path.as_path())
+        self.levels().map(|level| level.path.as_path())
     }
 
     /// Who the file is that [`Disk::target`] names when it is no descriptor: a lone image, or the
@@ -211,13 +251,18 @@ impl Disk {
     /// Size of the device.
     #[must_use]
     pub fn size(&self) -> Sector {
-        self.prepared.size
+        Sector(self.pieces().map(|piece| piece.size.0).sum())
     }
 
-    /// The file that new data goes to.
+    /// The file that new data goes to; of a split disk that of its first piece.
     #[must_use]
     pub fn top(&self) -> Option<&File> {
-        self.prepared.levels.last().map(|level| &level.file)
+        self.tops().next()
+    }
+
+    /// The files that new data goes to: one, or one in each piece.
+    pub fn tops(&self) -> impl Iterator<Item = &File> {
+        self.pieces().filter_map(|piece| piece.levels.last().map(|level| &level.file))
     }
 
     /// All paths as owned values, base first.

@@ -1,5 +1,6 @@
 //! What a disk consists of, before any image is opened.
 
+use super::pieces::refuse_piece;
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::gate::{self, OpenGate};
 use crate::locate::{self, Located};
@@ -10,6 +11,7 @@ use ploop_format::{Descriptor, Guid, ImageRef, ImageType};
 use ploop_io::Dir;
 use ploop_io::planted::{Bug, on};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Longest chain (T12).
 pub const MAX_LEVELS: usize = 253;
@@ -72,8 +74,13 @@ pub(crate) struct Document {
     pub path: PathBuf,
     /// Its bytes: compared again under the locks.
     pub bytes: Vec<u8>,
-    /// Its meaning; of a bundle that was moved with the names of the files beside it.
+    /// Its meaning: of the disk, or of the piece of a split disk that is worked on; of a bundle
+    /// that was moved with the names of the files beside it.
     pub parsed: Descriptor,
+    /// Its meaning for the whole disk.
+    pub disk: Arc<Descriptor>,
+    /// First sector of the piece.
+    pub start: u64,
     /// What it names and is not there, and what beside it is used instead.
     pub moved: Vec<(String, PathBuf)>,
 }
@@ -103,16 +110,16 @@ impl Document {
             let text = format!("{} cannot be used", path.display());
             moved::with_backup(dir, &path, ImageError::new(ErrorKind::Descriptor, text).because(e))
         })?;
-        if parsed.pieces() > 1 {
-            let text = format!(
-                "{} splits the disk into {} pieces, which this version does not open",
-                path.display(),
-                parsed.pieces()
-            );
-            return Err(ImageError::new(ErrorKind::Descriptor, text));
-        }
         let moved = moved::find(dir, &path, &mut parsed)?;
-        Ok(Self { path, bytes, parsed, moved })
+        let disk = Arc::new(parsed.clone());
+        Ok(Self { path, bytes, parsed, disk, start: 0, moved })
+    }
+
+    /// As what it says of piece `n`.
+    pub fn of_piece(mut self, n: usize) -> Self {
+        self.parsed = self.disk.piece(n);
+        self.start = self.disk.bounds().get(n).copied().unwrap_or(0);
+        self
     }
 
     /// Whether the file still holds the same bytes.
@@ -126,6 +133,20 @@ impl Document {
     }
 }
 
+/// A chain that is not too long, counted in all pieces (T12).
+fn check_count(document: &Document, chain: usize) -> Result<()> {
+    let pieces = document.disk.pieces();
+    if chain > 0 && chain.saturating_mul(pieces) <= MAX_LEVELS {
+        return Ok(());
+    }
+    let each = if pieces > 1 { format!(" in each of {pieces} pieces") } else { String::new() };
+    let text = format!(
+        "{} has a chain of {chain} images{each}, 1 to {MAX_LEVELS} can be opened",
+        document.path.display()
+    );
+    Err(ImageError::new(ErrorKind::Descriptor, text))
+}
+
 impl Plan {
     /// Finds the files of what `target` means, each passed by the gate.
     pub fn make(
@@ -133,6 +154,7 @@ impl Plan {
         gate: &dyn OpenGate,
         target: &Path,
         reach: Option<&Reach>,
+        piece: usize,
     ) -> Result<Self> {
         let asked = match locate::locate_file(dir, target)? {
             Located::Image(path) => Some(path),
@@ -141,6 +163,8 @@ impl Plan {
         match locate::locate(dir, target)? {
             Located::Descriptor(path) => {
                 let document = Document::read(dir, &path)?;
+                refuse_piece(dir, target, &document)?;
+                let document = document.of_piece(piece);
                 Self::of_document(dir, gate, document, asked.as_deref(), reach)
             }
             Located::Image(path) => {
@@ -184,14 +208,7 @@ impl Plan {
             let text = format!("{} describes no chain", document.path.display());
             ImageError::new(ErrorKind::Descriptor, text).because(e)
         })?;
-        if chain.is_empty() || chain.len() > MAX_LEVELS {
-            let text = format!(
-                "{} has a chain of {} images, 1 to {MAX_LEVELS} can be opened",
-                document.path.display(),
-                chain.len()
-            );
-            return Err(ImageError::new(ErrorKind::Descriptor, text));
-        }
+        check_count(&document, chain.len())?;
         // The level that was the top before a merge turned the chain is written in place.
         let turned = frozen.is_none() && parsed.turned().is_ok_and(|turned| !turned.is_empty());
         let in_place = chain.len() - 1 - usize::from(turned);
