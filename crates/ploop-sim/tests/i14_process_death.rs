@@ -39,8 +39,10 @@ fn what_was_answered_is_there_after_a_kill() {
         s.kill();
         s.world.drop_old_life();
         s.come_back();
-        // The next life is killed before it did anything, and the host crashes in the end.
+        // The next life is killed before it did anything, and the host crashes in the end. Space
+        // that it was reserving may still be under way and hold its lock.
         s.kill();
+        s.world.drop_old_life();
         s.come_back();
         s.crash_everywhere(3);
         s.close();

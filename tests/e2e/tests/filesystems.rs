@@ -384,7 +384,8 @@ fn disks_that_lie_on_each_other_rest_at_one_moment() {
         let said = world.ploop_ok(&["--json", "snapshot", disks[0], disks[1]]).json();
         assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
         assert!(load.wait().unwrap().success());
-        let names: Vec<_> = said.as_array().unwrap().iter().map(|one| &one["image"]).collect();
+        let names: Vec<_> =
+            said["snapshots"].as_array().unwrap().iter().map(|one| &one["image"]).collect();
         let of_inner = |name: &serde_json::Value| name.as_str().unwrap().contains("outer/i");
         assert_eq!(
             names.iter().map(|name| of_inner(name)).collect::<Vec<_>>(),

@@ -337,7 +337,7 @@ fn two_disks_are_frozen_at_one_moment_or_not_at_all() {
     }
     let uuid = "{12345678-1234-1234-1234-123456789abc}";
     let taken = world.ploop_ok(&["--json", "snapshot", "-u", uuid, "a", "b"]).json();
-    assert_eq!(taken.as_array().unwrap().len(), 2, "{taken}");
+    assert_eq!(taken["snapshots"].as_array().unwrap().len(), 2, "{taken}");
     let images = |name: &str| world.ploop_ok(&["snapshot-list", "-H", name]).out.lines().count();
     assert_eq!((images("a"), images("b")), (2, 2));
     // b has a snapshot of that name already: a's is taken back.
