@@ -62,24 +62,46 @@ impl World {
     /// # Errors
     /// No server, or it does not answer.
     pub fn control(&self, method: &str) -> io::Result<serde_json::Value> {
-        use std::io::{BufRead, BufReader, Write};
+        self.control_client()?.call(method)
+    }
+
+    /// A connection to the control socket that stays open; a pause ends with it.
+    ///
+    /// # Errors
+    /// No server has a socket here.
+    pub fn control_client(&self) -> io::Result<ControlClient> {
         let sockets = fs::read_dir(self.path("run"))?.flatten().map(|entry| entry.path());
         let socket = sockets.into_iter().find(|path| path.extension().is_some_and(|e| e == "sock"));
         let socket = socket.ok_or_else(|| io::Error::other("no control socket"))?;
-        let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+        let stream = std::os::unix::net::UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        stream.write_all(format!("{{\"method\":\"org.ploop.Disk.{method}\"}}\0").as_bytes())?;
-        let mut reply = Vec::new();
-        BufReader::new(stream).read_until(0, &mut reply)?;
-        reply.pop();
-        let reply: serde_json::Value = serde_json::from_slice(&reply)?;
-        Ok(reply["parameters"].clone())
+        Ok(ControlClient(io::BufReader::new(stream)))
     }
 
     /// One counter of the server.
     #[must_use]
     pub fn counter(&self, name: &str) -> Option<u64> {
         self.control("Stat").ok()?["counters"][name].as_u64()
+    }
+}
+
+/// One client of a control socket.
+pub struct ControlClient(io::BufReader<std::os::unix::net::UnixStream>);
+
+impl ControlClient {
+    /// Calls a method without parameters; what it answers.
+    ///
+    /// # Errors
+    /// The connection broke, or the answer is not JSON.
+    pub fn call(&mut self, method: &str) -> io::Result<serde_json::Value> {
+        use std::io::{BufRead, Write};
+        let message = format!("{{\"method\":\"org.ploop.Disk.{method}\"}}\0");
+        self.0.get_mut().write_all(message.as_bytes())?;
+        let mut reply = Vec::new();
+        self.0.read_until(0, &mut reply)?;
+        reply.pop();
+        let reply: serde_json::Value = serde_json::from_slice(&reply)?;
+        Ok(reply["parameters"].clone())
     }
 }
 

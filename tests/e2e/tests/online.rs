@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use ploop_e2e::checks::{seed, wants_clean};
+use ploop_e2e::host::ControlClient;
 use ploop_e2e::nbd_client::Client;
 use ploop_e2e::stamps::Ledger;
 use ploop_e2e::world::{Said, Server};
@@ -145,7 +146,7 @@ fn merges_while_a_client_writes_lose_nothing() {
     let before = stage.images();
     // The top into its parent, a middle one, one by its deletion, then all.
     let done = stage.ploop(&["snapshot-merge", "a"]).json();
-    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!(done["job"]["state"], "done", "{done}");
     stage.look();
     assert_eq!(stage.images(), before - 1);
     stage.ploop(&["snapshot-merge", "-u", &names[2], "a"]);
@@ -285,19 +286,21 @@ fn a_pause_is_held_and_ends_by_itself() {
         return;
     }
     let mut stage = Stage::new("online-pause", &clusters("128"));
-    let call = |stage: &Stage, method: &str| stage.world.control(method).unwrap()["code"].clone();
-    assert!(call(&stage, "Pause").is_null());
-    assert_eq!(call(&stage, "Pause"), 17, "paused already");
+    let code =
+        |client: &mut ControlClient, method: &str| client.call(method).unwrap()["code"].clone();
+    let mut holder = stage.world.control_client().unwrap();
+    assert!(code(&mut holder, "Pause").is_null());
+    assert_eq!(stage.world.control("Pause").unwrap()["code"], 17, "paused already");
     stage.snapshot();
     let images = stage.images();
-    assert!(call(&stage, "UndoSnapshot").is_null());
+    assert!(code(&mut holder, "UndoSnapshot").is_null());
     assert_eq!(stage.images(), images - 1);
-    assert!(call(&stage, "Resume").is_null());
-    assert_eq!(call(&stage, "Resume"), 38, "the pause was over");
+    assert!(code(&mut holder, "Resume").is_null());
+    assert_eq!(code(&mut holder, "Resume"), 38, "the pause was over");
     stage.look();
     // A server that is told to stop waits for nobody's pause (a minute long).
     let (client, _) = stage.rest();
-    assert!(call(&stage, "Pause").is_null());
+    assert!(code(&mut holder, "Pause").is_null());
     let begin = std::time::Instant::now();
     assert_eq!(stage.server.take().unwrap().end("-TERM"), 0);
     wants_clean(&stage.world, "a");
@@ -412,7 +415,7 @@ fn the_top_goes_down_into_a_raw_base_while_a_client_writes() {
     }
     let mut stage = stage_to_merge("online-raw", &["-f", "raw"]);
     let done = stage.ploop(&["snapshot-merge", "a"]).json();
-    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!(done["job"]["state"], "done", "{done}");
     assert_eq!(stage.images(), 1);
     stage.look();
     // All of several levels, the frozen ones first.

@@ -315,7 +315,7 @@ fn a_hundred_snapshots_and_merges_under_load_are_short() {
             let from = Instant::now();
             let merged = world.ploop_ok(&["--json", "snapshot-merge", "-A", "a"]).json();
             merges.push((from, Instant::now()));
-            let pauses = merged["pause_ns"].as_array().unwrap().clone();
+            let pauses = merged["job"]["pause_ns"].as_array().unwrap().clone();
             merge_own.extend(pauses.iter().map(|p| Duration::from_nanos(p.as_u64().unwrap())));
         }
     }
