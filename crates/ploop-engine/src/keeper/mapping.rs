@@ -47,19 +47,26 @@ impl<I: Io> Keeper<I> {
             self.shared.keeper_stats.allocated.add(1);
             self.answer(caller, Answer::Done);
         } else {
-            // Another request was first. The queue's write is still under way, and registered.
-            self.spaces[p].unmapped(to);
-            if on(Bug::AllocateLostClean) {
-                self.spaces[p].free_clean(to);
-            } else if on(Bug::AllocateUnregistered) {
-                self.spaces[p].free_dirty(to);
-            } else {
-                self.quarantine_add(to, cluster);
-            }
+            // Another request was first.
+            self.not_mapped(cluster, to);
             let lost = on(Bug::AllocateLostDone);
             self.answer(caller, if lost { Answer::Done } else { Answer::Retry });
         }
         self.fill_stock(caller.queue);
+    }
+
+    /// A cluster that a queue writes to and that is not mapped after all: the write is still under
+    /// way, and registered.
+    pub(super) fn not_mapped(&mut self, cluster: GuestCluster, to: FileCluster) {
+        let p = self.shared.pieces.of(cluster);
+        self.spaces[p].unmapped(to);
+        if on(Bug::AllocateLostClean) {
+            self.spaces[p].free_clean(to);
+        } else if on(Bug::AllocateUnregistered) {
+            self.spaces[p].free_dirty(to);
+        } else {
+            self.quarantine_add(to, cluster);
+        }
     }
 
     /// Zeros over a whole cluster of a lower level: a clean cluster is all of it.

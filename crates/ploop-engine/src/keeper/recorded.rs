@@ -104,6 +104,9 @@ impl<I: Io> Keeper<I> {
         let waiters: Vec<ToKeeper> =
             self.recorded.iter_mut().flat_map(|recorded| recorded.waiters.drain(..)).collect();
         for message in waiters {
+            if let ToKeeper::AllocateAt(_, cluster, to) = message {
+                self.not_mapped(cluster, to);
+            }
             if let Some(caller) = changer(&message) {
                 self.answer(caller, Answer::Failed(errno));
             }
