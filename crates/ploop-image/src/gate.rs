@@ -3,7 +3,7 @@
 //! A descriptor comes from whoever made the disk. Without the gate it could name any file of the
 //! host as its base, and a guest would read it.
 //!
-//! The gate is about reading. To change a file takes more: see [`whose`].
+//! The gate is about reading. To change a file takes more: see `whose`.
 
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use ploop_io::Dir;

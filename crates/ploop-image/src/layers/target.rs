@@ -1,4 +1,4 @@
-//! The image that levels are merged into. Until [`Target::apply`] it shows what it showed before:
+//! The image that levels are merged into. Until [`apply`] it shows what it showed before:
 //! copies go to clusters that no entry names.
 
 use super::sync;
