@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use crate::sh;
 
 /// A short run for CI, when the caller names none.
-const SHORT: &[&str] =
-    &["--seconds", "120", "--profile", "swarm,crash,fault,layers,operations,merge,race"];
+const PROFILES: &str = "swarm,crash,fault,layers,operations,exchange,merge,down,race";
+const SHORT: &[&str] = &["--seconds", "120", "--profile", PROFILES];
 
 /// Processor seconds until a planted bug must be found.
 const BUDGET: &[&str] = &["--seconds", "300"];

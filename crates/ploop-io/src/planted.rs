@@ -50,8 +50,12 @@ pub enum Group {
     Race,
     /// The same of an operation on layers: hunted with the profile `operations`.
     Layer,
+    /// The same of one in the middle of traffic that fails: hunted with the profile `exchange`.
+    Exchange,
     /// A wrong decision that a merge beside traffic meets: hunted with the profile `merge`.
     Merge,
+    /// The same of a merge that goes down into a raw base: hunted with the profile `down`.
+    Down,
     /// A sync that is not done.
     Drop,
     /// The same of an operation on layers: hunted with the profile `operations`.
@@ -107,17 +111,17 @@ bugs! {
     Decision RecordNot "a change is not put on record (F2)",
     Layer SharedWritten "a file that others may have too is changed without being asked for",
     Layer BaseCutAtOpen "a mark below the top that nobody of ours left is cleared by an open (C6)",
-    Layer ExchangeUnsure "a descriptor that may go is taken for the one that stays (F12)",
+    Exchange ExchangeUnsure "a descriptor that may go is taken for the one that stays (F12)",
     Layer DescriptorInPause "a pause makes a new descriptor's file, and needs one to go on (F20)",
     Layer MergeDropsZeros "a merge leaves zeros out where a lower level has the cluster",
     Layer MergeLowest "a merge takes a cluster from the lowest level that has it",
     Layer GrowHeaderEarly "a grow writes the header before the clusters are out of the way (I8)",
     Layer TurnKeepsOld "an image that becomes the top keeps what the levels over it had (F21)",
     Merge BelowUnsynced "a flush forgets the level that was the top before a merge (I3)",
-    Merge DownUnsynced "a cluster leaves the top before a sync of the base it went to (I1)",
-    Merge BaseUnsynced "a base that a killed server wrote is not synced when it is read (F6)",
-    Merge DownNoGrace "a cluster goes down to the base while it is written in the top (I11)",
-    Merge DownDropsZeros "a cluster goes down to the base without its zeros",
+    Down DownUnsynced "a cluster leaves the top before a sync of the base it went to (I1)",
+    Down BaseUnsynced "a base that a killed server wrote is not synced when it is read (F6)",
+    Down DownNoGrace "a cluster goes down to the base while it is written in the top (I11)",
+    Down DownDropsZeros "a cluster goes down to the base without its zeros",
     Merge BelowNoGrace "a cluster is copied while it is written where it is (I11)",
     Merge TurnUndoFirst "a failed turn takes old entries back under the new order (F21)",
     Layer DropUncovered "levels leave the chain before the top has what they have (F21)",

@@ -35,7 +35,9 @@ pub fn hunt(bug: Bug, profile: &str, first: u64, budget: Duration) -> Hunt {
     planted::choose(Some(bug));
     let profile = match bug.group() {
         Group::Layer | Group::LayerDrop => "operations",
+        Group::Exchange => "exchange",
         Group::Merge => "merge",
+        Group::Down => "down",
         Group::Fault => "fault",
         Group::Race => "race",
         _ => profile,

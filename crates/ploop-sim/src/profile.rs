@@ -64,13 +64,15 @@ pub struct Profile {
 }
 
 /// The names of the fixed profiles.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 15] = [
     "swarm",
     "crash",
     "fault",
     "layers",
     "operations",
+    "exchange",
     "merge",
+    "down",
     "race",
     "plain",
     "chain",
@@ -235,7 +237,9 @@ impl Profile {
                 Self { name: name.into(), layers: true, live: 200, rounds: 6, ..swarm }
             }
             "operations" => Self::operations(seed),
+            "exchange" => Self::exchange(seed),
             "merge" => Self::merge(seed),
+            "down" => Self::down(seed),
             "race" => Self::race(seed),
             "chain" => Self { levels: 3, ..plain },
             "faults" => {
@@ -382,6 +386,24 @@ impl Profile {
         }
     }
 
+    /// Layer operations in the middle of traffic whose calls fail, and a crash soon after each.
+    fn exchange(seed: u64) -> Self {
+        Self {
+            name: "exchange".into(),
+            shared: false,
+            levels: 1 + seed as usize % 3,
+            rounds: 2,
+            operations: 1,
+            live: 5,
+            requests: 20,
+            crash_every: 30,
+            plans: 2,
+            // The files and the device are in order, so that what fails is the operation.
+            rates: Rates { short: 1, ..Rates::default() },
+            ..Self::operations(seed)
+        }
+    }
+
     /// A merge beside traffic.
     fn merge(seed: u64) -> Self {
         let swarm = Self::swarm(seed);
@@ -404,6 +426,12 @@ impl Profile {
             world,
             ..swarm
         }
+    }
+
+    /// A merge beside traffic that goes down into a raw base, and a server that is killed.
+    fn down(seed: u64) -> Self {
+        let merge = Self::merge(seed);
+        Self { name: "down".into(), raw: true, levels: 2, kill: true, ..merge }
     }
 
     /// Writes of two queues to one hole at once, and I/O that takes its time.
