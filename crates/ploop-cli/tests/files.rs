@@ -112,6 +112,35 @@ fn check_tells_what_is_wrong_and_writes_nothing() {
     assert_eq!(std::fs::read(&image).unwrap(), bytes);
 }
 
+/// A few bytes of file that claim the longest BAT there is: nobody walks it entry by entry.
+#[test]
+fn a_sparse_giant_is_told_at_once() {
+    let world = World::new();
+    let image = world.text("giant.hds");
+    let (entries, sectors) = (u32::MAX, 2048_u32);
+    let size = u64::from(entries) * u64::from(sectors);
+    let data = ((u64::from(entries) + 16) * 4).next_multiple_of(u64::from(sectors) << 9);
+    let mut header = [0; 64];
+    header[..16].copy_from_slice(b"WithouFreSpacExt");
+    for (at, word) in [(16, 2), (28, sectors), (32, entries), (48, (data >> 9) as u32)] {
+        header[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    }
+    header[36..44].copy_from_slice(&size.to_le_bytes());
+    std::fs::write(&image, header).unwrap();
+    let cut = world.run(&["map", &image]);
+    assert_eq!(cut.code, 11, "{cut:?}");
+    let file = std::fs::OpenOptions::new().write(true).open(&image).unwrap();
+    if let Err(error) = file.set_len(data) {
+        ploop_e2e::skip("a_sparse_giant_is_told_at_once", &format!("no file so long: {error}"));
+        return;
+    }
+    let map = world.ok(&["--json", "map", &image]).json();
+    assert_eq!(map["extents"].as_array().unwrap().len(), 1, "{map}");
+    assert_eq!(map["extents"][0]["length_bytes"], size << 9, "{map}");
+    world.ok(&["check", "-f", &image]);
+    assert!(world.ok(&["info", "-s", &image]).out.contains(&format!("{size}\n")));
+}
+
 #[test]
 fn list_without_servers_is_empty() {
     let world = World::new();

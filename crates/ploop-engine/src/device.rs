@@ -1,6 +1,7 @@
 //! A device: what its queues and its keeper share.
 
 use crate::align::Align;
+use crate::bare::Bare;
 use crate::chain::Chain;
 use crate::chain::Level;
 use crate::front::Limits;
@@ -82,6 +83,8 @@ pub struct Shared {
     pub chain: Chain,
     /// Which of them serve which part of the device.
     pub pieces: Pieces,
+    /// Pages of the map that need no read.
+    pub bare: Bare,
     /// What direct I/O on them wants.
     pub align: Align,
     /// What front ends may ask.
@@ -264,6 +267,7 @@ impl Device {
         let below = depth.checked_sub(2).filter(|below| spec.in_place <= *below);
         let down = below.is_some_and(|below| chain.levels[below * count].kind == LevelKind::Raw);
         let records = spec.more.iter().map(|piece| piece.record.clone());
+        let bare = Bare::new(&chain, &spec.levels, &pieces);
         let shared = Shared {
             map: Map::new(pieces.places()),
             grace: Grace::new(options.queues),
@@ -271,6 +275,7 @@ impl Device {
             written: chain.levels.iter().map(|_| AtomicBool::new(false)).collect(),
             chain,
             pieces,
+            bare,
             align,
             limits,
             keep_blocks: spec.preallocated,

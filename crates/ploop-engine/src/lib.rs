@@ -22,6 +22,7 @@
 
 pub mod align;
 pub mod arena;
+pub mod bare;
 pub mod chain;
 pub mod device;
 pub mod front;

@@ -8,7 +8,7 @@ pub const CLUSTERS_PER_TURN: u64 = 1024;
 pub const GIVE_WAY_NS: u64 = 500_000;
 /// Giving way to what hogs the processor may cost a queue at most this share of its time.
 pub const GIVE_WAY_SHARE: u64 = 64;
-/// Clusters one `Extents` request looks at.
+/// Clusters one `Extents` request looks at; a page of holes counts as one.
 pub const EXTENT_CLUSTERS: u64 = 65_536;
 /// Copy-ups that may hold a buffer at once.
 pub const COPY_BUFFERS: usize = 8;
@@ -30,6 +30,8 @@ pub const PATCH_LARGE: u64 = 64 << 10;
 pub const MISFITS: u8 = 3;
 /// BAT pages that may be loading at once.
 pub const LOADS: usize = 32;
+/// Pages of holes, known without a read, that one touch fills in.
+pub const BARE_PAGES: u64 = 16_384;
 /// BAT pages of a window that is read ahead of the first touch (P5).
 pub const AHEAD_WINDOW: u64 = 64;
 /// Pages of the map that reading ahead fills at most: 32 MiB of cells.

@@ -136,6 +136,8 @@ pub struct Map {
     pages: Box<[AtomicPtr<Page>]>,
     /// Stands for every page of holes.
     holes: Box<Page>,
+    /// Pages with cells of their own: counted by the keeper alone.
+    resident: AtomicU64,
 }
 
 impl Map {
@@ -144,7 +146,8 @@ impl Map {
     pub fn new(clusters: u64) -> Self {
         let last = GuestCluster(clusters.saturating_sub(1)).slot().page;
         let pages = (0..=last.0).map(|_| AtomicPtr::new(ptr::null_mut())).collect();
-        Self { pages, holes: Box::new(Page::new((0..PAGE_WORDS).map(|_| Cell::HOLE))) }
+        let holes = Box::new(Page::new((0..PAGE_WORDS).map(|_| Cell::HOLE)));
+        Self { pages, holes, resident: AtomicU64::new(0) }
     }
 
     /// The page, when it is loaded.
@@ -170,6 +173,7 @@ impl Map {
         let slot = &self.pages[at.0 as usize];
         debug_assert!(slot.load(Ordering::Relaxed).is_null());
         slot.store(Box::into_raw(Box::new(page)), Ordering::Release);
+        self.one_more();
     }
 
     /// Makes a page of holes appear, which costs nothing: the keeper only, once per page.
@@ -186,7 +190,19 @@ impl Map {
         if ptr::eq(slot.load(Ordering::Relaxed), &*self.holes) {
             let page = Page::new((0..PAGE_WORDS).map(|_| Cell::HOLE));
             slot.store(Box::into_raw(Box::new(page)), Ordering::Release);
+            self.one_more();
         }
+    }
+
+    /// Whether a page is loaded and all of it holes, told without looking at its cells.
+    #[must_use]
+    pub fn is_holes(&self, at: BatPage) -> bool {
+        let slot = usize::try_from(at.0).ok().and_then(|n| self.pages.get(n));
+        slot.is_some_and(|slot| ptr::eq(slot.load(Ordering::Acquire), &*self.holes))
+    }
+
+    fn one_more(&self) {
+        self.resident.store(self.resident.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     fn shared_holes(&self) -> *mut Page {
@@ -214,8 +230,7 @@ impl Map {
     /// Pages with cells of their own: 8 KiB of memory each.
     #[must_use]
     pub fn resident(&self) -> usize {
-        let own = |p: *mut Page| !p.is_null() && !ptr::eq(p, &*self.holes);
-        self.pages.iter().filter(|p| own(p.load(Ordering::Relaxed))).count()
+        self.resident.load(Ordering::Relaxed) as usize
     }
 }
 
@@ -274,5 +289,6 @@ mod tests {
         assert_eq!((map.loaded(), map.resident()), (5, 1));
         assert_eq!(map.page(BatPage(2)).unwrap().get(7), Cell::at(1, Sector(8), false));
         assert_eq!(map.page(BatPage(3)).unwrap().get(7), Cell::HOLE);
+        assert_eq!([1, 2, 9, 99].map(|n| map.is_holes(BatPage(n))), [true, false, false, false]);
     }
 }

@@ -10,6 +10,7 @@
 
 use ploop_format::units::PAGE_WORDS;
 use ploop_format::{BatPage, ClusterSize, GuestCluster};
+use std::ops::Range;
 
 /// The range of a piece.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,6 +118,22 @@ impl Pieces {
         BatPage(self.spans.get(n).map_or(u64::MAX, |span| span.place / PAGE_WORDS))
     }
 
+    /// The pages of the map that a piece has.
+    #[must_use]
+    pub fn pages(&self, n: usize) -> Range<u64> {
+        let span = self.spans[n];
+        let last = GuestCluster(span.clusters.saturating_sub(1)).slot().page.0;
+        let first = span.place / PAGE_WORDS;
+        first..first + last + 1
+    }
+
+    /// How many clusters of its piece there are from a place in the map on.
+    #[must_use]
+    pub fn rest(&self, place: GuestCluster) -> u64 {
+        let span = self.spans[self.of(place)];
+        (span.place + span.clusters).saturating_sub(place.0)
+    }
+
     /// Clusters of a piece.
     #[must_use]
     pub fn clusters(&self, n: usize) -> u64 {
@@ -152,6 +169,9 @@ mod tests {
         assert_eq!([0, 1, 2].map(|n| three.first_page(n).0), [0, 2, 4]);
         assert_eq!([0, 1, 2].map(|n| three.clusters(n)), [1008, 2, 1990]);
         assert_eq!(three.places(), 4 * 1024 + 1990);
+        assert_eq!([0, 1, 2].map(|n| three.pages(n)), [0..1, 2..3, 4..6]);
+        let rest = |n| three.rest(three.place(GuestCluster(n)));
+        assert_eq!([0, 1007, 1008, 1009, 1010, 2999].map(rest), [1008, 1, 2, 1, 1990, 1]);
         let place = |n| three.place(GuestCluster(n));
         assert_eq!([0, 1007, 1008, 1009].map(|n| place(n).0), [0, 1007, 2048, 2049]);
         assert_eq!(place(1010), GuestCluster(4096));

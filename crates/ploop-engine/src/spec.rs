@@ -4,6 +4,7 @@ use crate::record::Record;
 use fixedbitset::FixedBitSet;
 use ploop_format::{ClusterSize, GuestCluster, Sector, Version};
 use ploop_io::File;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -32,6 +33,9 @@ pub struct LevelSpec {
     pub kind: LevelKind,
     /// Length at open. Bytes at or past it read as zeros without I/O (F18).
     pub len: u64,
+    /// Pages of its BAT, by number, that are holes of the file: no entry there names a cluster. In
+    /// order; not all need be told.
+    pub bare: Vec<Range<u64>>,
 }
 
 /// What a piece of a split disk has beside its levels.

@@ -10,6 +10,7 @@ use ploop_format::{ClusterSize, FileCluster, GuestCluster, Version};
 use ploop_io::RawFile;
 use std::collections::HashSet;
 use std::io;
+use std::ops::Range;
 
 /// Bytes of a read.
 const CHUNK: u64 = 1 << 20;
@@ -232,6 +233,27 @@ pub(crate) fn for_data(
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
     }
     Ok(())
+}
+
+/// Pages of a BAT, by number, that are holes of the file, in order. Looked for in steps of a read's
+/// size, so that small ones may be missed; when the file system cannot tell, nothing is found.
+///
+/// # Errors
+/// The file system fails.
+pub(crate) fn bare_pages(file: &dyn RawFile, entries: u64) -> io::Result<Vec<Range<u64>>> {
+    let total = (entries + HEADER_WORDS) * 4;
+    let mut found = Vec::new();
+    let mut at = CHUNK;
+    while at < total {
+        let data = file.next_data(at)?.unwrap_or(total).min(total);
+        // The last page of the BAT may have other words behind its end.
+        let run = at / PAGE..data / PAGE;
+        if run.start < run.end {
+            found.push(run);
+        }
+        at = data.max(at) / CHUNK * CHUNK + CHUNK;
+    }
+    Ok(found)
 }
 
 /// Whether all bytes are zero; the compiler makes wide compares of it.

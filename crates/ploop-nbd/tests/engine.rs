@@ -46,7 +46,7 @@ fn image(path: &Path) -> DeviceSpec {
     let mut used = FixedBitSet::with_capacity(1);
     used.insert(0);
     DeviceSpec {
-        levels: vec![LevelSpec { len: CLUSTER, file, kind }],
+        levels: vec![LevelSpec { len: CLUSTER, file, kind, bare: Vec::new() }],
         more: Vec::new(),
         cluster,
         size: Sector(SIZE / 512),

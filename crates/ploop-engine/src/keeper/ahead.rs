@@ -40,13 +40,23 @@ impl<I: Io> Keeper<I> {
             return;
         }
         let map = &self.shared.map;
-        let first = (self.ahead.next..map.len()).find(|n| map.page(BatPage(*n)).is_none());
+        let mut next = self.ahead.next;
+        let first = loop {
+            let loaded = |n: &u64| map.page(BatPage(*n)).is_none();
+            let Some(first) = (next..map.len()).find(loaded) else { break None };
+            // What nobody has anything in costs its first toucher no wait.
+            next = self.shared.bare.from(BatPage(first)).end;
+            if next == first {
+                break Some(first);
+            }
+        };
         let Some(first) = first.filter(|_| map.resident() < AHEAD_PAGES) else {
             self.ahead.stopped = true;
             return;
         };
         let piece = self.shared.pieces.of_page(BatPage(first));
         let end = map.len().min(self.shared.pieces.first_page(piece + 1).0);
+        let end = end.min(self.shared.bare.after(BatPage(first)));
         let pages = (end - first).min(AHEAD_WINDOW);
         self.ahead.next = first + pages;
         self.ahead.window = Some(Window {

@@ -4,7 +4,7 @@ use super::Keeper;
 use super::ops::Task;
 use crate::chain::{EntryState, page_offset};
 use crate::front::Errno;
-use crate::limits::LOADS;
+use crate::limits::{BARE_PAGES, LOADS};
 use crate::map::{Cell, Page, Place};
 use crate::message::{Answer, Caller};
 use crate::spec::LevelKind;
@@ -37,11 +37,28 @@ impl<I: Io> Keeper<I> {
             self.answer(caller, Answer::Retry);
             return;
         }
+        if self.fill_bare(page) {
+            self.answer(caller, Answer::Retry);
+            return;
+        }
         let waiters = self.loads.waiters.entry(page.0).or_default();
         waiters.push(caller);
         if waiters.len() == 1 {
             self.loads.queue.push_back(page);
         }
+    }
+
+    /// Fills in the page, and what comes behind it, when no level has anything there.
+    fn fill_bare(&self, page: BatPage) -> bool {
+        let run = self.shared.bare.from(page);
+        let end = run.end.min(page.0 + BARE_PAGES);
+        for page in (run.start..end).map(BatPage) {
+            if self.shared.map.page(page).is_none() {
+                self.shared.map.install_holes(page);
+                self.shared.keeper_stats.pages_loaded.add(1);
+            }
+        }
+        run.start < end
     }
 
     pub(super) fn pump_loads(&mut self) {

@@ -6,6 +6,8 @@ use crate::front::{ExtentRecord, Outcome};
 use crate::limits::EXTENT_CLUSTERS;
 use crate::map::Place;
 use crate::message::ToKeeper;
+use ploop_format::GuestCluster;
+use ploop_format::units::PAGE_WORDS;
 use ploop_io::Io;
 
 impl<I: Io> Queue<I> {
@@ -42,7 +44,8 @@ impl<I: Io> Queue<I> {
                     u32::from(self.shared.chain.top_of(piece).id)
                 }
             };
-            let len = (size.guest_start(guest) + size.bytes()).min(end) - at;
+            let clusters = self.alike(cluster);
+            let len = size.guest_start(GuestCluster(guest.0 + clusters)).min(end) - at;
             let full = records.len() == capacity;
             match records.last_mut() {
                 Some(last) if last.level == level => last.len += len,
@@ -60,5 +63,15 @@ impl<I: Io> Queue<I> {
             }
         }
         Some(Ok((records.len() * ExtentRecord::BYTES) as u32))
+    }
+
+    /// How many clusters from this one on one look has told of: all of a page of holes.
+    fn alike(&self, cluster: GuestCluster) -> u64 {
+        let slot = cluster.slot();
+        if self.shared.map.is_holes(slot.page) {
+            (PAGE_WORDS - slot.index as u64).min(self.shared.pieces.rest(cluster))
+        } else {
+            1
+        }
     }
 }

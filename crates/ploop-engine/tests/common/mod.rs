@@ -123,7 +123,7 @@ pub fn spec(g: Geometry, paths: &[PathBuf], raw_base: bool) -> DeviceSpec {
                 data_start: g.data_start(),
             }
         };
-        levels.push(LevelSpec { file, kind, len });
+        levels.push(LevelSpec { file, kind, len, bare: Vec::new() });
     }
     let top = paths.last().unwrap();
     let mut used = FixedBitSet::new();

@@ -19,6 +19,7 @@ use crate::error::{ErrorKind, ImageError, Result};
 use crate::gate::{InsideDirectory, OpenGate};
 use crate::held::Held;
 use crate::lock::LockWait;
+use crate::scan;
 pub(crate) use chain::{Level, Prepared};
 use pieces::Part;
 use ploop_engine::{DeviceSpec, LevelKind, LevelSpec};
@@ -282,6 +283,9 @@ impl Level {
                 data_start: head.data_start(),
             },
         };
-        LevelSpec { file: Arc::clone(&self.file), kind, len: self.len }
+        let bare = self.head.as_ref().map_or_else(Vec::new, |head| {
+            scan::bare_pages(&*self.file, head.live()).unwrap_or_default()
+        });
+        LevelSpec { file: Arc::clone(&self.file), kind, len: self.len, bare }
     }
 }
