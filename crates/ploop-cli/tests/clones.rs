@@ -87,3 +87,29 @@ fn the_bases_name_means_the_base_though_a_clone_is_open() {
     assert_eq!(world.ok(&["list"]).out.lines().count(), 2);
     assert_eq!((server.end("-TERM"), beside.end("-TERM")), (0, 0));
 }
+
+/// A refusal has one kind, whoever has the disk open.
+#[test]
+fn kinds_of_errors_are_those_of_a_closed_disk() {
+    let world = world();
+    let clone = world.text("clone");
+    let refusals: &[&[&str]] = &[
+        &["snapshot-merge"],
+        &["snapshot-merge", "-A"],
+        &["snapshot-delete", "-u", "{00000000-0000-4000-8000-000000000001}"],
+        &["snapshot-merge", "-u", "{00000000-0000-4000-8000-000000000001}"],
+        &["grow", "-s", "1M"],
+        &["grow", "-s", "9000000T"],
+    ];
+    let told = |verb: &[&str], more: &[&str]| {
+        let said = world.run(&[&["--json"], verb, more, &[&*clone]].concat());
+        (said.code, said.error()["kind"].as_str().unwrap().to_owned())
+    };
+    let closed: Vec<_> = refusals.iter().map(|verb| told(verb, &["--allow-outside"])).collect();
+    assert_eq!(closed[0], (4, "shared".to_owned()));
+    let nbd = format!("unix:{}", world.text("s"));
+    let server = world.serve(&[&clone, "--allow-outside", "--nbd", &nbd], 1);
+    let open: Vec<_> = refusals.iter().map(|verb| told(verb, &[])).collect();
+    assert_eq!(open, closed);
+    assert_eq!(server.end("-TERM"), 0);
+}

@@ -202,6 +202,9 @@ fn errors_have_the_documented_kinds() {
         let line = line(kind.exit_code()).unwrap();
         assert!(line.contains(&format!("`{}`", kind.name())), "{kind:?}: {line}");
     }
+    for kind in kinds_in_the_source() {
+        assert!(text.contains(&format!("`{kind}`")), "{kind} is not in the table");
+    }
     let world = World::new();
     let image = world.disk("a");
     world.ok(&["init", "-s", "16M", "-t", "none", &image]);
@@ -225,4 +228,26 @@ fn errors_have_the_documented_kinds() {
         validate("error", &last);
         assert_eq!((&last["error"]["kind"], &last["error"]["code"]), (&kind.into(), &code.into()));
     }
+}
+
+/// The words that the tool and its servers give to errors of their own.
+fn kinds_in_the_source() -> Vec<String> {
+    fn below(dir: &std::path::Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { below(&path, found) } else { found.push(path) }
+        }
+    }
+    let mut files = Vec::new();
+    for crate_dir in ["ploop-cli/src", "ploop-daemon/src"] {
+        below(&docs().join("../crates").join(crate_dir), &mut files);
+    }
+    let texts = files.iter().map(|path| fs::read_to_string(path).unwrap_or_default());
+    let in_text = |text: String| {
+        let words = text.split(".kind(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let kinds: Vec<_> = texts.flat_map(in_text).collect();
+    assert!(kinds.len() > 4, "{kinds:?}");
+    kinds
 }

@@ -93,7 +93,7 @@ impl Methods for Fake {
         ABANDONED.store(pause, Ordering::SeqCst);
     }
     fn resume(&self) -> Result<()> {
-        Err(Failure::parameter("the device is not paused"))
+        Err(Failure::parameter("the device is not paused").kind("finer"))
     }
     fn undo_snapshot(&self) -> Result<()> {
         Ok(())
@@ -147,7 +147,8 @@ fn layers_and_jobs_are_reached_by_their_methods() {
     assert_eq!(client.merge(&MergeCall::default()).unwrap(), 1);
     assert_eq!(client.grow(77).unwrap().size_bytes, 77);
     client.pause(std::time::Duration::from_millis(7)).unwrap();
-    assert_eq!(client.resume().unwrap_err().code, Code::Parameter);
+    let refused = client.resume().unwrap_err();
+    assert_eq!((refused.code, &*refused.kind), (Code::Parameter, "finer"));
     client.undo_snapshot().unwrap();
     client.flush().unwrap();
     assert_eq!(client.jobs().unwrap(), [job(3)]);

@@ -89,6 +89,7 @@ impl ErrorKind {
         Self::ImageExists,
         Self::Descriptor,
         Self::Gate,
+        Self::Shared,
         Self::NoSnapshot,
         Self::ChangeTracking,
         Self::NotClean,

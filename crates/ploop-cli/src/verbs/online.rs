@@ -81,7 +81,7 @@ fn at_rest(
         let message = format!("the snapshot {} is not of a moment of rest: {failure}", taken.uuid);
         let disk = entry.disk.display();
         let hint = format!("ploop snapshot-delete -u {} {disk}, and try again", taken.uuid);
-        Failure::new(failure.code, message).hint(hint)
+        Failure { message, ..failure }.hint(hint)
     })?;
     Ok(taken)
 }

@@ -12,6 +12,7 @@ use crate::{Code, Failure, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -277,7 +278,10 @@ fn failure(method: &str, error: &str, parameters: &Map<String, Value>) -> Failur
     match code {
         Some(code) => {
             let message = text("message").unwrap_or_else(|| error.to_owned());
-            Failure { hint: text("hint"), ..Failure::new(code, message) }
+            let failure = Failure::new(code, message);
+            // A server of before says no more than the code.
+            let kind = text("kind").map_or_else(|| failure.kind.clone(), Cow::Owned);
+            Failure { kind, hint: text("hint"), ..failure }
         }
         None => {
             let name = error.strip_prefix(SERVICE).unwrap_or(error);

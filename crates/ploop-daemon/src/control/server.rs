@@ -318,6 +318,7 @@ fn reply(answer: Answer) -> Reply {
             error: Some(format!("{INTERFACE}.{}", failure.code.error_name())),
             parameters: object(&json!({
                 "code": failure.code.number(),
+                "kind": failure.kind,
                 "message": failure.message,
                 "hint": failure.hint,
             })),
