@@ -115,6 +115,11 @@ fn an_unusable_descriptor_is_not_taken_for_none() {
     fs::remove_file(world.path("a/DiskDescriptor.xml.Backup")).unwrap();
     edit(&world, "a", "</Storage>", "");
     refused(&world.run(&["info", "-s", &base]), 39, &["in a directory of its own"]);
+    // One that lies on another would read as zeros there.
+    let said = world.run(&["info", "-s", top]);
+    refused(&said, 39, &["what", "lies on", "ploop check -f"]);
+    assert!(!said.err.contains("directory of its own"), "{said:?}");
+    world.ok(&["check", "-f", top]);
     fs::create_dir(world.path("b")).unwrap();
     fs::rename(&base, world.path("b/root.hds")).unwrap();
     world.ok(&["info", "-s", &world.text("b/root.hds")]);

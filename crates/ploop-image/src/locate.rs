@@ -128,6 +128,20 @@ pub(crate) fn has_signature(dir: &dyn Dir, path: &Path) -> Result<bool> {
     Ok(got == start.len() && ploop_format::Version::of_signature(&start).is_some())
 }
 
+/// What can be done with an image whose descriptor cannot be used. One with a snapshot's name may
+/// lie on others, and would read as zeros without them.
+fn by_itself(image: &Path) -> String {
+    let name = image.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    if name.contains(".{") {
+        let image = image.display();
+        return format!(
+            "only the descriptor says what {image} lies on, so that has to be repaired; \
+             `ploop check -f {image}` looks at this file alone"
+        );
+    }
+    format!("in a directory of its own {} is opened as it is", image.display())
+}
+
 /// A descriptor in the same directory that names the image. One that cannot be used is not taken
 /// for none: the image may be a part of its disk, and what lies below would read as zeros.
 fn beside(dir: &dyn Dir, image: &Path) -> Result<Option<PathBuf>> {
@@ -139,10 +153,7 @@ fn beside(dir: &dyn Dir, image: &Path) -> Result<Option<PathBuf>> {
     }
     let document = Document::read(dir, &path).map_err(|error| {
         let text = format!("{} may be a part of the disk beside it", image.display());
-        let hint = error.hint_text().map_or_else(
-            || format!("in a directory of its own {} is opened as it is", image.display()),
-            str::to_owned,
-        );
+        let hint = error.hint_text().map_or_else(|| by_itself(image), str::to_owned);
         ImageError::new(error.kind(), text).because(error).hint(hint)
     })?;
     let home = document.home();
