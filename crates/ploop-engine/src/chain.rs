@@ -1,9 +1,8 @@
 //! The open images of a device, by stable id.
 
 use crate::spec::{LevelKind, LevelSpec};
-use ploop_format::ClusterSize;
 use ploop_format::units::PAGE;
-use ploop_format::{BatPage, GuestCluster, Sector};
+use ploop_format::{BatPage, Bounds, ClusterSize, GuestCluster, Sector, entry_at};
 use ploop_io::{File, FileId};
 
 /// One open image.
@@ -129,20 +128,12 @@ impl Level {
                 if cluster.0 >= entries {
                     return EntryState::None;
                 }
-                let at = cluster.slot().index * 4;
-                let word =
-                    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-                if word == 0 {
-                    return EntryState::None;
+                let bounds = Bounds { version, cluster: size, data_start, file_len: len };
+                match bounds.classify(entry_at(bytes, cluster.slot().index)) {
+                    Ok(None) => EntryState::None,
+                    Ok(Some(place)) => EntryState::At(place),
+                    Err(_) => EntryState::Bad,
                 }
-                let position = version.position(word, size);
-                let start = position.bytes();
-                let aligned = (start - data_start.min(start)) % size.bytes() == 0;
-                if word == u32::MAX || start < data_start || start + size.bytes() > len || !aligned
-                {
-                    return EntryState::Bad;
-                }
-                EntryState::At(position)
             }
         }
     }

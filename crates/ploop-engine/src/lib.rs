@@ -42,7 +42,6 @@ pub mod split;
 pub mod stats;
 pub mod sync;
 pub mod sync_slot;
-pub mod zero;
 
 pub use device::{Device, DeviceError};
 pub use front::{

@@ -1,8 +1,9 @@
 //! The block table: pages viewed in place, and what a word may say.
 
 use crate::error::{BadEntry, EntryFault};
-use crate::header::Header;
-use crate::units::{BatPage, ClusterSize, GuestCluster, PAGE, Sector};
+use crate::units::{
+    BatPage, ClusterSize, FileCluster, GuestCluster, HEADER_WORDS, PAGE, PAGE_WORDS, Sector,
+};
 use crate::version::Version;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
@@ -51,20 +52,62 @@ impl Bounds {
         }
         Ok(Some(at))
     }
+
+    /// The file cluster that an entry names, whether the file has it or not.
+    #[must_use]
+    #[inline]
+    pub const fn file_cluster(&self, entry: u32) -> FileCluster {
+        let at = self.version.position(entry, self.cluster).bytes();
+        FileCluster(at.saturating_sub(self.shift()) >> self.cluster.log2())
+    }
+
+    /// Bytes by which an unaligned v1 image has its clusters shifted; 0 for all others.
+    #[must_use]
+    pub const fn shift(&self) -> u64 {
+        self.cluster.offset_in(self.data_start)
+    }
+
+    /// Whole or partial clusters of the file.
+    #[must_use]
+    pub const fn file_clusters(&self) -> u64 {
+        self.cluster.count(self.file_len.saturating_sub(self.shift()))
+    }
+
+    /// Whole clusters of the file.
+    #[must_use]
+    pub const fn whole_clusters(&self) -> u64 {
+        self.file_len.saturating_sub(self.shift()) >> self.cluster.log2()
+    }
+
+    /// Bytes behind the last whole cluster.
+    #[must_use]
+    pub const fn ragged(&self) -> u64 {
+        self.cluster.offset_in(self.file_len.saturating_sub(self.shift()))
+    }
+
+    /// The same with the file rounded up to a whole cluster.
+    #[must_use]
+    pub const fn rounded_up(self) -> Self {
+        match self.ragged() {
+            0 => self,
+            ragged => Self { file_len: self.file_len + (self.cluster.bytes() - ragged), ..self },
+        }
+    }
 }
 
-/// As [`Bounds::classify`].
-///
-/// # Errors
-/// It names no place a cluster can have.
-pub const fn classify_entry(
-    entry: u32,
-    version: Version,
-    cluster: ClusterSize,
-    data_start: u64,
-    file_len: u64,
-) -> Result<Option<Sector>, EntryFault> {
-    Bounds { version, cluster, data_start, file_len }.classify(entry)
+/// The entry at a [`Slot::index`](crate::Slot) of a BAT page; 0 when the bytes end before it.
+#[must_use]
+#[inline]
+pub fn entry_at(page: &[u8], index: usize) -> u32 {
+    let (words, _) = page.as_chunks::<4>();
+    words.get(index).map_or(0, |word| u32::from_le_bytes(*word))
+}
+
+/// Puts the entry at a [`Slot::index`](crate::Slot) into a BAT page, which must reach so far.
+#[inline]
+pub fn put_entry(page: &mut [u8], index: usize, entry: u32) {
+    let (words, _) = page.as_chunks_mut::<4>();
+    words[index] = entry.to_le_bytes();
 }
 
 /// A page of header and BAT, looked at where it is.
@@ -78,15 +121,17 @@ pub struct BatPageView<'a> {
 }
 
 impl<'a> BatPageView<'a> {
-    /// Looks at the 4096 bytes of a page; `None` for another number of bytes.
+    /// Looks at the bytes of a page of a BAT with so many entries. The last page may be cut behind
+    /// its last entry; `None` for more than a page or for half a word.
     #[must_use]
-    pub fn new(header: &Header, page: BatPage, bytes: &'a [u8]) -> Option<Self> {
-        if bytes.len() as u64 != PAGE {
+    pub fn new(entries: u64, page: BatPage, bytes: &'a [u8]) -> Option<Self> {
+        if bytes.len() as u64 > PAGE {
             return None;
         }
         let words = <[U32]>::ref_from_bytes(bytes).ok()?;
-        let end = header.words_in(page) as usize;
-        let first = if page.0 == 0 { crate::units::HEADER_WORDS as usize } else { 0 };
+        let left = (entries + HEADER_WORDS).saturating_sub(page.0 * PAGE_WORDS);
+        let end = left.min(PAGE_WORDS) as usize;
+        let first = if page.0 == 0 { HEADER_WORDS as usize } else { 0 };
         Some(Self { page, words, first: first.min(end), end })
     }
 
@@ -110,13 +155,15 @@ impl<'a> BatPageView<'a> {
             .filter_map(move |(index, word)| Some((page.cluster(index)?, word.get())))
     }
 
-    /// Mapped entries with their place, or what is wrong with them.
+    /// Mapped entries: the cluster, the word and the place it names, or what is wrong with it.
+    #[inline]
     pub fn mapped(
         &self,
         bounds: Bounds,
-    ) -> impl Iterator<Item = Result<(GuestCluster, Sector), BadEntry>> + use<'a> {
-        self.iter().filter_map(move |(slot, value)| match bounds.classify(value) {
-            Ok(place) => place.map(|at| Ok((slot, at))),
+    ) -> impl Iterator<Item = Result<(GuestCluster, u32, Sector), BadEntry>> + use<'a> {
+        let mapped = self.iter().filter(|(_, value)| *value != 0);
+        mapped.filter_map(move |(slot, value)| match bounds.classify(value) {
+            Ok(place) => place.map(|at| Ok((slot, value, at))),
             Err(fault) => Some(Err(BadEntry { slot, value, fault })),
         })
     }

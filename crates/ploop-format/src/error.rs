@@ -108,7 +108,7 @@ pub enum FormatError {
 /// Why a BAT entry cannot be right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, thiserror::Error)]
 pub enum EntryFault {
-    /// The word that means "unmapped" in memory and nothing on disk.
+    /// The value that no version of the format gives a meaning to.
     #[error("the reserved value 0xffffffff")]
     Reserved,
     /// A v1 position between two cluster boundaries.
@@ -124,6 +124,12 @@ pub enum EntryFault {
         at: Sector,
         /// Where data begins.
         data: Sector,
+    },
+    /// Another entry names the same cluster: what a pass over the whole BAT finds.
+    #[error("sector {}, another entry does too", at.0)]
+    Duplicate {
+        /// The position.
+        at: Sector,
     },
     /// The cluster does not lie inside the file as a whole.
     #[error("sector {}, the cluster ends at byte {end}, the file has {len} bytes", at.0)]

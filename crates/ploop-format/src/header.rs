@@ -18,7 +18,7 @@
 use crate::bat::Bounds;
 use crate::error::{FormatError, Result};
 use crate::geometry;
-use crate::units::{BatPage, ClusterSize, PAGE, SECTOR, Sector};
+use crate::units::{ClusterSize, PAGE, SECTOR, Sector};
 use crate::version::Version;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -223,6 +223,18 @@ impl Header {
         header
     }
 
+    /// This header with a size to the sector, which needs as many clusters as it has entries, or
+    /// fewer.
+    ///
+    /// # Errors
+    /// It needs more.
+    pub fn with_size(&self, size: Sector) -> Result<Self> {
+        let mut header = *self;
+        header.raw.size_low = (size.0 as u32).into();
+        header.raw.size_high = ((size.0 >> 32) as u32).into();
+        Self::parse(&header.encode())
+    }
+
     /// Size must have passed `round_size`: its entries and first block fit in 32 bits.
     fn put_geometry(&mut self, size: Sector, min_entries: u64, min_first: u64) {
         let entries = geometry::entries_for(size, self.cluster).max(min_entries);
@@ -370,13 +382,6 @@ impl Header {
     #[must_use]
     pub const fn bat_pages(&self) -> u64 {
         self.bat_bytes().div_ceil(PAGE)
-    }
-
-    /// Entry words of a page, header words of page 0 counted, 0 behind the BAT.
-    #[must_use]
-    pub const fn words_in(&self, page: BatPage) -> u64 {
-        let left = self.bat_bytes().saturating_sub(page.bytes());
-        if left > PAGE { PAGE / 4 } else { left / 4 }
     }
 
     /// Whether data begins at a cluster boundary; if not, the image is only read.

@@ -12,8 +12,9 @@ pub mod header;
 pub mod size;
 pub mod units;
 mod version;
+mod zero;
 
-pub use bat::{BatPageView, Bounds, classify_entry};
+pub use bat::{BatPageView, Bounds, entry_at, put_entry};
 pub use descriptor::{Descriptor, DescriptorError, ImageRef, ImageType, Shot, Temporary};
 pub use error::{BadEntry, EntryFault, FormatError};
 pub use extension::{DirtyBitmap, Extension, ExtensionError};
@@ -23,3 +24,4 @@ pub use header::{BELOW, CONVERTING, EMPTY, FileLen, HEADER_BYTES, Header, InUse}
 pub use size::{SizeError, parse_bytes, parse_sectors};
 pub use units::{BatPage, ClusterSize, FileCluster, GuestCluster, Sector, Slot};
 pub use version::Version;
+pub use zero::is_zero;

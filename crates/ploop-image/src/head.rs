@@ -95,13 +95,7 @@ impl Head {
 
     /// Where the table lies, in a file of this length.
     pub fn table(&self, len: u64) -> Table {
-        Table {
-            version: self.version(),
-            cluster: self.cluster(),
-            entries: self.entries(),
-            data_start: self.data_start(),
-            len,
-        }
+        Table { entries: self.entries(), bounds: self.header.bounds(len) }
     }
 
     /// An interrupted conversion leaves half of the entries scaled (T5).

@@ -3,10 +3,12 @@
 //! Linear in the BAT, bounded in memory: reads of 1 MiB, one bit per file cluster, no allocation
 //! per entry. Empty 4 KiB pages cost one comparison.
 
-use crate::open::recover::overlay;
 use fixedbitset::FixedBitSet;
-use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS, SECTOR_SHIFT};
-use ploop_format::{ClusterSize, FileCluster, GuestCluster, Version};
+use ploop_format::units::{HEADER_WORDS, PAGE};
+use ploop_format::{
+    BadEntry, BatPage, BatPageView, Bounds, ClusterSize, EntryFault, FileCluster, GuestCluster,
+    Sector, is_zero,
+};
 use ploop_io::RawFile;
 use std::collections::HashSet;
 use std::io;
@@ -19,45 +21,13 @@ const MAX_SHARED: usize = 1 << 20;
 /// More clusters no entry can name.
 const MAX_FILE_CLUSTERS: u64 = 1 << 32;
 
-/// Where an image keeps its BAT, and how long its file is.
+/// The BAT of an image, in a file of some length.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
-    /// How an entry names a position.
-    pub version: Version,
-    /// The cluster size.
-    pub cluster: ClusterSize,
     /// Entries of the BAT.
     pub entries: u64,
-    /// First byte behind header and BAT.
-    pub data_start: u64,
-    /// Length of the file.
-    pub len: u64,
-}
-
-/// Why an entry cannot be right.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Fault {
-    /// An earlier entry names the same cluster.
-    Duplicate,
-    /// It names the header or the BAT.
-    InsideBat,
-    /// Its cluster does not lie inside the file.
-    PastEnd,
-    /// A v1 entry is not at a cluster boundary.
-    Misaligned,
-}
-
-/// An entry that cannot be right.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BadEntry {
-    /// What is wrong.
-    pub fault: Fault,
-    /// Which entry.
-    pub slot: GuestCluster,
-    /// The word on disk.
-    pub value: u32,
-    /// The file cluster it names.
-    pub cluster: FileCluster,
+    /// The limits of an entry.
+    pub bounds: Bounds,
 }
 
 /// What a BAT says.
@@ -72,43 +42,10 @@ pub struct Scan {
 }
 
 impl Table {
-    /// Whole or partial clusters of the file.
-    #[must_use]
-    pub const fn file_clusters(&self) -> u64 {
-        self.cluster.count(self.len.saturating_sub(self.shift()))
-    }
-
-    /// Bytes by which an unaligned v1 image has its clusters shifted; 0 for all others.
-    #[must_use]
-    pub const fn shift(&self) -> u64 {
-        self.cluster.offset_in(self.data_start)
-    }
-
-    /// Clusters of header and BAT.
-    #[must_use]
-    pub const fn data_clusters(&self) -> u64 {
-        self.cluster.count(self.data_start)
-    }
-
-    /// Bytes behind the last whole cluster.
-    #[must_use]
-    pub const fn ragged(&self) -> u64 {
-        self.cluster.offset_in(self.len.saturating_sub(self.shift()))
-    }
-
     /// The same with the file rounded up to a whole cluster.
     #[must_use]
     pub const fn rounded_up(self) -> Self {
-        match self.ragged() {
-            0 => self,
-            ragged => Self { len: self.len + (self.cluster.bytes() - ragged), ..self },
-        }
-    }
-
-    /// Whole clusters of the file.
-    #[must_use]
-    pub const fn whole_clusters(&self) -> u64 {
-        self.len.saturating_sub(self.shift()) >> self.cluster.log2()
+        Self { bounds: self.bounds.rounded_up(), ..self }
     }
 }
 
@@ -131,7 +68,7 @@ pub fn scan(
     changes: &[(GuestCluster, u32)],
     sink: &mut dyn FnMut(BadEntry),
 ) -> io::Result<Scan> {
-    let clusters = table.file_clusters();
+    let clusters = table.bounds.file_clusters();
     if clusters > MAX_FILE_CLUSTERS {
         return Err(io::Error::other(format!("{clusters} clusters are more than a BAT can name")));
     }
@@ -154,7 +91,7 @@ pub fn scan(
 pub fn shared(file: &dyn RawFile, table: &Table) -> io::Result<Vec<GuestCluster>> {
     let mut twice: HashSet<u32> = HashSet::new();
     scan(file, table, &[], &mut |bad| {
-        if bad.fault == Fault::Duplicate {
+        if matches!(bad.fault, EntryFault::Duplicate { .. }) {
             twice.insert(bad.value);
         }
     })?;
@@ -256,105 +193,59 @@ pub(crate) fn bare_pages(file: &dyn RawFile, entries: u64) -> io::Result<Vec<Ran
     Ok(found)
 }
 
-/// Whether all bytes are zero; the compiler makes wide compares of it.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    let mut blocks = bytes.chunks_exact(64);
-    blocks.by_ref().all(|b| b.iter().fold(0, |a, x| a | x) == 0)
-        && blocks.remainder().iter().all(|x| *x == 0)
+/// Puts the changes into a piece of the BAT that was read from byte `at`.
+fn overlay(changes: &[(GuestCluster, u32)], at: u64, bytes: &mut [u8]) {
+    let word = |cluster: GuestCluster| (cluster.0 + HEADER_WORDS) * 4;
+    let end = at + bytes.len() as u64;
+    let first = changes.partition_point(|(cluster, _)| word(*cluster) < at);
+    for (cluster, entry) in changes[first..].iter().take_while(|(c, _)| word(*c) < end) {
+        let place = (word(*cluster) - at) as usize;
+        bytes[place..place + 4].copy_from_slice(&entry.to_le_bytes());
+    }
 }
 
 struct State<'a> {
     scan: Scan,
-    /// log2 of sectors per cluster for v1, 0 for v2.
-    shift: u32,
-    /// Sectors by which an unaligned v1 image has its clusters shifted.
-    offset: u32,
-    data: u64,
-    whole: u64,
+    table: Table,
     sink: &'a mut dyn FnMut(BadEntry),
 }
 
 impl<'a> State<'a> {
-    fn new(table: &'a Table, sink: &'a mut dyn FnMut(BadEntry)) -> Self {
-        let clusters = table.file_clusters() as usize;
+    fn new(table: &Table, sink: &'a mut dyn FnMut(BadEntry)) -> Self {
+        let Table { bounds, .. } = table;
+        let clusters = bounds.file_clusters() as usize;
         let mut used = FixedBitSet::with_capacity(clusters);
-        let data = table.data_start >> table.cluster.log2();
+        let data = bounds.data_start >> bounds.cluster.log2();
         used.insert_range(..(data as usize).min(clusters));
-        let shift = match table.version {
-            Version::V1 => table.cluster.sectors().trailing_zeros(),
-            Version::V2 => 0,
-        };
-        // Clusters of an unaligned image are counted from its first whole one.
-        let offset = (table.shift() >> SECTOR_SHIFT) as u32;
-        let whole = table.whole_clusters();
-        Self { scan: Scan { used, mapped: 0, bad: 0 }, shift, offset, data, whole, sink }
+        Self { scan: Scan { used, mapped: 0, bad: 0 }, table: *table, sink }
     }
 
+    /// A piece of the BAT that begins at byte `at` of the file, a page boundary.
     fn chunk(&mut self, at: u64, bytes: &[u8]) {
-        let first = at / 4;
-        for (page, bytes) in bytes.chunks(PAGE as usize).enumerate() {
-            if is_zero(bytes) {
-                continue;
-            }
-            let first = first + page as u64 * PAGE_WORDS;
-            let skip = HEADER_WORDS.saturating_sub(first) as usize;
-            let (words, _) = bytes.as_chunks::<4>();
-            for (index, word) in words.iter().enumerate().skip(skip) {
-                let value = u32::from_le_bytes(*word);
-                if value != 0 {
-                    self.entry(first + index as u64 - HEADER_WORDS, value);
-                }
+        let Table { entries, bounds } = self.table;
+        for (n, bytes) in bytes.chunks(PAGE as usize).enumerate() {
+            let page = BatPage(at / PAGE + n as u64);
+            let view = (!is_zero(bytes)).then(|| BatPageView::new(entries, page, bytes)).flatten();
+            for entry in view.into_iter().flat_map(|view| view.mapped(bounds)) {
+                self.entry(entry);
             }
         }
     }
 
     #[inline]
-    fn entry(&mut self, slot: u64, value: u32) {
+    fn entry(&mut self, entry: Result<(GuestCluster, u32, Sector), BadEntry>) {
         self.scan.mapped += 1;
-        let shifted = value.saturating_sub(self.offset);
-        let cluster = u64::from(shifted >> self.shift);
-        let fault = if self.shift != 0 && shifted.trailing_zeros() < self.shift {
-            Fault::Misaligned
-        } else if cluster < self.data {
-            Fault::InsideBat
-        } else if cluster >= self.whole {
-            Fault::PastEnd
-        } else if self.scan.used.put(cluster as usize) {
-            Fault::Duplicate
-        } else {
-            return;
+        let bad = match entry {
+            Err(bad) => bad,
+            Ok((slot, value, at)) => {
+                let FileCluster(cluster) = self.table.bounds.file_cluster(value);
+                if !self.scan.used.put(cluster as usize) {
+                    return;
+                }
+                BadEntry { slot, value, fault: EntryFault::Duplicate { at } }
+            }
         };
         self.scan.bad += 1;
-        (self.sink)(BadEntry {
-            fault,
-            slot: GuestCluster(slot),
-            value,
-            cluster: FileCluster(cluster),
-        });
-    }
-}
-
-impl BadEntry {
-    /// A sentence with the numbers, for an image of this table.
-    #[must_use]
-    pub fn describe(&self, table: &Table) -> String {
-        let Self { slot, cluster, value, .. } = self;
-        let whole = table.whole_clusters();
-        match self.fault {
-            Fault::Duplicate => {
-                format!("BAT entry {slot} points to cluster {cluster}, another entry does too")
-            }
-            Fault::InsideBat => format!(
-                "BAT entry {slot} points to cluster {cluster}, header and BAT take {}",
-                table.data_clusters()
-            ),
-            Fault::PastEnd => {
-                format!("BAT entry {slot} points to cluster {cluster}, the file has {whole}")
-            }
-            Fault::Misaligned => format!(
-                "BAT entry {slot} is sector {value}, no multiple of a cluster of {} sectors",
-                table.cluster.sectors()
-            ),
-        }
+        (self.sink)(bad);
     }
 }

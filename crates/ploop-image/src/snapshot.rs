@@ -154,8 +154,6 @@ fn with_snapshot(
     text.map_err(|e| refused(&document.path, e))
 }
 
-/// Where the header keeps the size of the device.
-const SIZE_AT: std::ops::Range<usize> = 36..44;
 /// Bytes of entries that a new delta has more than its device needs, at most.
 const SPARE_BAT: u64 = 4 << 20;
 /// Bytes of one write of the new delta.
@@ -280,7 +278,7 @@ pub(crate) fn repair(prepared: &mut Prepared, options: &OpenOptions) -> Result<(
     let top = prepared.top()?;
     let Some(head) = &top.head else { return Ok(()) };
     let tail = top.len > prepared.closed_len(end);
-    let ragged = head.table(top.len).ragged() != 0;
+    let ragged = head.header.bounds(top.len).ragged() != 0;
     if !head.dirty() && !tail && !ragged && !prepared.drop_bitmap {
         return Ok(());
     }
@@ -301,18 +299,8 @@ pub(crate) fn new_header(prepared: &Prepared) -> Result<Header> {
     let entries = top.head.as_ref().map_or(0, |head| head.entries());
     let many = geometry::bat_bytes(entries) > SPARE_BAT + made.map_or(0, |h| h.data_start());
     let made = made.map(|header| if many { header } else { header.with_entries(entries) });
-    let made = made.and_then(|header| with_size(&header, prepared.size));
+    let made = made.and_then(|header| header.with_size(prepared.size));
     made.map_err(|e| ImageError::new(ErrorKind::BadImage, "no delta can have this size").because(e))
-}
-
-/// The header with a size to the sector, of as many clusters.
-pub(crate) fn with_size(
-    header: &Header,
-    size: ploop_format::Sector,
-) -> Result<Header, ploop_format::FormatError> {
-    let mut bytes = header.encode();
-    bytes[SIZE_AT].copy_from_slice(&size.0.to_le_bytes());
-    Header::parse(&bytes)
 }
 
 /// Makes the new delta and its name durable; removes it when that fails.

@@ -108,9 +108,13 @@ fn a_record_that_does_not_fit_is_refused_and_nothing_is_written() {
     // It stays: a file system may give the number of a removed file to the next one.
     let first = Killed::new();
     let cases: [(&[(u64, u32)], &str); 4] = [
-        (&[(3, 9)], "BAT entry 3 points to cluster 9, the file has 9"),
-        (&[(3, 2), (4, 2)], "BAT entry 4 points to cluster 2, another entry does too"),
-        (&[(0, u32::MAX)], "BAT entry 0 points to cluster 4294967295"),
+        (
+            &[(3, 9)],
+            "BAT entry 3 (0x9) points to sector 1152, the cluster ends at byte 655360, \
+             the file has 589824 bytes",
+        ),
+        (&[(3, 2), (4, 2)], "BAT entry 4 (0x2) points to sector 256, another entry does too"),
+        (&[(0, u32::MAX)], "BAT entry 0 (0xffffffff) points to the reserved value 0xffffffff"),
         (&[(160, 1)], "slot 0 changes BAT entry 160, there are 160"),
     ];
     for (changes, words) in cases {
@@ -120,7 +124,8 @@ fn a_record_that_does_not_fit_is_refused_and_nothing_is_written() {
         let error = killed.open().unwrap_err();
         assert_eq!((error.kind(), error.exit_code()), (ErrorKind::BadImage, 11));
         let text = format!("{error} {}", error.hint_text().unwrap_or_default());
-        assert!(text.contains(words) && text.contains(".record"), "{text}");
+        let record = killed.left_files()[0].file_name().unwrap().to_owned();
+        assert!(text.contains(words) && text.contains(record.to_str().unwrap()), "{text}");
         assert!(fs::read(killed.disk.image()).unwrap() == before);
         // The way out that the hint names.
         fs::remove_file(&killed.left_files()[0]).unwrap();

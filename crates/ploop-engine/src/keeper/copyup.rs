@@ -16,7 +16,7 @@ use crate::limits::{COPY_BUFFER, COPY_BUFFERS};
 use crate::map::{Cell, Place};
 use crate::message::{Answer, Caller, ToKeeper};
 use crate::sync::Ordering;
-use crate::zero::is_zero;
+use ploop_format::is_zero;
 use ploop_format::units::PAGE;
 use ploop_format::{FileCluster, GuestCluster, Sector};
 use ploop_io::planted::{Bug, on};

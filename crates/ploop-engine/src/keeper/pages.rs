@@ -22,7 +22,7 @@ use crate::limits::{
 use crate::map::Place;
 use crate::sync::Ordering;
 use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS};
-use ploop_format::{BatPage, GuestCluster};
+use ploop_format::{BatPage, GuestCluster, put_entry};
 use ploop_io::planted::{Bug, on};
 use ploop_io::{AlignedBuf, Io, OpKind};
 use std::collections::{BTreeMap, HashMap};
@@ -229,7 +229,7 @@ impl<I: Io> Keeper<I> {
                 page.pending.push(Pending { index, entry, seq, since, after_sync });
             }
             None => {
-                put(&mut page.staged, slot.index, entry);
+                put_entry(&mut page.staged, slot.index, entry);
                 self.pages.unwritten += usize::from(!page.unwritten);
                 page.unwritten = true;
             }
@@ -253,7 +253,7 @@ impl<I: Io> Keeper<I> {
                 if let Place::At { level, at } = page.get(index).place
                     && self.shared.chain.is_top(level)
                 {
-                    put(&mut staged, index, version.entry(at, self.cluster).unwrap_or(0));
+                    put_entry(&mut staged, index, version.entry(at, self.cluster).unwrap_or(0));
                 }
             }
         }
@@ -474,7 +474,7 @@ impl<I: Io> Keeper<I> {
             page.pending.retain(|p| {
                 let ready = p.after_sync <= number;
                 if ready {
-                    put(staged, p.index, p.entry);
+                    put_entry(staged, p.index, p.entry);
                 }
                 !ready
             });
@@ -554,8 +554,4 @@ struct Ready {
 
 fn page_write(dsync: bool) -> OpKind {
     if dsync && !on(Bug::NoDsyncPage) { OpKind::WriteDsync } else { OpKind::Write }
-}
-
-fn put(staged: &mut AlignedBuf, index: usize, entry: u32) {
-    staged[index * 4..index * 4 + 4].copy_from_slice(&entry.to_le_bytes());
 }

@@ -38,11 +38,11 @@ impl<I: Io> Queue<I> {
         let Some(lent) = buffer.at_driver() else {
             // SAFETY: as in `fill_zeros`; readable for a write. A guest that changes its buffer
             // during its own write gets either content.
-            return crate::zero::is_zero(unsafe { std::slice::from_raw_parts(start, len) });
+            return ploop_format::is_zero(unsafe { std::slice::from_raw_parts(start, len) });
         };
         // SAFETY: as in `fill_zeros`; the data is elsewhere, so this memory is the engine's alone.
         let bytes = unsafe { std::slice::from_raw_parts_mut(start, len) };
         // What cannot be looked at is written as it is.
-        lent.read(piece.buffer, bytes).is_ok() && crate::zero::is_zero(bytes)
+        lent.read(piece.buffer, bytes).is_ok() && ploop_format::is_zero(bytes)
     }
 }

@@ -1,6 +1,7 @@
 //! Every fault of an entry, at its exact limit.
 
 use super::*;
+use crate::header::Header;
 use crate::units::SECTOR;
 use proptest::prelude::*;
 
@@ -70,37 +71,53 @@ fn two_tebibytes_of_file_do_not_wrap() {
     let cluster = ClusterSize::from_sectors(2048).unwrap();
     let entry = 1 << 21;
     let len = (1 << 41) + (1 << 20);
-    assert_eq!(
-        classify_entry(entry, Version::V2, cluster, 1 << 20, len),
-        Ok(Some(Sector((1 << 41) / SECTOR)))
-    );
-    assert!(classify_entry(entry, Version::V2, cluster, 1 << 20, len - 1).is_err());
+    let whole = Bounds { version: Version::V2, cluster, data_start: 1 << 20, file_len: len };
+    assert_eq!(whole.classify(entry), Ok(Some(Sector((1 << 41) / SECTOR))));
+    assert_eq!(whole.file_cluster(entry), FileCluster(1 << 21));
+    assert!(Bounds { file_len: len - 1, ..whole }.classify(entry).is_err());
 }
 
 #[test]
 fn a_page_shows_its_entries_only() {
     let h = header(Version::V2, 1010);
     let first = page(&[(0, 7), (15, 7), (16, 1), (1023, 2)]);
-    let view = BatPageView::new(&h, BatPage(0), &first).unwrap();
+    let view = BatPageView::new(h.entries(), BatPage(0), &first).unwrap();
     assert_eq!(view.iter().count(), 1008);
     assert_eq!(view.iter().next(), Some((GuestCluster(0), 1)));
     assert_eq!(view.entry(GuestCluster(1007)), Some(2));
     assert_eq!(view.entry(GuestCluster(1008)), None);
     assert_eq!(view.garbage(), 0);
     let second = page(&[(0, 3), (1, 4), (2, 9), (500, 9)]);
-    let view = BatPageView::new(&h, BatPage(1), &second).unwrap();
+    let view = BatPageView::new(h.entries(), BatPage(1), &second).unwrap();
     let all: Vec<_> = view.iter().collect();
     assert_eq!(all, [(GuestCluster(1008), 3), (GuestCluster(1009), 4)]);
     assert_eq!((view.entry(GuestCluster(1010)), view.garbage()), (None, 2));
-    assert!(BatPageView::new(&h, BatPage(2), &second).unwrap().iter().next().is_none());
-    assert!(BatPageView::new(&h, BatPage(0), &second[1..]).is_none());
+    assert!(BatPageView::new(h.entries(), BatPage(2), &second).unwrap().iter().next().is_none());
+    assert!(BatPageView::new(h.entries(), BatPage(0), &second[1..]).is_none());
+    assert!(BatPageView::new(h.entries(), BatPage(0), &[0; 4100]).is_none());
+    // The last page may end behind its last entry.
+    let cut = BatPageView::new(h.entries(), BatPage(1), &second[..8]).unwrap();
+    assert!(cut.iter().eq([(GuestCluster(1008), 3), (GuestCluster(1009), 4)]));
+}
+
+#[test]
+fn an_entry_is_put_and_found_in_its_page() {
+    let mut bytes = page(&[(1023, 9)]);
+    let at = |cluster: u64| GuestCluster(cluster).slot().index;
+    put_entry(&mut bytes, at(1006), 5);
+    assert_eq!(bytes, page(&[(1022, 5), (1023, 9)]));
+    assert_eq!(entry_at(&bytes, at(1006)), 5);
+    assert_eq!(entry_at(&bytes, at(1007)), 9);
+    // The same words of the next page.
+    assert_eq!(entry_at(&bytes, at(1007 + 1024)), 9);
+    assert_eq!(entry_at(&bytes[..4092], at(1007)), 0);
 }
 
 #[test]
 fn a_bad_entry_says_where() {
     let h = header(Version::V2, 100);
     let bytes = page(&[(16, 1), (16 + 77, 9001)]);
-    let view = BatPageView::new(&h, BatPage(0), &bytes).unwrap();
+    let view = BatPageView::new(h.entries(), BatPage(0), &bytes).unwrap();
     let bad = view.check_entries(h.bounds(4 * K32)).unwrap_err();
     assert_eq!((bad.slot, bad.value), (GuestCluster(77), 9001));
     assert_eq!(

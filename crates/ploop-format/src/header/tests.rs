@@ -191,12 +191,12 @@ fn file_length() {
 }
 
 #[test]
-fn words_of_pages() {
+fn a_size_need_not_fill_the_last_cluster() {
     let h = Header::new(Version::V2, cluster(64), Sector(2000 * 64)).unwrap();
     assert_eq!(h.bat_pages(), 2);
-    assert_eq!(h.words_in(BatPage(0)), 1024);
-    assert_eq!(h.words_in(BatPage(1)), 2000 + 16 - 1024);
-    assert_eq!(h.words_in(BatPage(2)), 0);
+    let less = h.with_size(Sector(2000 * 64 - 8)).unwrap();
+    assert_eq!((less.size(), less.entries()), (Sector(2000 * 64 - 8), 2000));
+    assert!(h.with_size(Sector(2000 * 64 + 1)).is_err());
 }
 
 proptest! {

@@ -6,8 +6,9 @@ use crate::error::{ErrorKind, IoContext, Result};
 use crate::extension::Extension;
 use crate::head::Head;
 use crate::open::plan::Claim;
-use crate::scan::{self, BadEntry, Fault, Scan, Table};
+use crate::scan::{self, Scan, Table};
 use ploop_format::units::HEADER_WORDS;
+use ploop_format::{BadEntry, EntryFault, is_zero};
 use ploop_io::RawFile;
 use std::path::Path;
 
@@ -74,12 +75,12 @@ fn check_before_scan(
         report.add(Finding::new(FindingKind::Header, true, text));
         return true;
     }
-    if table.ragged() != 0 {
+    if table.bounds.ragged() != 0 {
         let text = format!(
             "the file has {len} bytes, {} more than {} clusters of {}",
-            table.ragged(),
-            table.whole_clusters(),
-            table.cluster.bytes()
+            table.bounds.ragged(),
+            table.bounds.whole_clusters(),
+            table.bounds.cluster.bytes()
         );
         // On a crashed image it is an interrupted extension: the next open takes care of it.
         report.add(Finding::new(FindingKind::Ragged, !head.dirty(), text));
@@ -121,20 +122,20 @@ fn check_table(report: &mut ImageReport, file: &dyn RawFile, head: &Head, len: u
 
 fn note_entry(report: &mut ImageReport, table: &Table, bad: BadEntry) {
     let kind = match bad.fault {
-        Fault::Duplicate => FindingKind::Duplicate,
-        Fault::InsideBat => FindingKind::InsideBat,
-        Fault::PastEnd => FindingKind::PastEnd,
-        Fault::Misaligned => FindingKind::Misaligned,
+        EntryFault::Duplicate { .. } => FindingKind::Duplicate,
+        EntryFault::InsideBat { .. } => FindingKind::InsideBat,
+        EntryFault::PastEof { .. } | EntryFault::Reserved => FindingKind::PastEnd,
+        EntryFault::Misaligned { .. } => FindingKind::Misaligned,
     };
     // An image that was closed properly is believed, but not that its file is all there.
-    if report.skipped && bad.fault != Fault::PastEnd {
+    if report.skipped && kind != FindingKind::PastEnd {
         return;
     }
     report.add(Finding {
         kind,
         slot: Some(bad.slot.0),
-        cluster: Some(bad.cluster.0),
-        detail: bad.describe(table),
+        cluster: Some(table.bounds.file_cluster(bad.value).0),
+        detail: bad.to_string(),
         fatal: true,
     });
 }
@@ -146,10 +147,10 @@ fn check_garbage(report: &mut ImageReport, file: &dyn RawFile, table: &Table) ->
     scan::for_data(
         file,
         start,
-        table.data_start,
-        |_| table.data_start,
+        table.bounds.data_start,
+        |_| table.bounds.data_start,
         |at, bytes| {
-            if scan::is_zero(bytes) {
+            if is_zero(bytes) {
                 return Ok(());
             }
             let (words, _) = bytes.as_chunks::<4>();

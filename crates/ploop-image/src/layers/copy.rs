@@ -1,6 +1,6 @@
 //! One cluster from a file to another. What is zero is not written where zeros are already.
 
-use crate::scan::is_zero;
+use ploop_format::is_zero;
 use ploop_io::{File, RawFile};
 use std::io;
 

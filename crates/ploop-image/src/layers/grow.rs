@@ -12,7 +12,6 @@ use crate::locate::{self, Located};
 use crate::open::pieces::{open_all, refuse_piece};
 use crate::open::plan::{Document, Reach};
 use crate::open::{Level, Note, OpenOptions, Prepared, recover, stamp};
-use crate::snapshot::with_size;
 use crate::store;
 use ploop_format::units::PAGE;
 use ploop_format::{ClusterSize, Guid, Header, Sector};
@@ -244,7 +243,7 @@ fn to_fit(level: &mut Level, cluster: ClusterSize, size: Sector) -> Result<()> {
     }
     let new = new_header(&head.header, size)?;
     // To the sector: the device of a foreign image may end inside a cluster.
-    let new = with_size(&new, size).map_err(|e| {
+    let new = new.with_size(size).map_err(|e| {
         let text = format!("{} cannot have this size", level.path.display());
         ImageError::new(ErrorKind::Param, text).because(e)
     })?;

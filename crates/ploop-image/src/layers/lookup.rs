@@ -4,7 +4,7 @@ use super::target::good;
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::open::Level;
 use ploop_format::units::{HEADER_WORDS, PAGE, PAGE_WORDS, SECTOR};
-use ploop_format::{BatPage, ClusterSize, GuestCluster};
+use ploop_format::{BadEntry, BatPage, ClusterSize, GuestCluster, entry_at};
 
 /// BAT pages of one read.
 pub(super) const AHEAD: u64 = 64;
@@ -67,13 +67,12 @@ impl<'a> Lookup<'a> {
         if cluster.0 >= head.live() {
             return Ok(None);
         }
-        let slot = cluster.slot();
-        let at = ((slot.page.0 - self.first) * PAGE) as usize + slot.index * 4;
-        let mut word = [0; 4];
-        word.copy_from_slice(&self.bytes[at..at + 4]);
+        let at = ((cluster.slot().page.0 - self.first) * PAGE) as usize;
+        let value = entry_at(&self.bytes[at..], cluster.slot().index);
         let bounds = head.header.bounds(self.level.len);
-        let place = bounds.classify(u32::from_le_bytes(word)).map_err(|fault| {
-            let text = format!("BAT entry {cluster} of {}: {fault}", self.level.path.display());
+        let place = bounds.classify(value).map_err(|fault| {
+            let bad = BadEntry { slot: cluster, value, fault };
+            let text = format!("{}: {bad}", self.level.path.display());
             ImageError::new(ErrorKind::BadImage, text)
         })?;
         Ok(place.map(|at| Found { at: at.0 * SECTOR, len: size }))

@@ -15,7 +15,7 @@ use crate::open::Level;
 use crate::scan::for_chunks;
 use fixedbitset::FixedBitSet;
 use ploop_format::units::{HEADER_WORDS, PAGE, SECTOR};
-use ploop_format::{FileCluster, GuestCluster, Header, Sector, geometry};
+use ploop_format::{FileCluster, GuestCluster, Header, Sector, geometry, put_entry};
 use ploop_io::planted::{Bug, on};
 use std::collections::BTreeMap;
 
@@ -134,7 +134,7 @@ fn relocate(
         let got = level.file.read_at(&mut bytes, page * PAGE);
         let got = got.at(ErrorKind::Read, "cannot read the BAT of", &path)?;
         for (index, word) in words {
-            bytes[index * 4..][..4].copy_from_slice(&word.to_le_bytes());
+            put_entry(&mut bytes, *index, *word);
         }
         let written = level.file.write_at(&bytes[..got], page * PAGE);
         written.at(ErrorKind::Write, "cannot write the BAT of", &path)?;

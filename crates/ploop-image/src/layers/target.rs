@@ -9,7 +9,7 @@ use crate::open::Level;
 use crate::scan::{Scan, scan};
 use fixedbitset::FixedBitSet;
 use ploop_format::units::{PAGE, SECTOR};
-use ploop_format::{ClusterSize, FileCluster, GuestCluster, Sector};
+use ploop_format::{ClusterSize, FileCluster, GuestCluster, Sector, entry_at, put_entry};
 use ploop_io::planted::Bug;
 use std::collections::BTreeMap;
 
@@ -96,7 +96,7 @@ impl<'a> Target<'a> {
         };
         let slot = cluster.slot();
         if let Some((_, page)) = self.pages.get_mut(&slot.page.0) {
-            page[slot.index * 4..][..4].copy_from_slice(&new.to_le_bytes());
+            put_entry(&mut page[..], slot.index, new);
         }
         if old != 0 {
             self.freed.push(self.file_cluster(old));
@@ -219,13 +219,11 @@ impl<'a> Target<'a> {
             self.pages.insert(slot.page.0, (page.clone(), page));
         }
         let (_, page) = &self.pages[&slot.page.0];
-        let at = slot.index * 4;
-        Ok(u32::from_le_bytes([page[at], page[at + 1], page[at + 2], page[at + 3]]))
+        Ok(entry_at(&page[..], slot.index))
     }
 
     fn file_cluster(&self, word: u32) -> FileCluster {
-        let at = self.head.version().position(word, self.cluster);
-        FileCluster(at.bytes() >> self.cluster.log2())
+        self.head.header.bounds(self.len).file_cluster(word)
     }
 
     fn entry(&self, place: FileCluster) -> Result<u32> {
@@ -277,12 +275,8 @@ pub(super) fn good(level: &Level, head: &Head) -> Result<Scan> {
     match first {
         None => Ok(scan),
         Some(bad) => {
-            let text = format!(
-                "{} has {} bad BAT entries: {}",
-                level.path.display(),
-                scan.bad,
-                bad.describe(&table)
-            );
+            let text =
+                format!("{} has {} bad BAT entries: {}", level.path.display(), scan.bad, bad);
             Err(ImageError::new(ErrorKind::BadImage, text).hint("ploop check -f -c shows all"))
         }
     }
@@ -292,7 +286,7 @@ pub(super) fn good(level: &Level, head: &Head) -> Result<Scan> {
 pub(super) fn stamp(level: &mut Level) -> Result<()> {
     let Some(head) = &mut level.head else { return Ok(()) };
     head.header = head::rewrite(&*level.file, &level.path, |header| header.stamp_below())?;
-    let whole = head.table(level.len).rounded_up().len;
+    let whole = head.header.bounds(level.len).rounded_up().file_len;
     sync(&*level.file, Bug::NoSyncMergeMark)?;
     if whole != level.len {
         level.file.set_len(whole).at(

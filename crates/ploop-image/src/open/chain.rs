@@ -5,10 +5,10 @@ use super::plan::{ORIGINAL_LEVELS, Reach};
 use super::{Note, OpenOptions, recover, settle};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head::Head;
-use crate::scan::{self, BadEntry, Scan, Table, scan};
+use crate::scan::{self, Scan, Table, scan};
 use crate::store::{self, Spares};
 use ploop_format::descriptor::Temporary;
-use ploop_format::{ClusterSize, GuestCluster, InUse, Sector};
+use ploop_format::{BadEntry, ClusterSize, GuestCluster, InUse, Sector};
 use ploop_io::planted::{Bug, on, synced};
 use ploop_io::{Dir, File, Ident};
 use std::path::{Path, PathBuf};
@@ -197,8 +197,8 @@ impl Prepared {
         head.check_writable(&top.path)?;
         self.drop_bitmap = head.check_extension(&*top.file, &top.path, options.drop_cbt)?;
         let table = head.table(top.len);
-        if table.ragged() != 0 {
-            self.notes.push(Note::Ragged { path: top.path.clone(), bytes: table.ragged() });
+        if table.bounds.ragged() != 0 {
+            self.notes.push(Note::Ragged { path: top.path.clone(), bytes: table.bounds.ragged() });
         }
         self.scan = Some(scan_top(top, &table, &self.changes)?);
         self.look_below()
@@ -288,10 +288,10 @@ fn scan_top(top: &Level, table: &Table, changes: &[(GuestCluster, u32)]) -> Resu
     if scan.bad == 0 {
         return Ok(scan);
     }
-    let list: Vec<String> = first.iter().map(|bad| bad.describe(table)).collect();
+    let list: Vec<String> = first.iter().map(BadEntry::to_string).collect();
     if !changes.is_empty() {
         let why = format!("with its {} changes, {}", changes.len(), list.join("; "));
-        return Err(recover::unfit(top, "its", &why));
+        return Err(recover::unfit(top, &why));
     }
     let text =
         format!("{} has {} bad BAT entries: {}", top.path.display(), scan.bad, list.join("; "));

@@ -11,8 +11,8 @@ use super::{Level, Note, OpenOptions};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head::Head;
 use ploop_engine::record::{Left, Owner, RECORD_CHANGES, Record, RecordError, left, record_words};
-use ploop_format::units::{HEADER_WORDS, PAGE};
-use ploop_format::{BatPage, GuestCluster};
+use ploop_format::units::PAGE;
+use ploop_format::{BatPage, GuestCluster, put_entry};
 use ploop_io::planted::{Bug, synced};
 use ploop_io::{Ident, Records};
 use std::fmt;
@@ -62,7 +62,7 @@ pub(crate) fn look(
         Ok(left) => left,
         // Another boot: what was not durable went with the host.
         Err(RecordError::NoRecord | RecordError::OtherBoot) => return Ok(Vec::new()),
-        Err(error) => return Err(unfit(top, &name, &error.to_string())),
+        Err(error) => return Err(unfit(top, &error.to_string())),
     };
     if failed {
         notes.push(Note::SyncFailedBefore(top.path.clone()));
@@ -77,9 +77,10 @@ pub(crate) fn look(
 }
 
 /// The error of a record that cannot be followed.
-pub(super) fn unfit(top: &Level, name: &str, why: &str) -> ImageError {
+pub(super) fn unfit(top: &Level, why: &str) -> ImageError {
+    let record = top.file.ident().map_or_else(|_| "its record".into(), |top| name(top) + ".record");
     let text = format!(
-        "{} was not closed, and what its server left in {name}.record does not fit it: {why}",
+        "{} was not closed, and what its server left in {record} does not fit it: {why}",
         top.path.display()
     );
     ImageError::new(ErrorKind::BadImage, text).hint(
@@ -100,8 +101,7 @@ pub(super) fn apply(top: &Level, changes: &[(GuestCluster, u32)]) -> Result<()> 
         let got =
             top.file.read_at(&mut bytes, page * PAGE).at(ErrorKind::Read, "cannot read", path)?;
         for (cluster, entry) in group {
-            let at = cluster.slot().index * 4;
-            bytes[at..at + 4].copy_from_slice(&entry.to_le_bytes());
+            put_entry(&mut bytes, cluster.slot().index, *entry);
         }
         top.file.write_at(&bytes[..got], page * PAGE).at(
             ErrorKind::Write,
@@ -110,17 +110,6 @@ pub(super) fn apply(top: &Level, changes: &[(GuestCluster, u32)]) -> Result<()> 
         )?;
     }
     synced(Bug::NoSyncReplay, || top.file.sync()).at(ErrorKind::Sync, "cannot sync", path)
-}
-
-/// Puts the changes into a piece of the BAT that was read from byte `at`.
-pub(crate) fn overlay(changes: &[(GuestCluster, u32)], at: u64, bytes: &mut [u8]) {
-    let word = |cluster: GuestCluster| (cluster.0 + HEADER_WORDS) * 4;
-    let end = at + bytes.len() as u64;
-    let first = changes.partition_point(|(cluster, _)| word(*cluster) < at);
-    for (cluster, entry) in changes[first..].iter().take_while(|(c, _)| word(*c) < end) {
-        let place = (word(*cluster) - at) as usize;
-        bytes[place..place + 4].copy_from_slice(&entry.to_le_bytes());
-    }
 }
 
 /// A fresh record for the life that begins now; a note when there can be none.
