@@ -47,6 +47,9 @@ pub fn run(load: &Load, spec: &ServeSpec) -> Result<Report> {
         let wakers: Vec<Waker> = woken.try_iter().collect();
         measure(load, &session, &gate, &wakers, &told, counter.as_ref())
     });
+    if let Some(lacks) = session.lacks() {
+        tracing::warn!("{lacks}");
+    }
     let engine = session.engine();
     let device = session.device().clone();
     let closing = RealClock.now();

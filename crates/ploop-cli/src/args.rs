@@ -229,6 +229,9 @@ pub struct Serving {
     /// Serve metrics for Prometheus over HTTP: unix:PATH or tcp:ADDR:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<String>,
+    /// Let members of GROUP see the disk in `ploop list`; nothing else of it is open to them
+    #[arg(long, value_name = "GROUP")]
+    pub visible_to: Option<String>,
     /// Let NBD and --metrics listen on other than loopback addresses: no password, no encryption
     #[arg(long)]
     pub insecure_listen: bool,
@@ -351,8 +354,8 @@ pub struct Detach {
 /// `ploop mount`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without -m the disk is only attached. With mount(8), --allow-outside and --change-shared are options
-behind -o: mount -t ploop -o allow-outside /vz/disk /mnt.
+Without -m the disk is only attached. With mount(8), --allow-outside, --change-shared and
+--visible-to are options behind -o: mount -t ploop -o visible-to=adm /vz/disk /mnt.
 
 Examples:
   ploop mount -m /mnt /vz/disk

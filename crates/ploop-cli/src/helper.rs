@@ -28,6 +28,7 @@ fn mount(words: &[OsString]) -> Result<Option<Vec<OsString>>> {
     let mut passed = vec!["helper=ploop".to_owned()];
     for option in options.iter().flat_map(|all| all.split(',')).filter(|one| !one.is_empty()) {
         match option.split_once('=') {
+            Some(("visible-to", group)) => out.extend(["--visible-to".into(), group.into()]),
             Some(("fstype", fstype)) => out.extend(["-t".into(), fstype.into()]),
             None if option == "ro" => out.push("-r".into()),
             None if option == "fsck" => out.push("-F".into()),
@@ -121,8 +122,10 @@ mod tests {
             )
         );
         assert_eq!(
-            meant("mount.ploop /vz/d /mnt -o allow-outside,noatime").as_deref(),
-            Some("ploop mount -m /mnt --allow-outside -o helper=ploop,noatime /vz/d")
+            meant("mount.ploop /vz/d /mnt -o allow-outside,noatime,visible-to=adm").as_deref(),
+            Some(
+                "ploop mount -m /mnt --allow-outside --visible-to adm -o helper=ploop,noatime /vz/d"
+            )
         );
         assert_eq!(meant("mount.ploop /vz/d /mnt -f"), None);
         assert_eq!(meant("umount.ploop /mnt -n").as_deref(), Some("ploop umount -m /mnt"));

@@ -1,7 +1,9 @@
 //! What was said -> what it means: sizes, names and choices as values, or an error with code 38.
 
 use crate::args;
+use crate::host::groups;
 use ploop_bench::{Load, Mode};
+use ploop_daemon::registry::Registry;
 use ploop_daemon::runtime::{Export, OnFull, RingChoice, ServeSpec, UblkCopies, check_name};
 use ploop_daemon::stats::scrape;
 use ploop_daemon::{Code, Failure, NbdAddr, Result};
@@ -222,7 +224,16 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
             .transpose()?,
         name: None,
         to_mount: false,
+        visible_to: args.visible_to.as_deref().map(visible_to).transpose()?,
+        for_a_moment: false,
     })
+}
+
+/// The number of a group, when its members can be let see this user's disks.
+fn visible_to(group: &str) -> Result<u32> {
+    let number = groups::number(group)?;
+    Registry::of_user().check_visible(number)?;
+    Ok(number)
 }
 
 fn prealloc(text: &str) -> Result<u64> {

@@ -1,5 +1,6 @@
-//! The open disks of all users, for root to list. What users wrote is not trusted: nothing of it is
-//! opened, asked or removed.
+//! The open disks of other users: of all of them for root to list, those of root that were made
+//! visible to a group for its members. What users wrote is not trusted: nothing of it is opened,
+//! asked or removed.
 
 use crate::registry::{Entry, Registry};
 use rustix::fs::OFlags;
@@ -11,16 +12,19 @@ use std::path::{Path, PathBuf};
 
 /// An entry longer than this is none.
 const MAX_ENTRY: u64 = 64 << 10;
+/// So many files of one user are looked at.
+const MAX_FILES: usize = 4096;
 
 impl Registry {
-    /// Disks of other users whose servers run, with the users' numbers. Only root has a view of
-    /// them, and only beside its usual registry.
+    /// Disks of other users whose servers run, with the users' numbers: for root all, for others
+    /// those of root that a group of theirs may see. Only beside the usual registry.
     #[must_use]
     pub fn of_others(&self) -> Vec<(u32, Entry)> {
         let usual = std::env::var_os("PLOOP_RUN_DIR").is_none_or(|dir| dir.is_empty());
-        match rustix::process::geteuid().is_root() && usual {
+        match rustix::process::geteuid().is_root() {
+            _ if !usual => Vec::new(),
             true => all(Path::new("/run/user"), &std::env::temp_dir()),
-            false => Vec::new(),
+            false => entries(0, Path::new("/run/ploop")).into_iter().map(|e| (0, e)).collect(),
         }
     }
 }
@@ -46,8 +50,9 @@ fn names(dir: &Path) -> impl Iterator<Item = (String, PathBuf)> {
 
 /// Entries of a directory that is the user's own.
 fn entries(uid: u32, dir: &Path) -> Vec<Entry> {
-    let own = fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid);
-    let files = own.then(|| names(dir)).into_iter().flatten();
+    let own = |meta: fs::Metadata| meta.is_dir() && meta.uid() == uid && meta.mode() & 0o022 == 0;
+    let own = fs::symlink_metadata(dir).is_ok_and(own);
+    let files = own.then(|| names(dir)).into_iter().flatten().take(MAX_FILES);
     let files = files.filter(|(name, _)| name.ends_with(".json"));
     files.filter_map(|(_, path)| entry(uid, &path)).collect()
 }
@@ -64,10 +69,19 @@ fn entry(uid: u32, path: &Path) -> Option<Entry> {
     file.take(MAX_ENTRY).read_to_end(&mut bytes).ok()?;
     let mut value: Value = serde_json::from_slice(&bytes).ok()?;
     harmless(&mut value);
-    let entry: Entry = serde_json::from_value(value).ok()?;
+    let mut entry: Entry = serde_json::from_value(value).ok()?;
+    // They are looked up: no other place than that of devices.
+    entry.device = entry.device.filter(|device| is_device(device));
+    entry.partition = entry.partition.filter(|device| is_device(device));
     // A server is its user's process.
     let runs = fs::metadata(format!("/proc/{}", entry.pid)).is_ok_and(|meta| meta.uid() == uid);
     (runs && entry.alive()).then_some(entry)
+}
+
+/// `/dev/loop3`, `/dev/ublkb0p1`: a name, with nothing a user could have put there.
+fn is_device(path: &str) -> bool {
+    let name = path.strip_prefix("/dev/").unwrap_or_default();
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
 /// Names go to root's terminal.
@@ -84,7 +98,7 @@ fn harmless(value: &mut Value) {
 mod tests {
     use super::all;
     use std::fs;
-    use std::os::unix::fs::{chown, symlink};
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
     use std::process::{Child, Command};
 
     const USER: u32 = 4242;
@@ -132,8 +146,11 @@ mod tests {
             fs::write(dir.join(name), text).unwrap();
             chown(dir.join(name), Some(owner), None).unwrap();
         };
-        put(&own, "1:2.json", text(his.0.id(), r"/a\u001b[2J"), USER);
-        put(&session, "1:3.json", text(his.0.id(), "/b"), USER);
+        let with = |device: &str, text: String| {
+            text.replace(r#""device":null"#, &format!(r#""device":"{device}""#))
+        };
+        put(&own, "1:2.json", with("/dev/loop3", text(his.0.id(), r"/a\u001b[2J")), USER);
+        put(&session, "1:3.json", with("/dev/shm/x", text(his.0.id(), "/b")), USER);
         put(&own, "1:4.json", text(mine.0.id(), "/root-process"), USER);
         put(&own, "1:5.json", text(his.0.id(), "/another-users-file"), 0);
         put(tmp.path(), "aim", text(his.0.id(), "/link"), USER);
@@ -144,5 +161,11 @@ mod tests {
             found.iter().map(|(uid, e)| (*uid, e.disk.display().to_string())).collect();
         disks.sort();
         assert_eq!(disks, [(USER, "/a?[2J".to_owned()), (USER, "/b".to_owned())]);
+        // A place of a device that is none is not looked at; a directory that others can write is
+        // nobody's own.
+        let devices: Vec<_> = found.iter().filter_map(|(_, e)| e.device.as_deref()).collect();
+        assert_eq!(devices, ["/dev/loop3"]);
+        fs::set_permissions(&session, fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(all(run.path(), tmp.path()).len(), 1);
     }
 }

@@ -48,6 +48,9 @@ pub struct Entry {
     pub exports: Vec<String>,
     /// Seconds since 1970.
     pub started: u64,
+    /// Number of the group whose members see it in their lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visible_to: Option<u32>,
     /// Its server is about to end.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stopping: bool,
@@ -161,6 +164,26 @@ impl Registry {
         };
         let message = format!("{dir}, where open disks are listed, is not used: {why}");
         Err(Failure::new(Code::System, message).kind("registry").hint(hint))
+    }
+
+    /// Whether members of a group can be let see an entry here.
+    ///
+    /// # Errors
+    /// The directory is closed to them, or this user may not give a file to the group.
+    pub fn check_visible(&self, group: u32) -> Result<()> {
+        if self.private {
+            let dir = self.dir.display();
+            let message = format!("--visible-to: the disks of this user are listed in {dir}");
+            let hint = "that is closed to others; root's list in /run/ploop can be seen by a group";
+            return Err(Failure::parameter(message).hint(hint));
+        }
+        let me = rustix::process::geteuid();
+        let groups = rustix::process::getgroups().unwrap_or_default();
+        let mine = |gid: rustix::process::Gid| gid.as_raw() == group;
+        if me.is_root() || mine(rustix::process::getegid()) || groups.into_iter().any(mine) {
+            return Ok(());
+        }
+        Err(Failure::parameter(format!("--visible-to: this user is not in group {group}")))
     }
 
     /// Enters this process. `entry.id` is chosen here.
@@ -298,9 +321,13 @@ impl Claim {
         let write = || -> std::io::Result<()> {
             let text = serde_json::to_vec_pretty(&self.entry)?;
             let _ = fs::remove_file(&staged);
-            // What the disks of a host are called is nobody else's business.
+            // What the disks of a host are called is nobody else's business, unless asked.
             let mut file =
                 fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
+            if let Some(group) = self.entry.visible_to {
+                std::os::unix::fs::fchown(&file, None, Some(group))?;
+                file.set_permissions(fs::Permissions::from_mode(0o640))?;
+            }
             file.write_all(&text)?;
             file.write_all(b"\n")?;
             drop(file);
@@ -417,6 +444,7 @@ mod tests {
             mountpoint: None,
             exports: vec![],
             started: 1,
+            visible_to: None,
             stopping: false,
         }
     }

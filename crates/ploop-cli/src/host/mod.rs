@@ -4,6 +4,7 @@ pub mod btrfs;
 pub mod command;
 pub mod freeze;
 pub mod gpt;
+pub mod groups;
 pub mod growing;
 pub mod mkfs;
 pub mod mounting;

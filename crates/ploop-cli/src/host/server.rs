@@ -5,7 +5,7 @@ use crate::show::Output;
 use ploop_daemon::background::{self, Background};
 use ploop_daemon::control::Client;
 use ploop_daemon::registry::{self, Entry, Registry};
-use ploop_daemon::runtime::ServeSpec;
+use ploop_daemon::runtime::{ServeSpec, means};
 use ploop_daemon::{Code, Failure, Result, users};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -63,6 +63,14 @@ pub fn start(spec: &ServeSpec, output: Output) -> Result<Background> {
         options.push("--json".to_owned());
     }
     background::start(spec, &options)
+}
+
+/// Another hint for a verb that makes a device by the way, where none can be made.
+pub fn or(failure: Failure, without: &str) -> Failure {
+    match &*failure.kind {
+        means::UNAVAILABLE => failure.hint(without),
+        _ => failure,
+    }
 }
 
 /// The device to mount: the partition when there is one.

@@ -13,6 +13,8 @@ use ploop_io::RealDir;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
+const SIZE_ALONE: &str = "`ploop info -s` shows the size of the disk, which needs no device";
+
 #[derive(Default, Serialize)]
 struct Shown {
     disk: PathBuf,
@@ -124,11 +126,20 @@ fn statfs(
         }
         return from_device(server::mountable(entry)?);
     }
+    // Two that only read can have a disk at once.
+    if let Some(entry) = entry.filter(|entry| !entry.read_only) {
+        let message = format!(
+            "{} is open, not as a block device ({}): what is on it is not known here",
+            disk.display(),
+            entry.exports.join(", ")
+        );
+        return Err(Failure::new(Code::InUse, message).hint(SIZE_ALONE));
+    }
     // What was stored at the last unmount may be of another day: whoever else has mounted the disk
     // since then has not written it.
     let reading = plan::reading(disk.to_owned(), files);
-    let spec = ServeSpec { exports: vec![Export::Loop], ..reading };
-    let server = server::start(&spec, output)?;
+    let spec = ServeSpec { exports: vec![Export::Loop], for_a_moment: true, ..reading };
+    let server = server::start(&spec, output).map_err(|failure| server::or(failure, SIZE_ALONE))?;
     let entry = server.entry.clone();
     let stat = server::mountable(&entry).and_then(from_device);
     let stopped = server::stop(&entry, stat.is_err());
@@ -139,7 +150,7 @@ fn statfs(
 fn from_device(device: &str) -> Result<Statfs> {
     if mkfs::detect(device).is_none() {
         return Err(Failure::new(Code::Mount, format!("{device} has no known file system"))
-            .hint("`ploop info -s` shows the size of the disk"));
+            .hint(SIZE_ALONE));
     }
     let how = How { frozen: true, ..How::default() };
     mounting::for_a_moment(device, how, Statfs::of_mount)

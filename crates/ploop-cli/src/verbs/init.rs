@@ -121,9 +121,11 @@ fn file_system(fs: &FsPlan, created: &Created, progress: &Progress, output: Outp
     progress.say("attaching");
     let spec = ServeSpec {
         exports: vec![Export::Loop],
+        for_a_moment: true,
         ..ServeSpec::private(created.descriptor.clone(), false)
     };
-    let server = server::start(&spec, output)?;
+    let without = "`-t none` makes a disk without a file system, which needs no device";
+    let server = server::start(&spec, output).map_err(|failure| server::or(failure, without))?;
     let entry = server.entry.clone();
     let made = device(fs, &entry).and_then(|device| {
         progress.say(format!("mkfs.{} {device}", fs_name(fs.kind)));

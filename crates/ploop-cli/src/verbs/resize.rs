@@ -33,8 +33,11 @@ pub fn run(args: &layer_args::Resize, output: Output) -> Result<()> {
     if let Some(entry) = server::of_disk(&disk)? {
         return shown(resize(&entry, bytes, args.partition)?, output);
     }
-    let spec = plan::attach(&args.disk, "auto", &args.serving)?;
-    let entry = server::start(&spec, output)?.entry;
+    let mut spec = plan::attach(&args.disk, "auto", &args.serving)?;
+    spec.for_a_moment = true;
+    let without = "`ploop grow` makes the disk larger, not what is on it, and needs no device";
+    let started = server::start(&spec, output).map_err(|failure| server::or(failure, without));
+    let entry = started?.entry;
     let done = resize(&entry, bytes, args.partition);
     let stopped = server::stop(&entry, false);
     let done = done?;

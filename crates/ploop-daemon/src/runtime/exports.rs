@@ -3,6 +3,7 @@
 
 use super::kernel_nbd::{self, KernelNbd};
 use super::link::{Links, tell_udev};
+use super::means;
 use super::methods::Ending;
 use super::nbd::Nbd;
 use super::partition::{self, Partition};
@@ -69,12 +70,13 @@ impl Exports {
         fronts.resize_with(queues, Vec::new);
         self.vhost = Vhost::bind(spec, limits, traits, &mut fronts)?;
         let block = self.ublk.is_some() || self.by_kernel;
-        let files = spec.exports.iter().any(|export| match export {
-            Export::Nbd { .. } | Export::VhostUser { .. } | Export::KernelNbd => false,
-            Export::Fuse { .. } | Export::Loop => true,
+        let over_loop = spec.exports.iter().any(|export| match export {
+            Export::Loop => true,
             Export::Ublk { or_loop, .. } => *or_loop && !block,
+            _ => false,
         });
-        if files {
+        if over_loop || spec.exports.iter().any(|export| matches!(export, Export::Fuse { .. })) {
+            means::of_a_file(over_loop)?;
             let made = FuseQueues::new(limits, queues);
             let (queues, made) = made.or_fail(Code::System, "memory for FUSE requests")?;
             self.queues = Some(queues);
@@ -130,9 +132,7 @@ impl Exports {
             match NbdDevice::probe() {
                 Ok(()) => return Ok(true),
                 Err(error) if asked => {
-                    return Err(
-                        Failure::from(error).hint("--via loop works with FUSE and loop devices")
-                    );
+                    return Err(Failure::from(error).hint(means::another_device()));
                 }
                 Err(error) => tracing::info!("{error}; a loop device is used instead"),
             }
@@ -198,14 +198,8 @@ impl Exports {
             Some(Arc::new(move || top.allocated()) as Arc<dyn Fn() -> u64 + Send + Sync>);
         let options =
             FuseOptions { read_only: limits.read_only, allocated, ..FuseOptions::default() };
-        FuseServer::mount(file, queues, limits, options).map_err(|error| {
-            let failure = Failure::new(Code::Mount, format!("FUSE file: {error}"));
-            if Path::new("/dev/fuse").exists() {
-                failure
-            } else {
-                failure.hint("/dev/fuse is not there: load the fuse module")
-            }
-        })
+        FuseServer::mount(file, queues, limits, options)
+            .map_err(|error| Failure::new(Code::Mount, format!("FUSE file: {error}")))
     }
 
     fn start_ublk(&mut self, session: &Session) -> Result<()> {

@@ -12,6 +12,7 @@
 //! | `vhost` | vhost-user sockets for virtual machines |
 //! | [`exports`] | FUSE files, the loop device and its partition; starts the ublk device |
 //! | `leaving` | who has the block device; taking it away when nobody has |
+//! | [`means`] | what the host and the user have for that |
 //! | [`copier`] | copies of layers: several at a time, at a rate |
 //! | [`cursor`] | the device as something to read, write and seek in |
 //! | [`mapping`] | where the disk is stored |
@@ -33,6 +34,7 @@ pub mod layers;
 mod leaving;
 mod link;
 pub mod mapping;
+pub mod means;
 pub mod memory;
 pub mod methods;
 pub mod multi;

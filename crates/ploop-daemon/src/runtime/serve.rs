@@ -11,7 +11,7 @@ use super::methods::{Control, Ending, Event, Fixed, Task, version};
 use super::session::Session;
 use super::spec::ServeSpec;
 use super::ublk::Traits;
-use super::{memory, open, signals};
+use super::{means, memory, open, signals};
 use crate::control::Server;
 use crate::failure::OrFail;
 use crate::registry::{Entry, Registry};
@@ -44,11 +44,10 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
     // First of all: a signal between the in-use mark and the handlers would leave the mark.
     let hold = Hold::default();
     let give_up = watch_signals(events.clone(), hold.clone())?;
-    if let Err(why) = memory::lock() {
-        tracing::warn!("{why}");
-    }
     let mut metrics = listen_for_metrics(spec)?;
     let disk = open(spec)?;
+    // Before the engine reserves memory that is to stay empty.
+    let unlocked = memory::lock().err();
     let entry = entry(spec, &disk);
     let version = version(&disk.spec());
     let traits = Traits::of(&disk);
@@ -72,6 +71,7 @@ pub fn serve(spec: &ServeSpec, up: Up<'_>) -> Result<()> {
             return Err(failure);
         }
     };
+    means::tell(spec, &session, unlocked);
     let log = claim.path("log");
     let ready = (claim.entry().clone(), log.clone(), claim.socket());
     let ready_for = format!("serving {}", claim.entry().disk.display());
@@ -303,6 +303,7 @@ fn entry(spec: &ServeSpec, disk: &Disk) -> Entry {
         transport: None,
         mountpoint: None,
         exports: Vec::new(),
+        visible_to: spec.visible_to,
         started: started.map_or(0, |since| since.as_secs()),
         stopping: false,
     }

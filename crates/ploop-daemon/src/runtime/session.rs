@@ -37,6 +37,8 @@ pub struct Session {
     remotes: Vec<RemoteHandle>,
     threads: Threads,
     engine: &'static str,
+    /// Why it is not the best one.
+    lacks: Option<String>,
     top: TopFile,
     /// Front ends for the end of the next pause, by queue.
     joining: Vec<Vec<MakeFront>>,
@@ -128,7 +130,7 @@ impl Session {
         // By its descriptor: the top's path will not be that of the top for ever.
         let target = disk.target().map_or_else(|| spec.disk.clone(), Path::to_owned);
         match started {
-            Ok(engine) => Ok(Self {
+            Ok((engine, lacks)) => Ok(Self {
                 device,
                 disk: Some(disk),
                 target,
@@ -136,6 +138,7 @@ impl Session {
                 remotes: handles,
                 threads,
                 engine,
+                lacks,
                 top,
                 joining: Vec::new(),
             }),
@@ -152,6 +155,12 @@ impl Session {
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Why files are read and written in another way than the best one, as a sentence.
+    #[must_use]
+    pub fn lacks(&self) -> Option<&str> {
+        self.lacks.as_deref()
     }
 
     /// The disk; `None` after a pause that did not end well.
@@ -486,7 +495,7 @@ fn start_queues(
     choice: EngineChoice,
     remotes: Vec<RemoteFront>,
     fronts: Vec<Vec<MakeFront>>,
-) -> Result<&'static str> {
+) -> Result<(&'static str, Option<String>)> {
     let (ready, started) = channel();
     let mut fronts = fronts.into_iter();
     for (n, remote) in remotes.into_iter().enumerate() {
@@ -501,6 +510,7 @@ fn start_queues(
     }
     drop(ready);
     let mut engine = "none";
+    let mut lacks = None;
     for _ in 0..threads.queues.len() {
         let gone = || io::Error::other("a queue's thread ended early");
         let (name, note) = started
@@ -510,11 +520,11 @@ fn start_queues(
         if engine == "none"
             && let Some(note) = note
         {
-            tracing::warn!("{note}; blocking calls on threads are used instead");
+            lacks = Some(format!("{note}; blocking calls on threads are used instead"));
         }
         engine = name;
     }
-    Ok(engine)
+    Ok((engine, lacks))
 }
 
 /// Where a queue waits while its device is exchanged.

@@ -43,6 +43,12 @@ pub struct ServeSpec {
     /// until the next verb.
     #[serde(default)]
     pub to_mount: bool,
+    /// Number of a group whose members see the disk in their lists.
+    #[serde(default)]
+    pub visible_to: Option<u32>,
+    /// For a verb that takes it away again: what it goes without matters to nobody.
+    #[serde(default)]
+    pub for_a_moment: bool,
 }
 
 /// A way to reach the disk.
@@ -140,6 +146,8 @@ impl ServeSpec {
             metrics: None,
             name: None,
             to_mount: false,
+            visible_to: None,
+            for_a_moment: false,
         }
     }
 

@@ -91,9 +91,7 @@ pub fn open(spec: &ServeSpec, limits: Limits, traits: Traits) -> Result<Option<U
             tracing::info!("{failure}; another kind of device is used instead");
             passed_by(spec, traits)
         }
-        other => {
-            other.map_err(|failure| failure.hint("--via loop works with FUSE and loop devices"))
-        }
+        other => other.map_err(|failure| failure.hint(super::means::another_device())),
     }
 }
 
