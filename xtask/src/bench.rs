@@ -1,5 +1,18 @@
 //! `cargo xtask bench`: our numbers beside others', in pairs one after the other, so that what the
 //! machine does besides meets both alike.
+//!
+//! | part | what |
+//! |---|---|
+//! | `rows` | the comparisons in process |
+//! | `served` | the comparisons over a transport |
+//! | `fuse` | FUSE exports, ours and QEMU's |
+//! | `vhost` | vhost-user exports, without a virtual machine |
+//! | `peers` | servers that are measured, ours and others' |
+//! | `lab` | working folders, images in them, and `ploop bench` on those |
+//! | `targets` | what is wanted of each comparison |
+//! | `stats` | medians and quartiles |
+//! | `report` | what is written down |
+//! | `svg` | two curves as a picture |
 
 mod fuse;
 mod lab;

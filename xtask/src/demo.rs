@@ -1,6 +1,14 @@
 //! `cargo xtask demo`: the main job on a real file system, proved step by step.
 //!
 //! Everything lies in one temporary directory and goes away at the end, on an error and on Ctrl-C.
+//!
+//! | part | what |
+//! |---|---|
+//! | `steps` | the steps, in order |
+//! | `tree` | a real tree of files, with hashes |
+//! | `damage` | damage done on purpose, to a copy |
+//! | `timeline` | what a person sees |
+//! | `work` | the demo's directory, and everything that is taken down at the end |
 
 mod damage;
 mod steps;

@@ -1,4 +1,19 @@
 //! The project's tasks: `cargo xtask demo`, `test`, `tidy` and the rest of [`USAGE`].
+//!
+//! | part | what |
+//! |---|---|
+//! | `setup` | what tests and demo need from outside |
+//! | `test` | `cargo xtask test` |
+//! | `demo` | `cargo xtask demo` |
+//! | `tidy` | `cargo xtask tidy`: rules that no other tool checks |
+//! | `sim` | `cargo xtask sim`, `planted`, `mutate` |
+//! | `loom` | `cargo xtask loom`: models of the lock-free parts |
+//! | `fuzz` | `cargo xtask fuzz` |
+//! | `stress` | `cargo xtask stress` |
+//! | `hosts` | `cargo xtask hosts`: full and read-only hosts |
+//! | `vm` | `cargo xtask vm`: kernels with ublk, nbd and device-mapper |
+//! | `bench` | `cargo xtask bench` |
+//! | `sh` | running programs, and talking to the person who waits |
 
 mod bench;
 mod demo;

@@ -2,11 +2,24 @@
 //!
 //! A finding reads `path:line: what`. A line that has a reason to break a rule carries it:
 //! `// tidy: RULE: reason` on the line itself or on the one above.
+//!
+//! | part | what |
+//! |---|---|
+//! | `source` | a Rust file as code without comments, and as comments |
+//! | `function` | sizes of functions, lines and files |
+//! | `words` | words that are forbidden in some places |
+//! | `crates` | which crate may use which |
+//! | `citations` | numbers of invariants, hazards and decisions exist in docs/ |
+//! | `tables` | headers name each module; README.md names each document |
+//! | `text` | ASCII, no blanks at the end of a line, nothing of one machine |
+//! | `commits` | titles of commits |
 
 mod citations;
+mod commits;
 mod crates;
 mod function;
 mod source;
+mod tables;
 mod text;
 mod words;
 
@@ -57,6 +70,8 @@ pub fn run() -> Result<()> {
     }
     found.extend(citations::check(&files, &sources));
     found.extend(crates::check(&files));
+    found.extend(tables::check(&files, &sources));
+    found.extend(commits::check()?);
     found.sort();
     found.dedup();
     found.iter().for_each(|finding| sh::complain(&finding.to_string()));

@@ -3,6 +3,20 @@
 //! Kernels and qemu come from the machine's own Debian mirror and stay under `target/vm`; a
 //! suite runs inside and its console becomes a table. Without options the kernels for CI take
 //! turns, one each day.
+//!
+//! | part | what |
+//! |---|---|
+//! | `plan` | what the machine is made of: `packages.txt` |
+//! | `fetch` | packages from a Debian mirror, kept under `target/vm` |
+//! | `modules` | kernel modules and what they need, in order |
+//! | `initramfs` | the guest's root file system |
+//! | `cpio` | the archive that a kernel unpacks into its first root |
+//! | `boot` | one boot in software emulation |
+//! | `served` | the machine's second disk, served by ploop on the host |
+//! | `report` | what the suite said, as a table and a verdict |
+//! | `log_writes` | the log of the kernel's `dm-log-writes` |
+//! | `replay` | what the machine recorded below our images, replayed to any point |
+//! | `varlink` | the control socket, spoken to by another's client |
 
 mod boot;
 mod cpio;

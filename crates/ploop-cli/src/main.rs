@@ -1,5 +1,15 @@
 //! The `ploop` command: said ([`args`]) -> meant ([`plan`]) -> done ([`verbs`]) -> shown
 //! ([`show`]).
+//!
+//! | part | what |
+//! |---|---|
+//! | `args` | the command line |
+//! | `layer_args` | the command line of the verbs that change layers |
+//! | `plan` | the command line, checked and turned into what the libraries take |
+//! | `host` | the host around a disk: mounts, partition tables, other programs, servers |
+//! | `verbs` | one file for each verb |
+//! | `show` | output for people and for programs |
+//! | `helper` | `mount.ploop` and `umount.ploop` |
 
 mod args;
 mod helper;

@@ -10,6 +10,7 @@
 //! | [`stats`] | what was counted: read, summed up, as OpenMetrics text and over HTTP |
 //! | [`background`] | the same, in a process of its own that outlives the tool |
 //! | [`code`], [`failure`] | exit codes of the tool, and errors that carry one |
+//! | `everybody` | the open disks of all users, for root to list |
 
 pub mod background;
 pub mod code;

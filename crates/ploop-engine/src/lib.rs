@@ -19,6 +19,23 @@
 //! Two kinds of thread: queues (many; read the map) and the keeper (one; the only writer of the
 //! map, the free set and the metadata on disk). Nothing here spawns a thread, opens a file or
 //! reads a clock: `Queue::step` and `Keeper::step` are driven from outside.
+//!
+//! | beside the stages | what |
+//! |---|---|
+//! | `align` | what direct I/O needs of a transfer |
+//! | `arena` | memory of a front end for payloads on one queue |
+//! | `bare` | runs of pages of the map that no level has anything in |
+//! | `chain` | the open images, by a number that stays the same |
+//! | `device` | a device: queues and keeper made from a spec, paused, replaced, ended |
+//! | `limits` | every limit of the engine, stated once (D3, D4, D9, P4) |
+//! | `memory` | buffers of the engine |
+//! | `message` | what queues and keeper send each other |
+//! | `pieces` | a split disk: which piece has a sector |
+//! | `record` | changes that no page write holds yet, in memory that outlives us (F2) |
+//! | `remote` | the front end for code on other threads |
+//! | `spec` | what a device is made of |
+//! | `stats` | counters of a queue and of the keeper |
+//! | `sync` | atomics behind one name, so that a model checker can take their place |
 
 pub mod align;
 pub mod arena;

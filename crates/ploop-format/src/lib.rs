@@ -1,6 +1,20 @@
 //! ploop disk images: bytes <-> types, no I/O.
 //!
 //! The format in words: docs/format.md.
+//!
+//! | part | what |
+//! |---|---|
+//! | `header` | the first 64 bytes of an image |
+//! | `bat` | the block allocation table: what an entry says, pages of entries |
+//! | `extension` | the format extension, which holds the bitmap of changed blocks |
+//! | `descriptor` | `DiskDescriptor.xml` |
+//! | `geometry` | numbers of a new or growing image |
+//! | `version` | the two versions of the format, and how each writes a position |
+//! | `units` | sectors, clusters and pages as types |
+//! | `guid` | names of snapshots and bitmaps |
+//! | `size` | sizes on a command line |
+//! | `zero` | whether bytes are all zero |
+//! | `error` | what can be wrong with a header, a size or an entry |
 
 pub mod bat;
 pub mod descriptor;

@@ -16,6 +16,12 @@
 //! | `queues` | what others leave for a queue; who still serves a mount |
 //! | `handshake` | the first words with the kernel, and errors after the device has stopped |
 //! | `mount`, `fusermount` | mount(2), umount(2), mountinfo, stale mounts |
+//! | `server` | mounts the file, has it served by the queues, unmounts it |
+//! | `loopdev` | loop devices over the FUSE file or any other |
+//! | `loop_status` | what the kernel tells about loop devices |
+//! | `freeze` | freezes and thaws a mounted file system |
+//! | `error` | what can go wrong around a FUSE file or a loop device |
+//! | `fuzz` | the body of the fuzz target |
 //!
 //! **A request never leaves the queue that read it.** Each queue has its own descriptor of the
 //! connection, reads from it, hands in to the engine on the same thread and answers from there: no

@@ -12,6 +12,16 @@
 //! | [`layers`] | switch, delete, merge, grow |
 //! | [`info`](mod@info), [`restore_descriptor`] | facts; a descriptor for a lone image |
 //! | [`check`](mod@check) | the check table of the original, reporting only |
+//! | `head` | the header of an open image |
+//! | `scan` | one pass over a BAT: the clusters in use, the bad entries |
+//! | `extension` | the format extension of an open image |
+//! | `lock` | locks of images and of the descriptor |
+//! | `held` | open and locked files handed on from one opening of a disk to the next |
+//! | `store` | writing a descriptor, with one rename |
+//! | `moved` | a bundle that is not where it was made |
+//! | `owner` | owner, group and mode of new files |
+//! | `restore` | a descriptor for a lone image |
+//! | `error` | what can go wrong with a disk directory, and its exit code |
 //!
 //! Every file is reached through [`ploop_io::Dir`], so the simulator drives this code too.
 

@@ -8,6 +8,23 @@
 //! | [`Clock`], [`Entropy`] | time and random bytes, so that a simulator can supply them |
 //! | [`planted`] | bugs for the simulator to find; compiled out |
 //! | [`Records`], [`Words`] | memory that outlives the process (F2) |
+//! | `contract` | the traits between the engine and everything below it |
+//! | `uring` | the `io_uring` engine |
+//! | `threads` | the engine for hosts without `io_uring` |
+//! | `pool` | worker threads that perform operations by blocking calls |
+//! | `null` | an engine that does nothing, at once |
+//! | `probe` | chooses an engine, and says why it is not the ring |
+//! | `sys` | one operation as blocking system calls |
+//! | `forward` | `Io` through a box or a reference |
+//! | `lent` | a request's memory that stays with a driver (ublk zero copy) |
+//! | `aligned` | memory for direct I/O |
+//! | `wake` | wakes a ring's thread |
+//! | `wake_word` | the word that says whether a thread sleeps |
+//! | `poller` | sleeping and waking by epoll, for the engines that have no ring |
+//! | `guard` | keeps the data path alive while the host is short of memory (D7) |
+//! | `real` | the real file system, clock, random bytes and records |
+//! | `records` | memory that outlives the process, by name (F2) |
+//! | `sim` | a simulated disk, directory and clock that obey a seed |
 
 mod aligned;
 mod contract;

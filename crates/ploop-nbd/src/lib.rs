@@ -13,6 +13,10 @@
 //! | `memory.rs` | memory for payloads: fair shares, and some of each client's own |
 //! | `kernel.rs`, `netlink.rs` | the kernel's own client on sockets of ours: `/dev/nbdN` |
 //! | `server.rs` | [`NbdServer`], what a daemon uses |
+//! | `export` | what is served: name, size, limits |
+//! | `block_status` | the engine's extents as `base:allocation` |
+//! | `error` | what can go wrong before the first client comes |
+//! | `fuzz` | the bodies of the fuzz targets |
 //!
 //! What is absent: no request is copied in user space (see `connection.rs` for the one bounded
 //! exception), no thread per client, no TLS, no name of another export, no cache (CACHE succeeds

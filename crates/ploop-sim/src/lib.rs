@@ -18,6 +18,12 @@
 //! | [`recover`] | after a crash: check, open, read everything, compare |
 //! | [`scenario`] | a history told by a test |
 //! | [`stamp`] | what sectors hold, so that a foreign or torn one is known |
+//! | `profile` | what a run does: sizes, rates, faults |
+//! | `workload` | which requests a run makes |
+//! | `front` | a front end without a protocol |
+//! | `scene` | the disk a run works on |
+//! | `failure` | what a run says at its end |
+//! | `hunt` | the planted bugs, each of which must be found |
 
 pub mod bugbase;
 pub mod cover;

@@ -7,6 +7,8 @@
 //! | `control` | commands about devices, on a ring and a thread of their own (D8) |
 //! | `device` | add or take over, start, stop, remove |
 //! | `front` | the front end of one queue |
+//! | `descriptors` | the requests of a queue, in the driver's memory, mapped to be read |
+//! | `error` | what can go wrong with a ublk device |
 
 mod abi;
 mod control;

@@ -16,6 +16,7 @@
 //! | `parts.rs` | a request in pieces the engine takes; memory for odd ones |
 //! | `fuzz.rs` | the body of the fuzz target |
 //! | `config.rs` | features, and the configuration space of the device |
+//! | `error` | what can go wrong with a monitor |
 //!
 //! The guest is not trusted: what a ring says is read once and checked, memory outside the regions
 //! does not exist. A monitor is trusted with its own memory only: one that makes its memory file

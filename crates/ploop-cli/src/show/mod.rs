@@ -1,4 +1,13 @@
 //! What the user sees: text for people, JSON for programs (T8).
+//!
+//! | part | what |
+//! |---|---|
+//! | `json` | JSON output |
+//! | `log` | notes and warnings, as text or as JSON |
+//! | `output` | standard output, whose errors are errors of the verb |
+//! | `progress` | progress of what takes long |
+//! | `stat` | `ploop stat` for people |
+//! | `table` | tables for people |
 
 pub mod json;
 pub mod log;

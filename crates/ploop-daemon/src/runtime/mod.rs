@@ -20,6 +20,11 @@
 //! | [`raise`] | a merge's copy-up, beside guests |
 //! | [`methods`] | what the control socket does |
 //! | [`mod@serve`] | the life of a server: start, wait, stop |
+//! | `holder` | who has an image open, for an error message (T6) |
+//! | `link` | the link `/dev/ploop/NAME` |
+//! | `memory` | the server survives when the host is short of memory (D7) |
+//! | `partition` | the first partition of an attached device (T2) |
+//! | `signals` | SIGTERM, SIGINT and SIGHUP ask for a clean stop |
 //!
 //! Queue and keeper threads touch nothing but descriptors opened before (D8): exports are made and
 //! taken away by the thread that called [`serve()`], control clients have threads of their own.

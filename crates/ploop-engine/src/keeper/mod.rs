@@ -17,6 +17,7 @@
 //! | `sync.rs` | one sync in flight, group commit, FLUSH and FUA answers |
 //! | `recorded.rs` | changes that no completed page write holds yet, kept for the next life |
 //! | `quarantine.rs` | freed clusters: grace period, durable page, then cleaning |
+//! | `ops` | operations in flight, by token |
 
 mod ahead;
 mod below;

@@ -3,6 +3,19 @@
 //!
 //! A queue reads the map and never writes it. A mapped read or overwrite touches no lock and no
 //! other thread.
+//!
+//! | part | what |
+//! |---|---|
+//! | `start` | takes a request in, splits it, looks its cluster up, chooses the route |
+//! | `disk` | reads and writes in place: submit and complete |
+//! | `allocate` | a write to a hole, to a cluster that was cleaned beforehand |
+//! | `answer` | what follows the keeper's answer; requests held while the host has no space |
+//! | `flush` | FLUSH on this queue, when no change of the map waits to become durable |
+//! | `odd` | transfers that direct I/O cannot take as they are |
+//! | `bytes` | what the processor itself does with a request's bytes |
+//! | `extents` | where ranges of the device are stored, for block status and map |
+//! | `pause` | no new requests until the layers have been changed |
+//! | `slots` | requests and pieces in flight |
 
 mod allocate;
 mod answer;

@@ -2,6 +2,18 @@
 //!
 //! The document is kept as a tree; the model below is read from it, changed, and put back into a
 //! copy of the tree when it is written, so that elements of other tools survive.
+//!
+//! | part | what |
+//! |---|---|
+//! | `model` | what a descriptor says |
+//! | `read` | from the tree to the model |
+//! | `write` | from the model to text, in the layout of the original |
+//! | `edit` | changes: a snapshot added, deleted, merged |
+//! | `chain` | which images lie under which |
+//! | `pieces` | a disk that is split into pieces |
+//! | `xml` | bytes to a tree, within limits |
+//! | `tree` | an XML document as an owned tree |
+//! | `error` | what can be wrong with a descriptor |
 
 mod chain;
 mod edit;

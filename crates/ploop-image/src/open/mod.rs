@@ -2,6 +2,17 @@
 //!
 //! The order is the one of F6: lock, sync the top, read and check, replay what a killed server left
 //! (F2), stamp. What a step needs is in its own file; [`Disk::open`] is their list.
+//!
+//! | part | what |
+//! |---|---|
+//! | `plan` | what a disk consists of, before any image is opened |
+//! | `attempt` | every file opened and locked, before a byte of them is read |
+//! | `chain` | the levels read and checked |
+//! | `pieces` | the pieces of a split disk |
+//! | `settle` | a lower image that an interrupted merge or grow of ours left marked |
+//! | `recover` | changes of the map that a killed server left on record (F2, I14) |
+//! | `stamp` | the in-use mark |
+//! | `note` | what an open has to say without failing |
 
 pub(crate) mod attempt;
 mod chain;

@@ -11,6 +11,23 @@
 //!   lands later or never ([`SimWorld::deliver_old_life`]).
 //!
 //! Nothing here looks at the real time, at addresses or at hash order: one seed is one history.
+//!
+//! | part | what |
+//! |---|---|
+//! | `world` | everything that belongs to one host, and its crash and kill |
+//! | `file` | an open file |
+//! | `inode` | a file: length, content and changes that no sync has covered |
+//! | `content` | the bytes of a file |
+//! | `dir` | names as a program sees them |
+//! | `names` | directories, and changes of names that no sync has covered |
+//! | `ring` | the simulated ring |
+//! | `flight` | a ring operation from submit to report, also when its process dies |
+//! | `fault` | which operation fails, is short or is slow |
+//! | `survivors` | which changes survive a crash of the host |
+//! | `locks` | open-file-description locks |
+//! | `records` | records of the simulated host |
+//! | `clock` | virtual time and seeded random bytes |
+//! | `rng` | a small seeded generator |
 
 mod clock;
 mod content;
