@@ -7,12 +7,10 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Verbs of the original tool that are not built yet (T18).
+/// Verbs of the original tool that do not exist here yet (T18).
 pub const NOT_YET: &[&str] = &[
     "fscheck",
     "convert",
-    "resize",
-    "tsnapshot",
     "merge",
     "replace",
     "copy",
@@ -28,30 +26,30 @@ pub const NOT_YET: &[&str] = &[
     "degrade",
 ];
 
-/// ploop disks on any Linux: create, serve, attach, mount, snapshot, check.
+/// Create, serve, attach, mount, snapshot and check ploop disks on any Linux
 #[derive(Debug, Parser)]
 #[command(
     name = "ploop",
     version,
     disable_help_subcommand = true,
     after_help = "\
-Wherever DISK is wanted: DiskDescriptor.xml, its directory, or a lone image.
+DISK is a DiskDescriptor.xml, its directory, or an image file on its own.
 
 Examples:
-  ploop init -s 10G /vz/disk/root.hds             a disk with an ext4 file system
+  ploop init -s 10G /vz/disk/root.hds             create a disk with an ext4 file system
   ploop mount -m /mnt /vz/disk                    attach and mount it
-  ploop umount -m /mnt                            and back
+  ploop umount -m /mnt                            unmount and detach it
   ploop serve /vz/disk --nbd unix:/run/disk.sock  export it over NBD
-  ploop check /vz/disk                            is it in order?
+  ploop check /vz/disk                            check all its images
 
 Exit codes: 0 done, 11 bad image, 17 busy, 37 in use, 38 bad option, 39 bad descriptor,
 40 not mounted; the others as in the original tool."
 )]
 pub struct Cli {
-    /// More words; only before the verb (-v, -vvv, -v5)
+    /// Increase verbosity; only before the verb (-v, -vvv, -v5)
     #[arg(short, action = ArgAction::Count)]
     pub verbose: u8,
-    /// One JSON object on stdout; errors as JSON on stderr
+    /// Print one JSON object on stdout, and errors as JSON on stderr
     #[arg(long, global = true)]
     pub json: bool,
     /// What to do.
@@ -66,11 +64,11 @@ pub enum Verb {
     Init(Init),
     /// Serve a disk in the foreground
     Serve(Serve),
-    /// Make a block device of a disk, in the background
+    /// Attach a disk as a block device, served in the background
     Attach(Attach),
-    /// Take the block device of a disk away
+    /// Remove the block device of a disk and close the disk
     Detach(Detach),
-    /// Export an open disk, or a snapshot of it, at one more NBD address
+    /// Export an open disk, or a snapshot of it, at another NBD address
     Export(Export),
     /// Attach a disk and mount its file system
     Mount(Mount),
@@ -78,38 +76,38 @@ pub enum Verb {
     Umount(Umount),
     /// Show space and inodes in use, or size, or device
     Info(Info),
-    /// Show what an open disk does: requests, latencies, dirty pages
+    /// Show statistics of an open disk: requests, latencies, dirty pages
     Stat(Stat),
     /// List the disks that are open on this host
     List(List),
-    /// Freeze the present state of a disk, or of several at one moment
+    /// Take a snapshot of a disk, or of several at the same point in time
     Snapshot(Snapshot),
     /// List the snapshots of a disk
     SnapshotList(SnapshotList),
-    /// Go back to a snapshot
+    /// Switch a disk back to a snapshot
     SnapshotSwitch(SnapshotSwitch),
     /// Delete a snapshot
     SnapshotDelete(SnapshotDelete),
-    /// Merge snapshots into what they lie on
+    /// Merge a snapshot, or the top delta, into its parent
     SnapshotMerge(SnapshotMerge),
-    /// Show, cancel and slow down what takes long on an open disk
+    /// Show, cancel and throttle long operations of an open disk
     Jobs(Jobs),
-    /// Mount the present state read-only beside the disk, until it is unmounted
+    /// Mount a temporary snapshot read-only; it is deleted when it is unmounted
     Tsnapshot(TemporarySnapshot),
-    /// Make a disk and the file system on it larger, or the file system smaller
+    /// Resize a disk with its partition and file system
     Resize(Resize),
-    /// Make a disk larger
+    /// Grow a disk, without its partition and file system
     Grow(Grow),
-    /// Check the images of a disk; nothing is written
+    /// Check the images of a disk without changing them
     #[command(alias = "fsck")]
     Check(Check),
-    /// Write a descriptor for a lone image
+    /// Write a DiskDescriptor.xml for an image that has none
     RestoreDescriptor(RestoreDescriptor),
-    /// Show which image has which part of a disk
+    /// Show which image stores which part of a disk
     Map(Map),
-    /// Measure a disk in this process, or the same load on a plain file
+    /// Measure the speed of a disk, or of a plain file under the same load
     Bench(Bench),
-    /// Write man pages or the completions of a shell
+    /// Write man pages or shell completions
     Generate(Generate),
     /// The process that thaws a file system.
     #[command(name = crate::host::freeze::VERB, hide = true)]
@@ -143,31 +141,31 @@ Examples:
   ploop init -s 10G -t none /vz/disk/root.hds    no file system
   ploop init -s 1T -t xfs -P /vz/disk/root.hds   xfs on the bare device")]
 pub struct Init {
-    /// Size of the disk
+    /// Set the size of the disk
     #[arg(short)]
     pub size: String,
-    /// ploop1 (= expanded), preallocated or raw
+    /// Select the format: ploop1 (= expanded), preallocated or raw
     #[arg(short, default_value = "expanded")]
     pub format: String,
-    /// Version of the image format: 1 or 2
+    /// Select the version of the image format: 1 or 2
     #[arg(short = 'v', value_name = "VERSION", default_value = "2")]
     pub version: String,
-    /// Cluster size in sectors: a power of two, 64 to 131072
+    /// Set the cluster size in sectors: a power of two, 64 to 131072
     #[arg(short, value_name = "SECTORS", default_value = "2048")]
     pub blocksize: String,
-    /// File system: none, ext4 or xfs
+    /// Make this file system: none, ext4 or xfs
     #[arg(short = 't', value_name = "FSTYPE", default_value = "ext4")]
     pub fstype: String,
-    /// No partition table
+    /// Put the file system on the bare device, without a partition table
     #[arg(short = 'P')]
     pub no_partition: bool,
-    /// Block size of the file system in bytes
+    /// Set the block size of the file system in bytes
     #[arg(short = 'B', value_name = "BYTES", default_value = "4096")]
     pub fs_block: String,
-    /// Label of the file system
+    /// Set the label of the file system
     #[arg(short = 'L', value_name = "LABEL")]
     pub label: Option<String>,
-    /// Initialize the inode tables now (ext4)
+    /// Initialize the inode tables now, not lazily (ext4)
     #[arg(short, long)]
     pub nolazy: bool,
     /// Make a raw image as a sparse file
@@ -177,14 +175,14 @@ pub struct Init {
     pub key: Option<String>,
     #[arg(short = 'T', hide = true)]
     pub kind: Option<String>,
-    /// The image file; DiskDescriptor.xml comes beside it
+    /// The image file to create, with a DiskDescriptor.xml beside it
     pub image: PathBuf,
 }
 
 /// Which files a disk may have, of a verb that only reads.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Reading {
-    /// Let the descriptor name images outside its directory
+    /// Accept images outside the directory of the descriptor
     #[arg(long)]
     pub allow_outside: bool,
 }
@@ -192,10 +190,10 @@ pub struct Reading {
 /// Which files a disk may have and change.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Files {
-    /// Let the descriptor name images outside its directory; they are only read
+    /// Accept images outside the directory of the descriptor; they are only read
     #[arg(long)]
     pub allow_outside: bool,
-    /// Change such images too, and those with several hard links: whoever else has them sees it
+    /// Also change such images and those with several hard links, which other disks may share
     #[arg(long)]
     pub change_shared: bool,
 }
@@ -206,22 +204,22 @@ pub struct Serving {
     /// Open read-only
     #[arg(long, alias = "read-only")]
     pub ro: bool,
-    /// Queue threads [default: one per CPU, at most 4]
+    /// Use N queue threads [default: one per CPU, at most 4]
     #[arg(long, value_name = "N")]
     pub queues: Option<usize>,
-    /// When the host has no space: hold the request and retry, or return the error
+    /// Select what happens when the host has no space: hold requests and retry, or return an error
     #[arg(long, value_name = "hold|error", default_value = "hold")]
     pub on_enospc: String,
-    /// How files are read and written: auto, uring or threads
+    /// Select how files are read and written: auto, uring or threads
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub io_engine: String,
-    /// Milliseconds a changed mapping may wait before it is written
+    /// Write changed mappings after at most MS milliseconds; a flush writes them at once
     #[arg(long, value_name = "MS", default_value = "250")]
     pub metadata_delay: u64,
-    /// Space kept ready ahead of writes grows up to SIZE, and a hundredth of what the host has free
+    /// Preallocate at most SIZE ahead of writes, never over 1% of the free space of the host
     #[arg(long, value_name = "SIZE", default_value = "128M")]
     pub prealloc: String,
-    /// Drop the dirty bitmap (change tracking) rather than refuse to write
+    /// Drop the change-tracking bitmap of the image instead of refusing to write
     #[arg(long)]
     pub drop_cbt: bool,
     #[command(flatten)]
@@ -232,7 +230,8 @@ pub struct Serving {
     /// Let members of GROUP see the disk in `ploop list`; nothing else of it is open to them
     #[arg(long, value_name = "GROUP")]
     pub visible_to: Option<String>,
-    /// Let NBD and --metrics listen on other than loopback addresses: no password, no encryption
+    /// Allow NBD and --metrics, which have no password and no encryption, on other addresses than
+    /// loopback
     #[arg(long)]
     pub insecure_listen: bool,
 }
@@ -240,7 +239,7 @@ pub struct Serving {
 /// `ploop serve`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints `ready EXPORT` on stdout for each export when it answers. SIGTERM stops it clean.
+Prints `ready EXPORT` on stdout when an export answers. SIGTERM stops the server cleanly.
 
 Examples:
   ploop serve /vz/disk --nbd unix:/run/disk.sock
@@ -249,19 +248,19 @@ Examples:
   ploop serve /vz/disk --vhost-user /run/disk.vhost
   ploop serve /vz/disk --nbd unix:/run/disk.sock --metrics tcp:127.0.0.1:9100")]
 pub struct Serve {
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
     /// Export over NBD: unix:PATH, tcp:ADDR or tcp:ADDR:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub nbd: Vec<String>,
-    /// Export as one file, mounted over FILE
+    /// Export the disk as one file, mounted over FILE
     #[arg(long, value_name = "FILE")]
     pub fuse: Vec<PathBuf>,
     /// Export to a virtual machine: vhost-user-blk on the unix socket PATH
     #[arg(long, value_name = "PATH")]
     pub vhost_user: Vec<PathBuf>,
-    /// Name of the NBD export
+    /// Set the name of the NBD export
     #[arg(long, value_name = "NAME", default_value = "")]
     pub export_name: String,
     #[command(flatten)]
@@ -279,19 +278,19 @@ Examples:
   ploop attach --name=data /vz/disk     also /dev/ploop/data
   ploop attach --foreground /vz/disk    for a service manager; SIGTERM detaches")]
 pub struct Attach {
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
-    /// How the device is made: ublk, nbd (the kernel's client), loop (FUSE + loop device), or
-    /// auto: the first that works. ublk-copy, ublk-user-copy and ublk-zero-copy also say how data
-    /// moves
+    /// Select the kind of device: ublk, nbd (the kernel's client), loop (FUSE + loop device), or
+    /// auto, the first that works; ublk-copy, ublk-user-copy and ublk-zero-copy also select how
+    /// data is moved
     #[arg(long, value_name = "TRANSPORT", default_value = "auto")]
     pub via: String,
-    /// Make the device /dev/ploop/NAME too; without =NAME that of the disk's directory
+    /// Link the device as /dev/ploop/NAME; NAME is by default that of the directory of the disk
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true,
         default_missing_value = "")]
     pub name: Option<String>,
-    /// Serve in this process, until SIGTERM or detach; a service manager is told (Type=notify)
+    /// Serve in this process until SIGTERM or detach, and notify a service manager (Type=notify)
     #[arg(long)]
     pub foreground: bool,
     #[command(flatten)]
@@ -301,32 +300,33 @@ pub struct Attach {
 /// `ploop export`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The disk must be open. A snapshot gets a server of its own, which ends with its address.
+The disk must be open. A snapshot is served by a process of its own, which ends when its address is
+removed.
 
 Examples:
   ploop export /vz/disk unix:/run/backup.sock --ro
-  ploop export /vz/disk tcp:127.0.0.1:10810 -u {uuid}
+  ploop export /vz/disk tcp:127.0.0.1:10810 -u UUID
   ploop export --remove /vz/disk unix:/run/backup.sock")]
 pub struct Export {
     /// The disk, or its device
     #[arg(value_name = "DISK|DEV")]
     pub target: PathBuf,
-    /// unix:PATH, tcp:ADDR or tcp:ADDR:PORT of this host
+    /// The address to listen on: unix:PATH, tcp:ADDR or tcp:ADDR:PORT
     #[arg(value_name = "ADDRESS")]
     pub address: String,
-    /// Name of the NBD export
+    /// Set the name of the NBD export
     #[arg(long, value_name = "NAME", default_value = "")]
     pub export_name: String,
-    /// Clients cannot write
+    /// Export read-only
     #[arg(long)]
     pub ro: bool,
-    /// A snapshot of the disk, read-only
+    /// Export this snapshot of the disk, read-only
     #[arg(short = 'u', value_name = "UUID")]
     pub uuid: Option<String>,
-    /// Take the address away
+    /// Stop listening on the address
     #[arg(long, conflicts_with_all = ["export_name", "ro", "uuid"])]
     pub remove: bool,
-    /// Though it has clients
+    /// Stop listening even if there are clients; they are disconnected
     #[arg(long, requires = "remove")]
     pub force: bool,
 }
@@ -337,16 +337,16 @@ pub struct Export {
 Examples:
   ploop detach /dev/loop3
   ploop detach /vz/disk/DiskDescriptor.xml
-  ploop detach --keep /dev/ublkb0        the next `attach` goes on with it")]
+  ploop detach --keep /dev/ublkb0        the next `attach` takes it over")]
 pub struct Detach {
     /// The device, or the disk
     #[arg(value_name = "DEV|DISK")]
     pub target: PathBuf,
-    /// Though the device is in use: its users get errors
+    /// Detach even if the device is in use; its users get I/O errors
     #[arg(long)]
     pub force: bool,
-    /// Close the disk and leave its device (ublk, Linux 6.16) to the next `attach`; whoever
-    /// uses it waits
+    /// Close the disk but keep its device (ublk, Linux 6.16) for the next `attach`; requests wait
+    /// meanwhile
     #[arg(long, conflicts_with = "force")]
     pub keep: bool,
 }
@@ -361,22 +361,22 @@ Examples:
   ploop mount -m /mnt /vz/disk
   ploop mount -r -o noatime -m /mnt /vz/disk/DiskDescriptor.xml")]
 pub struct Mount {
-    /// Read-only, the disk too
+    /// Mount read-only, and open the disk read-only
     #[arg(short = 'r')]
     pub read_only: bool,
-    /// Check the file system first and repair what can be repaired without asking
+    /// Check the file system first, and repair what is safe to repair
     #[arg(short = 'F')]
     pub fsck: bool,
-    /// Where to mount
+    /// Mount on this directory
     #[arg(short = 'm', value_name = "DIR")]
     pub mountpoint: Option<PathBuf>,
-    /// Type of the file system [default: found out]
+    /// Set the type of the file system [default: detected]
     #[arg(short = 't', value_name = "FSTYPE")]
     pub fstype: Option<String>,
-    /// Options for mount(8)
+    /// Pass options to mount(8)
     #[arg(short = 'o', value_name = "OPTS")]
     pub options: Option<String>,
-    /// Accepted for the original's sake: partitions are added without a probe
+    /// Accepted for compatibility, without effect: partitions are added without a probe
     #[arg(short = 'n', hide = true)]
     pub no_probe: bool,
     #[arg(short = 'f', hide = true)]
@@ -385,7 +385,7 @@ pub struct Mount {
     pub blocksize: Option<String>,
     #[arg(short = 'd', hide = true)]
     pub device: Option<String>,
-    /// This snapshot, read-only, beside the disk if that is open
+    /// Mount this snapshot read-only, also while the disk is open
     #[arg(short = 'u', value_name = "UUID")]
     pub uuid: Option<String>,
     #[arg(short = 'c', hide = true)]
@@ -394,7 +394,7 @@ pub struct Mount {
     pub quota: bool,
     #[arg(short = 'a', hide = true)]
     pub all: bool,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK", required = true)]
     pub disks: Vec<PathBuf>,
     #[command(flatten)]
@@ -408,7 +408,7 @@ Examples:
   ploop generate man /usr/share/man/man1
   ploop generate completions bash > /usr/share/bash-completion/completions/ploop")]
 pub struct Generate {
-    /// What to write.
+    /// What to write
     #[command(subcommand)]
     pub what: Generated,
 }
@@ -416,14 +416,14 @@ pub struct Generate {
 /// What `ploop generate` writes.
 #[derive(Debug, Subcommand)]
 pub enum Generated {
-    /// One page for ploop and one for each verb
+    /// Write a man page for ploop and one for each verb
     Man {
-        /// Where to; it is made when it does not exist
+        /// The directory to write to; it is created when it does not exist
         dir: PathBuf,
     },
-    /// The completions of a shell, to stdout
+    /// Write the completions of a shell to stdout
     Completions {
-        /// Which shell
+        /// The shell
         shell: clap_complete::Shell,
     },
 }
@@ -436,15 +436,15 @@ Examples:
   ploop umount -d /dev/loop3
   ploop umount /vz/disk/DiskDescriptor.xml")]
 pub struct Umount {
-    /// The mount point
+    /// Unmount what is mounted here
     #[arg(short = 'm', value_name = "DIR")]
     pub mountpoint: Option<PathBuf>,
-    /// The device
+    /// Unmount what is on this device
     #[arg(short = 'd', value_name = "DEV")]
     pub device: Option<String>,
     #[arg(short = 'c', hide = true)]
     pub component: Option<String>,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: Option<PathBuf>,
 }
@@ -457,17 +457,17 @@ Examples:
   ploop info -s /vz/disk    size, cluster size (sectors) and format version
   ploop info -d /vz/disk    the device it is attached to")]
 pub struct Info {
-    /// Size, cluster size and format version
+    /// Show size, cluster size and format version
     #[arg(short = 's')]
     pub size: bool,
-    /// Device and partition
+    /// Show device and partition
     #[arg(short = 'd')]
     pub device: bool,
     #[arg(short = 'b', hide = true)]
     pub bat: bool,
     #[command(flatten)]
     pub files: Reading,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
 }
@@ -475,9 +475,10 @@ pub struct Info {
 /// `ploop stat`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --watch: everything since the disk was opened. With it: rates, every SECONDS, until the
-disk is closed. Latency is from the hand-in of a request to its end, as seen by turns of its queue.
-docs/stats.md explains every number. Exit code 40: the disk is not open.
+Without --watch, prints totals since the disk was opened. With --watch, prints rates every SECONDS
+until the disk is closed. Latency is the time from the submission of a request to its completion,
+measured once per pass of its queue. docs/stats.md explains every number. Exit code 40: the disk is
+not open.
 
 Examples:
   ploop stat /vz/disk
@@ -486,16 +487,16 @@ Examples:
   ploop stat --json /vz/disk
   ploop stat --prometheus /vz/disk")]
 pub struct Stat {
-    /// The device
+    /// Show the disk of this device
     #[arg(short = 'd', value_name = "DEV")]
     pub device: Option<PathBuf>,
-    /// Again and again, with rates [default: every second]
+    /// Repeat every SECONDS seconds, with rates [default: 1]
     #[arg(long, value_name = "SECONDS", num_args = 0..=1)]
     pub watch: Option<Option<String>>,
-    /// Stop watching after so many times
+    /// Stop watching after N times
     #[arg(long, value_name = "N", requires = "watch")]
     pub count: Option<u64>,
-    /// OpenMetrics text, as --metrics serves it
+    /// Print OpenMetrics text, as --metrics serves it
     #[arg(long, conflicts_with = "watch")]
     pub prometheus: bool,
     /// The device, or the disk
@@ -513,13 +514,13 @@ Examples:
   ploop list --long
   ploop list --json")]
 pub struct List {
-    /// The mount point too
+    /// Show the mount point too
     #[arg(short = 'a')]
     pub all: bool,
-    /// Every delta
+    /// Show every delta
     #[arg(short = 'f')]
     pub files: bool,
-    /// A table with everything
+    /// Show a table with everything
     #[arg(long)]
     pub long: bool,
 }
@@ -527,19 +528,20 @@ pub struct List {
 /// `ploop snapshot`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints nothing; with --json the new snapshot. The disk may be in use: its requests wait, and a
-mounted file system is frozen for it. Several disks are frozen at one moment, or none is.
+Prints nothing; with --json, prints the new snapshot. The disk may be in use: requests wait for a
+moment, and a mounted file system is frozen meanwhile. With several disks, either all snapshots are
+taken at the same point in time, or none is.
 
 Examples:
   ploop snapshot /vz/disk
   ploop snapshot -u $(uuidgen) /vz/disk/DiskDescriptor.xml")]
 pub struct Snapshot {
-    /// Name of the snapshot [default: a random one]
+    /// Set the UUID of the snapshot [default: a random one]
     #[arg(short = 'u', value_name = "UUID")]
     pub uuid: Option<String>,
     #[arg(short = 'b', hide = true)]
     pub cbt: Option<String>,
-    /// Accepted for the original's sake: an open disk stays open
+    /// Accepted for compatibility, without effect: an open disk stays open
     #[arg(short = 'o', hide = true)]
     pub offline: bool,
     /// Do not freeze the file system of a mounted disk
@@ -547,12 +549,12 @@ pub struct Snapshot {
     pub no_freeze: bool,
     #[arg(short = 'd', hide = true)]
     pub device: Option<String>,
-    /// Drop the dirty bitmap (change tracking) rather than refuse
+    /// Drop the change-tracking bitmap of the image instead of refusing
     #[arg(long)]
     pub drop_cbt: bool,
     #[command(flatten)]
     pub files: Files,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK", required = true)]
     pub disks: Vec<PathBuf>,
 }
@@ -566,19 +568,19 @@ Examples:
   ploop snapshot-list /vz/disk
   ploop snapshot-list -H -o uuid,fname /vz/disk")]
 pub struct SnapshotList {
-    /// No header line
+    /// Omit the header line
     #[arg(short = 'H', long = "no-header")]
     pub no_header: bool,
-    /// Which fields, in which order
+    /// Select the fields and their order
     #[arg(short, long, value_name = "FIELD,FIELD...")]
     pub output: Option<String>,
-    /// This image and its ancestors
+    /// Show only this image and its ancestors
     #[arg(short, long = "uuid", alias = "id", value_name = "UUID")]
     pub uuid: Option<String>,
-    /// Leave out the top delta; the star is at its parent
+    /// Omit the top delta, and put the star at its parent
     #[arg(short, long = "snapshot")]
     pub snapshots: bool,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
 }
@@ -586,23 +588,23 @@ pub struct SnapshotList {
 /// `ploop check`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Reports and writes nothing. 0: fine. 11: damaged. 37: only the in-use mark is set (the server
-was killed; opening the disk once puts it right). 17: a conversion was interrupted.
+Changes nothing. Exit code 0: the images are good. 11: an image is damaged. 37: only the in-use mark
+is set (the server was killed; opening the disk once repairs it). 17: a conversion was interrupted.
 
 Examples:
   ploop check -f /vz/disk
   ploop check --json /vz/disk/root.hds")]
 pub struct Check {
-    /// Though the image is marked clean
+    /// Check even if the image is marked clean
     #[arg(short, long)]
     pub force: bool,
-    /// Look for clusters used twice (always done)
+    /// Look for clusters used twice; accepted for compatibility, always done
     #[arg(short, long)]
     pub check: bool,
-    /// Read-only (always so)
+    /// Check read-only; accepted for compatibility, always so
     #[arg(short, long)]
     pub ro: bool,
-    /// Say nothing
+    /// Print nothing
     #[arg(short, long)]
     pub silent: bool,
     #[arg(short = 'F', long = "hard-force", hide = true)]
@@ -621,7 +623,7 @@ pub struct Check {
     pub uuid: Option<String>,
     #[command(flatten)]
     pub files: Reading,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
 }
@@ -633,13 +635,13 @@ Examples:
   ploop restore-descriptor /vz/disk /vz/disk/root.hds
   ploop restore-descriptor -f raw -b 2048 /vz/disk /vz/disk/root.raw")]
 pub struct RestoreDescriptor {
-    /// Format of the image [default: found out]
+    /// Set the format of the image [default: detected]
     #[arg(short, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Cluster size in sectors, for a raw image
+    /// Set the cluster size in sectors, for a raw image
     #[arg(short, value_name = "SECTORS")]
     pub blocksize: Option<String>,
-    /// Where DiskDescriptor.xml goes
+    /// The directory to write DiskDescriptor.xml to
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// The image
@@ -650,7 +652,7 @@ pub struct RestoreDescriptor {
 /// `ploop map`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Shows the stored ranges: offset, length, level (base = 0) and file.
+Prints the ranges that are stored: offset, length, level (the base is 0) and file.
 
 Examples:
   ploop map /vz/disk
@@ -658,7 +660,7 @@ Examples:
 pub struct Map {
     #[command(flatten)]
     pub files: Reading,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
 }
@@ -666,63 +668,63 @@ pub struct Map {
 /// `ploop bench`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-SIZE is in bytes; K, M, G, T are powers of 1024. Modes that write destroy what is stored.
---io null does no I/O at all: the cost of the software alone.
+SIZE is in bytes; K, M, G, T are powers of 1024. Loads that write destroy what is stored. With
+--io null no I/O is done, which measures the cost of the software alone.
 
 Examples:
   ploop bench /vz/disk --rw randread --depth 32 --time 10
   ploop bench /vz/disk --rw randwrite --lanes 16 --destroy
   ploop bench --raw /vz/file --rw randread --json")]
 pub struct Bench {
-    /// read, write, randread, randwrite or randrw
+    /// Select the load: read, write, randread, randwrite or randrw
     #[arg(long, value_name = "MODE", default_value = "randread")]
     pub rw: String,
-    /// Bytes of each request
+    /// Set the size of each request in bytes
     #[arg(long, value_name = "SIZE", default_value = "4K")]
     pub bs: String,
-    /// Requests in flight on each queue: 1 to 128
+    /// Keep N requests in flight on each queue: 1 to 128
     #[arg(long, value_name = "N", default_value = "32")]
     pub depth: usize,
-    /// Queues, each with a thread
+    /// Use N queues, each with a thread
     #[arg(long, alias = "jobs", value_name = "N", default_value = "1")]
     pub queues: usize,
-    /// Seconds
+    /// Run for so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "10")]
     pub time: f64,
-    /// End after that many requests
+    /// Stop after N requests
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
-    /// Each of the requests in flight flushes after every N of its own
+    /// Issue a flush on each in-flight slot after N of its own requests
     #[arg(long, value_name = "N")]
     pub flush_every: Option<u32>,
-    /// N lanes on each queue that write, flush and wait: depth N, --flush-every 1
+    /// Run N independent write+flush loops on each queue: the same as --depth N --flush-every 1
     #[arg(long, value_name = "N")]
     pub lanes: Option<usize>,
-    /// Where on the disk it begins
+    /// Begin at this offset of the disk
     #[arg(long, value_name = "SIZE", default_value = "0")]
     pub offset: String,
-    /// How much of the disk from there
+    /// Use so much of the disk from there
     #[arg(long, value_name = "SIZE")]
     pub range: Option<String>,
-    /// Seed of the random places
+    /// Set the seed of the random offsets
     #[arg(long, value_name = "N", default_value = "1")]
     pub seed: u64,
-    /// Load the map first
+    /// Load the whole map first
     #[arg(long)]
     pub warm: bool,
-    /// How files are read and written: auto, uring, threads or null
+    /// Select how files are read and written: auto, uring, threads or null
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub io: String,
-    /// Space kept ready ahead of writes grows up to SIZE, as of `serve`
+    /// Preallocate at most SIZE ahead of writes, as for `serve`
     #[arg(long, value_name = "SIZE", default_value = "128M")]
     pub prealloc: String,
-    /// Milliseconds a changed mapping may wait before it is written, as of `serve`
+    /// Write changed mappings after at most MS milliseconds, as for `serve`
     #[arg(long, value_name = "MS", default_value = "250")]
     pub metadata_delay: u64,
-    /// The file is loaded as it is, not as a disk
+    /// Put the load on a plain file, not on a disk
     #[arg(long)]
     pub raw: bool,
-    /// What is stored may be lost; needed by modes that write
+    /// Allow the load to overwrite what is stored; needed by loads that write
     #[arg(long)]
     pub destroy: bool,
     #[command(flatten)]

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 /// `ploop snapshot-switch`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What was written since the last snapshot is given up, unless -D keeps it as a snapshot of its own.
-The disk must not be open: what a mounted file system holds would change under it.
+Discards what was written since the last snapshot, unless -D keeps it as another snapshot. The disk
+must not be open, because a mounted file system would find its data changed.
 
 Examples:
   ploop snapshot-switch -u UUID /vz/disk
   ploop snapshot-switch -D -u UUID /vz/disk")]
 pub struct SnapshotSwitch {
-    /// The snapshot to go back to
+    /// Switch back to this snapshot
     #[arg(short = 'u', value_name = "UUID")]
     pub uuid: String,
     /// Keep the present state as a snapshot
@@ -22,7 +22,7 @@ pub struct SnapshotSwitch {
     pub keep: bool,
     #[command(flatten)]
     pub files: Files,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
 }
@@ -30,22 +30,22 @@ pub struct SnapshotSwitch {
 /// `ploop snapshot-delete`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A snapshot with one child is merged with it; one with several goes when all but one are gone.
-The name of the top ({5fbaabe3-6958-40ff-92a7-860e329aab41}) gives up what was written since the
-last snapshot.
+If the snapshot has one child, the two are merged. If it has several, it is marked, and removed when
+only one child is left. Deleting the UUID of the top, {5fbaabe3-6958-40ff-92a7-860e329aab41},
+discards everything written since the last snapshot.
 
 Examples:
   ploop snapshot-delete -u UUID /vz/disk")]
 pub struct SnapshotDelete {
-    /// The snapshot
+    /// Delete this snapshot
     #[arg(short = 'u', value_name = "UUID")]
     pub uuid: String,
-    /// How fast, at most
+    /// Limit the speed of the copy
     #[command(flatten)]
     pub pace: Pace,
     #[command(flatten)]
     pub files: Files,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
 }
@@ -53,29 +53,29 @@ pub struct SnapshotDelete {
 /// `ploop snapshot-merge`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without -u and -A the top is merged into its parent. The disk may be in use: its server does the
-work then, and ploop jobs shows it. Ctrl-C ends the merge: of a closed disk it is taken back, of an
-open one the next merge goes on with it.
+Without -u and -A, the top is merged into its parent. The disk may be in use: then its server does
+the work, and `ploop jobs` shows it. Ctrl-C cancels: a closed disk is restored to its state before
+the merge; on an open disk the part already merged is kept, and the next merge continues.
 
 Examples:
   ploop snapshot-merge /vz/disk                   the top into its parent
   ploop snapshot-merge -u UUID /vz/disk           this snapshot into its parent
   ploop snapshot-merge -A --rate 50M /vz/disk     everything into the base")]
 pub struct SnapshotMerge {
-    /// This snapshot into its parent
+    /// Merge this snapshot into its parent
     #[arg(short = 'u', value_name = "UUID", conflicts_with = "all")]
     pub uuid: Option<String>,
-    /// Everything into the base
+    /// Merge all levels into the base
     #[arg(short = 'A')]
     pub all: bool,
     #[arg(short = 'n', hide = true)]
     pub new: Option<PathBuf>,
-    /// How fast, at most
+    /// Limit the speed of the copy
     #[command(flatten)]
     pub pace: Pace,
     #[command(flatten)]
     pub files: Files,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
 }
@@ -83,10 +83,10 @@ pub struct SnapshotMerge {
 /// How fast a copy may go.
 #[derive(Debug, Args)]
 pub struct Pace {
-    /// Bytes per second, at most (K, M, G)
+    /// Copy at most so many bytes per second (K, M, G)
     #[arg(long, value_name = "BYTES")]
     pub rate: Option<String>,
-    /// Drop the dirty bitmap (change tracking) rather than refuse
+    /// Drop the change-tracking bitmap of the image instead of refusing
     #[arg(long)]
     pub drop_cbt: bool,
 }
@@ -94,20 +94,20 @@ pub struct Pace {
 /// `ploop jobs`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A job that is cancelled leaves the disk whole: a merge that was begun goes on with the next one.
+The disk stays valid when a job is cancelled; the next merge continues a cancelled one.
 
 Examples:
   ploop jobs /vz/disk
   ploop jobs --cancel 3 /vz/disk
-  ploop jobs --set-rate 3 --rate 50M /vz/disk      as fast as it goes without --rate")]
+  ploop jobs --set-rate 3 --rate 50M /vz/disk      without --rate: no limit")]
 pub struct Jobs {
-    /// End this job where it does no harm
+    /// Cancel this job; what it has done so far stays valid
     #[arg(long, value_name = "JOB")]
     pub cancel: Option<u64>,
-    /// Change the rate of this job
+    /// Change the rate limit of this job
     #[arg(long, value_name = "JOB")]
     pub set_rate: Option<u64>,
-    /// Bytes per second, at most (K, M, G)
+    /// Copy at most so many bytes per second (K, M, G)
     #[arg(long, value_name = "BYTES", requires = "set_rate")]
     pub rate: Option<String>,
     /// The disk, its device or its mount point
@@ -118,30 +118,30 @@ pub struct Jobs {
 /// `ploop tsnapshot`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-For backups: what is mounted stays as it is while the disk is used, and ploop umount merges the
-snapshot away again.
+For backups: the mounted snapshot does not change while the disk is in use, and `ploop umount`
+deletes it by merging it again.
 
 Examples:
   ploop tsnapshot -m /mnt/backup /vz/disk
   ploop umount -m /mnt/backup")]
 pub struct TemporarySnapshot {
-    /// Name of the snapshot [default: a random one]
+    /// Set the UUID of the snapshot [default: a random one]
     #[arg(short = 'u', value_name = "UUID")]
     pub uuid: Option<String>,
     #[arg(short, hide = true)]
     pub component: Option<String>,
     #[arg(short = 'd', hide = true)]
     pub device: Option<String>,
-    /// Where to mount it; only attached without
+    /// Mount the snapshot here; without it, it is only attached
     #[arg(short, value_name = "DIR")]
     pub mountpoint: Option<PathBuf>,
-    /// Mount options
+    /// Pass options to mount(8)
     #[arg(short = 'o', value_name = "OPTS")]
     pub options: Option<String>,
     /// How it is served
     #[command(flatten)]
     pub serving: Serving,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
 }
@@ -173,31 +173,31 @@ impl TemporarySnapshot {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Grows the device, its last partition and the ext4, xfs, btrfs or LVM physical volume in it, mounted
-or not. With several of them --partition says which; whatever cannot be done is refused before
-anything changes. A smaller size makes an ext4 that is not mounted smaller; the device keeps its
-size and the space is given back.
+or not. If there are several, --partition selects one. What cannot be done is refused before
+anything changes. A smaller size shrinks an ext4 file system that is not mounted; the device keeps
+its size, and the freed space is returned to the host.
 
 Examples:
   ploop resize -s 20G /vz/disk
   ploop resize -s 20G --partition 2 /vz/disk")]
 pub struct Resize {
-    /// The new size
+    /// Set the new size
     #[arg(short)]
     pub size: Option<String>,
     #[arg(short, hide = true)]
     pub balloon: bool,
-    /// Accepted for the original's sake: a mounted disk stays mounted
+    /// Accepted for compatibility, without effect: a mounted disk stays mounted
     #[arg(short, hide = true)]
     pub online: bool,
     #[arg(short = 'p', hide = true)]
     pub namespace: Option<String>,
-    /// The partition to resize, when several have a file system
+    /// Resize this partition, when several have a file system
     #[arg(long, value_name = "N")]
     pub partition: Option<u32>,
     /// How a disk that is not open is served
     #[command(flatten)]
     pub serving: Serving,
-    /// The disk
+    /// The disk: DiskDescriptor.xml, its directory, or an image
     #[arg(value_name = "DISK")]
     pub disk: PathBuf,
 }
@@ -205,21 +205,21 @@ pub struct Resize {
 /// `ploop grow`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Makes the device larger, not the file system on it (ploop resize does both). SIZE without a suffix
-is in sectors of 512 bytes.
+Grows the device, not the file system on it; `ploop resize` grows both. SIZE without a suffix is in
+sectors of 512 bytes.
 
 Examples:
   ploop grow -s 20G /vz/disk
   ploop grow -s 20G /vz/disk/root.hds")]
 pub struct Grow {
-    /// The new size
+    /// Set the new size
     #[arg(short)]
     pub size: String,
     #[arg(short, hide = true)]
     pub format: Option<String>,
     #[arg(short = 'd', hide = true)]
     pub device: Option<String>,
-    /// Drop the dirty bitmap (change tracking) rather than keep it
+    /// Drop the change-tracking bitmap of the image instead of keeping it
     #[arg(long)]
     pub drop_cbt: bool,
     #[command(flatten)]

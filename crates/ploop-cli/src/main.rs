@@ -217,4 +217,84 @@ mod tests {
     fn the_options_make_sense() {
         Cli::command().debug_assert();
     }
+
+    /// Verbs that a help line may begin with.
+    const IMPERATIVES: &[&str] = &[
+        "Accept",
+        "Accepted",
+        "Allow",
+        "Also",
+        "Attach",
+        "Begin",
+        "Cancel",
+        "Change",
+        "Check",
+        "Close",
+        "Copy",
+        "Create",
+        "Delete",
+        "Detach",
+        "Do",
+        "Drop",
+        "Exclude",
+        "Export",
+        "Force",
+        "Grow",
+        "Increase",
+        "Initialize",
+        "Issue",
+        "Keep",
+        "Let",
+        "Limit",
+        "Link",
+        "List",
+        "Load",
+        "Look",
+        "Make",
+        "Measure",
+        "Merge",
+        "Mount",
+        "Omit",
+        "Open",
+        "Pass",
+        "Preallocate",
+        "Print",
+        "Put",
+        "Remove",
+        "Repeat",
+        "Resize",
+        "Run",
+        "Select",
+        "Serve",
+        "Set",
+        "Show",
+        "Stop",
+        "Switch",
+        "Take",
+        "Unmount",
+        "Use",
+        "Write",
+    ];
+
+    #[test]
+    fn the_help_of_a_verb_and_of_an_option_says_what_to_do() {
+        fn look(command: &clap::Command, found: &mut Vec<String>) {
+            let options =
+                command.get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set());
+            let helps = options.map(|arg| (arg.get_id().to_string(), arg.get_help()));
+            let about = (String::new(), command.get_about());
+            for (name, help) in helps.chain([about]).filter(|(name, _)| name != "help") {
+                let help = help.map(ToString::to_string).unwrap_or_default();
+                let first = help.split([' ', ',']).next().unwrap_or_default();
+                if !IMPERATIVES.contains(&first) {
+                    found.push(format!("{} {name}: {help}", command.get_name()));
+                }
+            }
+            let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+            verbs.for_each(|verb| look(verb, found));
+        }
+        let mut found = Vec::new();
+        look(&Cli::command(), &mut found);
+        assert!(found.is_empty(), "{found:#?}");
+    }
 }
