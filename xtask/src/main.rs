@@ -13,6 +13,7 @@
 //! | `hosts` | `cargo xtask hosts`: full and read-only hosts |
 //! | `vm` | `cargo xtask vm`: kernels with ublk, nbd and device-mapper |
 //! | `bench` | `cargo xtask bench` |
+//! | `shape` | `cargo xtask shape`: the structure of the code in numbers |
 //! | `sh` | running programs, and talking to the person who waits |
 
 mod bench;
@@ -22,6 +23,7 @@ mod hosts;
 mod loom;
 mod setup;
 mod sh;
+mod shape;
 mod sim;
 mod stress;
 mod test;
@@ -37,6 +39,7 @@ usage: cargo xtask TASK
   demo                 a real file system on a ploop disk, from init to the proof (3 minutes)
   test [FILTER...]     set-up, then all tests; FILTER goes to cargo nextest
   tidy                 the house rules a compiler does not check
+  shape                the structure of the code in numbers, to compare two commits
   setup [--ci]         install what the tests need; --ci: also cargo-deny and cargo-fuzz
   sim [ARG...]         the simulator; without ARG a short run
   planted [ARG...]     bugs planted on purpose, each of which the simulator must find
@@ -73,6 +76,7 @@ fn run(task: &str, rest: &[String]) -> Result<()> {
         "demo" => demo::run(),
         "test" => test::run(rest),
         "tidy" => tidy::run(),
+        "shape" => shape::run(),
         "setup" => match rest {
             [] => setup::tests(),
             [flag] if flag == "--ci" => setup::tests().and_then(|()| setup::ci()),

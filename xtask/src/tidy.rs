@@ -17,8 +17,8 @@
 mod citations;
 mod commits;
 mod crates;
-mod function;
-mod source;
+pub mod function;
+pub mod source;
 mod tables;
 mod text;
 mod words;
@@ -30,6 +30,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::sh;
 use source::Source;
+
+/// Every Rust file of the repository, read.
+pub fn rust() -> Result<Vec<Source>> {
+    files().map(|(files, _)| sources(&files))
+}
 
 /// One broken rule at one place.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -33,7 +33,7 @@ pub fn check(source: &Source) -> Vec<Finding> {
 }
 
 /// Every function with a body: its first line (from 0), name and number of lines.
-fn functions(source: &Source) -> Vec<(usize, String, usize)> {
+pub fn functions(source: &Source) -> Vec<(usize, String, usize)> {
     let mut found = Vec::new();
     for (at, line) in source.code.iter().enumerate() {
         let Some(name) = name_of_function(line) else { continue };
