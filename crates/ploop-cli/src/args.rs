@@ -354,12 +354,13 @@ pub struct Detach {
 /// `ploop mount`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without -m the disk is only attached. With mount(8), --allow-outside, --change-shared and
---visible-to are options behind -o: mount -t ploop -o visible-to=adm /vz/disk /mnt.
+Without -m the disk is only attached. With mount(8), --partition, --allow-outside, --change-shared
+and --visible-to are options behind -o: mount -t ploop -o partition=2 /vz/disk /mnt.
 
 Examples:
   ploop mount -m /mnt /vz/disk
-  ploop mount -r -o noatime -m /mnt /vz/disk/DiskDescriptor.xml")]
+  ploop mount -r -o noatime -m /mnt /vz/disk/DiskDescriptor.xml
+  ploop mount --partition 2 -m /mnt /vz/disk")]
 pub struct Mount {
     /// Mount read-only, and open the disk read-only
     #[arg(short = 'r')]
@@ -373,6 +374,9 @@ pub struct Mount {
     /// Set the type of the file system [default: detected]
     #[arg(short = 't', value_name = "FSTYPE")]
     pub fstype: Option<String>,
+    /// Mount this partition [default: the first one with a file system]
+    #[arg(long, value_name = "N")]
+    pub partition: Option<u32>,
     /// Pass options to mount(8)
     #[arg(short = 'o', value_name = "OPTS")]
     pub options: Option<String>,

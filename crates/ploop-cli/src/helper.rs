@@ -28,7 +28,9 @@ fn mount(words: &[OsString]) -> Result<Option<Vec<OsString>>> {
     let mut passed = vec!["helper=ploop".to_owned()];
     for option in options.iter().flat_map(|all| all.split(',')).filter(|one| !one.is_empty()) {
         match option.split_once('=') {
-            Some(("visible-to", group)) => out.extend(["--visible-to".into(), group.into()]),
+            Some((long @ ("visible-to" | "partition"), value)) => {
+                out.extend([format!("--{long}").into(), value.into()]);
+            }
             Some(("fstype", fstype)) => out.extend(["-t".into(), fstype.into()]),
             None if option == "ro" => out.push("-r".into()),
             None if option == "fsck" => out.push("-F".into()),
@@ -122,9 +124,11 @@ mod tests {
             )
         );
         assert_eq!(
-            meant("mount.ploop /vz/d /mnt -o allow-outside,noatime,visible-to=adm").as_deref(),
+            meant("mount.ploop /vz/d /mnt -o allow-outside,noatime,partition=2,visible-to=adm")
+                .as_deref(),
             Some(
-                "ploop mount -m /mnt --allow-outside --visible-to adm -o helper=ploop,noatime /vz/d"
+                "ploop mount -m /mnt --allow-outside --partition 2 --visible-to adm \
+                 -o helper=ploop,noatime /vz/d"
             )
         );
         assert_eq!(meant("mount.ploop /vz/d /mnt -f"), None);

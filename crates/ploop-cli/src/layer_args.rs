@@ -135,6 +135,9 @@ pub struct TemporarySnapshot {
     /// Mount the snapshot here; without it, it is only attached
     #[arg(short, value_name = "DIR")]
     pub mountpoint: Option<PathBuf>,
+    /// Mount this partition [default: the first one with a file system]
+    #[arg(long, value_name = "N")]
+    pub partition: Option<u32>,
     /// Pass options to mount(8)
     #[arg(short = 'o', value_name = "OPTS")]
     pub options: Option<String>,
@@ -154,6 +157,7 @@ impl TemporarySnapshot {
             fsck: false,
             mountpoint: self.mountpoint,
             fstype: None,
+            partition: self.partition,
             options: self.options,
             no_probe: false,
             format: None,

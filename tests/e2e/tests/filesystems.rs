@@ -7,6 +7,7 @@ use ploop_e2e::world::{can_attach, test_name, wait_until};
 use ploop_e2e::{World, have};
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -245,6 +246,13 @@ fn grown(
     let now = size(world, at);
     assert_eq!(fs::read(world.path("at/file")).unwrap(), vec![7; 1 << 20]);
     world.ok("umount", &[at]);
+    // The mounts of a process that was ended elsewhere go a moment later.
+    let alone = || {
+        let mut options = fs::OpenOptions::new();
+        let options = options.read(true).custom_flags(libc::O_EXCL);
+        options.open(node(&open.device)).is_ok()
+    };
+    assert!(wait_until(Duration::from_secs(10), alone), "{} stays in use", open.device);
     if number != "0" {
         let said = world.run("sfdisk", &["-l", &open.device]);
         assert!(!(said.out + &said.err).contains("mismatch"), "the protective entry is short");
@@ -320,6 +328,86 @@ fn a_physical_volume_grows() {
     );
     assert_eq!(shown.trim(), (128 << 20).to_string());
     world.ploop_ok(&["detach", "a"]);
+}
+
+/// Swap and two file systems, as `table` divides the disk; each mounted by its number, and the
+/// first one unasked.
+fn chosen(name: &str, table: &str, swap: u32, [one, two]: [u32; 2]) {
+    if !able("ext4") || !have(&["sfdisk", "partx", "mkswap"]) {
+        return;
+    }
+    let world = World::new(name).unwrap();
+    let device = bare(&world, "a", 120).device;
+    let script = "printf '%b' \"$1\" | sfdisk -q --no-tell-kernel \"$0\"";
+    world.ok("sh", &["-c", script, &device, table]);
+    world.ok("partx", &["-a", &device]);
+    let at = directory(&world, "mnt");
+    // Not every host makes nodes of partitions.
+    let node = |number: u32| {
+        let node = world.text(&format!("node{number}"));
+        let sysfs = format!("/sys/class/block/{}p{number}/dev", device.trim_start_matches("/dev/"));
+        let numbers = fs::read_to_string(&sysfs).unwrap();
+        let (major, minor) = numbers.trim().split_once(':').unwrap();
+        world.ok("mknod", &[&node, "b", major, minor]);
+        node
+    };
+    world.ok("mkswap", &["-q", &node(swap)]);
+    for number in [one, two] {
+        let node = node(number);
+        mkfs(&world, "ext4", &node);
+        world.ok("mount", &[&node, &at]);
+        fs::write(world.path("mnt/number"), number.to_string()).unwrap();
+        world.ok("umount", &[&at]);
+    }
+    world.ok("partx", &["-d", &device]);
+    world.ploop_ok(&["detach", "a"]);
+    let shows = |number: u32| {
+        let text = fs::read_to_string(world.path("mnt/number")).unwrap();
+        assert_eq!(text, number.to_string());
+        world.ploop_ok(&["umount", "-m", &at]);
+    };
+    for number in [one, two] {
+        let words = ["--json", "mount", "--partition", &number.to_string(), "-m", &at, "a"];
+        let said = world.ploop_ok(&words).json();
+        let (device, partition) = (&said["device"], &said["partition"]);
+        assert!(device.as_str().unwrap().ends_with(&format!("p{number}")), "{said}");
+        assert_eq!(device, partition, "{said}");
+        shows(number);
+    }
+    let said = world.ploop_ok(&["mount", "-m", &at, "a"]);
+    assert!(said.err.contains(&format!("partition {one} is mounted")), "{said:?}");
+    shows(one);
+    let side = directory(&world, "side");
+    world.ploop_ok(&["tsnapshot", "--partition", &two.to_string(), "-m", &side, "a"]);
+    assert_eq!(fs::read_to_string(world.path("side/number")).unwrap(), two.to_string());
+    world.ploop_ok(&["umount", "-m", &side]);
+    let said = world.ploop(&["mount", "--partition", "9", "-m", &at, "a"]);
+    assert!(said.code == 33 && said.err.contains("there is no partition 9"), "{said:?}");
+    assert!(said.err.contains(&format!("{swap} (")), "{said:?}");
+    let said = world.ploop(&["mount", "--partition", &swap.to_string(), "-m", &at, "a"]);
+    assert_eq!(said.code, 21, "{said:?}");
+    // Nothing of the partitions is left with the loop device.
+    let device = world.attach(&["--via", "loop", "a"]).device;
+    let known = world.ok("lsblk", &["-n", "-o", "NAME", &device]);
+    let most = usize::from(table.starts_with("label: gpt"));
+    assert!(known.lines().count() <= 1 + most, "{known}");
+    world.ploop_ok(&["detach", "a"]);
+    if two >= 5 {
+        let said = world.ploop(&["resize", "-s", "150M", "--partition", &two.to_string(), "a"]);
+        assert!(said.code == 33 && said.err.contains("extended partition"), "{said:?}");
+        let said = world.ploop(&["resize", "-s", "150M", "--partition", &one.to_string(), "a"]);
+        assert!(said.code == 33 && said.err.contains("lies behind it"), "{said:?}");
+    }
+}
+
+#[test]
+fn a_partition_is_chosen_to_be_mounted() {
+    chosen("chosen-gpt", "label: gpt\\n,30M\\n,30M\\n,\\n", 1, [2, 3]);
+}
+
+#[test]
+fn a_logical_partition_is_chosen_to_be_mounted() {
+    chosen("chosen-mbr", "label: dos\\n,30M\\n,,E\\n,30M\\n,\\n", 5, [1, 6]);
 }
 
 #[test]

@@ -46,6 +46,18 @@ impl Content {
         }
     }
 
+    /// Something that mount(8) takes.
+    pub fn is_file_system(&self) -> bool {
+        match self {
+            Self::Grows(Kind::Ext | Kind::Xfs | Kind::Btrfs) => true,
+            Self::Grows(Kind::Lvm) | Self::Unknown => false,
+            Self::Other(word) => {
+                let inner = ["swap", "crypto_LUKS", "BitLocker"].contains(&word.as_str());
+                !inner && !word.ends_with("_member")
+            }
+        }
+    }
+
     const fn word(&self) -> &str {
         match self {
             Self::Grows(Kind::Ext) => "ext4",
@@ -120,12 +132,7 @@ pub fn content(device: &Path, part: Option<&Part>) -> Content {
 /// # Errors
 /// There is none such, or it is not clear which: nothing was changed.
 pub fn choose(parts: &[(Part, Content)], wanted: Option<u32>) -> Result<(&Part, Kind)> {
-    let told = || {
-        let one = |(part, content): &(Part, Content)| {
-            format!("{} ({} bytes, {})", part.number, part.len, content.word())
-        };
-        parts.iter().map(one).collect::<Vec<_>>().join(", ")
-    };
+    let told = || told(parts.iter());
     let growing = || {
         let each = parts.iter().filter_map(|(part, content)| match content {
             Content::Grows(kind) => Some((part, *kind)),
@@ -141,10 +148,7 @@ pub fn choose(parts: &[(Part, Content)], wanted: Option<u32>) -> Result<(&Part, 
                 let message = format!("partition {number} has {}", content.word());
                 Err(Failure::new(Code::ResizeFs, format!("{message}: it cannot be resized")))
             }
-            None => {
-                let message = format!("there is no partition {number}");
-                Err(Failure::new(Code::Partition, message).hint(format!("there are {}", told())))
-            }
+            None => Err(none(number, parts)),
         };
     }
     match growing().as_slice() {
@@ -159,6 +163,20 @@ pub fn choose(parts: &[(Part, Content)], wanted: Option<u32>) -> Result<(&Part, 
             Err(Failure::new(Code::Partition, message).hint("--partition N says which"))
         }
     }
+}
+
+/// Partitions in words: number, size and content.
+pub fn told<'a>(parts: impl Iterator<Item = &'a (Part, Content)>) -> String {
+    let one = |(part, content): &(Part, Content)| {
+        format!("{} ({} bytes, {})", part.number, part.len, content.word())
+    };
+    parts.map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// There is no such partition.
+pub fn none(number: u32, parts: &[(Part, Content)]) -> Failure {
+    let message = format!("there is no partition {number}");
+    Failure::new(Code::Partition, message).hint(format!("there are {}", told(parts.iter())))
 }
 
 /// Refuses a partition with another one behind it.

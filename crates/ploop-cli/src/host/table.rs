@@ -16,6 +16,10 @@ const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 const PROTECTIVE: u8 = 0xee;
 /// What an old table counts in.
 const SECTOR: u64 = 512;
+/// The first number of partitions within one.
+const FIRST_LOGICAL: u32 = 5;
+/// More of them no kernel takes.
+const LOGICAL: usize = 60;
 /// A place that cannot be said in cylinders, heads and sectors.
 const FAR: [u8; 3] = [0xfe, 0xff, 0xff];
 
@@ -43,15 +47,15 @@ pub enum Table {
     Bare,
     /// A GPT in blocks of so many bytes.
     Gpt(Box<gptman::GPT>, u64),
-    /// A table of the old kind.
-    Mbr(Box<[u8; 512]>),
+    /// A table of the old kind, and the logical partitions in its extended one.
+    Mbr(Box<[u8; 512]>, Vec<Part>),
 }
 
 impl Table {
     /// Reads the table of a device; `whole` when it is known to hold something without one.
     ///
     /// # Errors
-    /// The device cannot be read, or its old table has partitions within one.
+    /// The device cannot be read, or its table is damaged.
     pub fn read(device: &Path, block: u64, whole: bool) -> Result<Self> {
         let what = || format!("partition table of {}", device.display());
         let mut file = File::open(device).or_fail(Code::Partition, what())?;
@@ -74,12 +78,15 @@ impl Table {
             let hint = format!("`gdisk {}` can repair it", device.display());
             return Err(Failure::new(Code::Partition, message).hint(hint));
         }
-        if entries().any(|entry| EXTENDED.contains(&entry[4])) {
-            let message = format!("{}: it has an extended partition", what());
-            return Err(Failure::new(Code::Partition, message)
-                .hint("ploop grow makes the device larger; partitions are then for fdisk"));
+        if !any {
+            return Ok(Self::Bare);
         }
-        Ok(if any { Self::Mbr(sector) } else { Self::Bare })
+        let mut inner = Vec::new();
+        if let Some(entry) = entries().find(|entry| is_extended(entry)) {
+            let extended = placed(entry, 0, 0);
+            inner = logical(&file, &extended).or_fail(Code::Partition, what())?;
+        }
+        Ok(Self::Mbr(sector, inner))
     }
 
     /// The partitions, by number.
@@ -96,16 +103,18 @@ impl Table {
                 })
                 .collect()
             }
-            Self::Mbr(sector) => {
+            Self::Mbr(sector, inner) => {
                 let entries = sector[ENTRIES..510].chunks_exact(16).zip(1..);
                 let used = entries.filter(|(entry, _)| entry[4] != 0);
-                used.map(|(entry, number)| {
-                    let word = |at| u64::from(u32::from_le_bytes(four(entry, at))) * SECTOR;
-                    Part { number, start: word(8), len: word(12) }
-                })
-                .collect()
+                let primary = used.map(|(entry, number)| placed(entry, number, 0));
+                primary.chain(inner.iter().cloned()).collect()
             }
         }
+    }
+
+    /// Whether a partition lies in another one of an old table.
+    pub fn is_logical(&self, part: &Part) -> bool {
+        matches!(self, Self::Mbr(_, inner) if inner.contains(part))
     }
 
     /// Where the last partition may end on a device of `size` bytes.
@@ -118,7 +127,7 @@ impl Table {
             Self::Gpt(_, block) => {
                 Ok(gpt::range(size, cluster, *block).map_or(0, |(_, last)| (last + 1) * block))
             }
-            Self::Mbr(_) => {
+            Self::Mbr(..) => {
                 let most = u64::from(u32::MAX) * SECTOR;
                 if size > most {
                     let message = format!(
@@ -158,7 +167,7 @@ impl Table {
                 gpt[number].ending_lba = end / *block - 1;
                 write_gpt(gpt, *block, &mut file, &what())
             }
-            Self::Mbr(sector) => {
+            Self::Mbr(sector, _) => {
                 let at = ENTRIES + 16 * (number as usize - 1);
                 let start = u64::from(u32::from_le_bytes(four(&sector[..], at + 8)));
                 let len = u32::try_from(end / SECTOR - start).unwrap_or(u32::MAX);
@@ -169,6 +178,42 @@ impl Table {
             }
         }
     }
+}
+
+fn is_extended(entry: &[u8]) -> bool {
+    EXTENDED.contains(&entry[4])
+}
+
+/// The partition of an entry that counts from `base`.
+fn placed(entry: &[u8], number: u32, base: u64) -> Part {
+    let word = |at| u64::from(u32::from_le_bytes(four(entry, at))) * SECTOR;
+    Part { number, start: base + word(8), len: word(12) }
+}
+
+/// The partitions in an extended one: each sector with a table names the next.
+fn logical(file: &File, extended: &Part) -> std::io::Result<Vec<Part>> {
+    let damaged = || std::io::Error::other("the list in its extended partition is damaged");
+    let inside = |part: &Part| part.start >= extended.start && part.end() <= extended.end();
+    let mut found = Vec::new();
+    let mut at = extended.start;
+    for _ in 0..LOGICAL {
+        let mut sector = [0; 512];
+        file.read_exact_at(&mut sector, at)?;
+        if sector[510..] != [0x55, 0xaa] {
+            return Err(damaged());
+        }
+        let entries = || sector[ENTRIES..510].chunks_exact(16);
+        for entry in entries().filter(|entry| entry[4] != 0 && !is_extended(entry)) {
+            let part = placed(entry, found.len() as u32 + FIRST_LOGICAL, at);
+            found.push(Some(part).filter(inside).ok_or_else(damaged)?);
+        }
+        let next = entries().find(|entry| is_extended(entry));
+        let Some(next) = next.map(|entry| placed(entry, 0, extended.start)) else {
+            return Ok(found);
+        };
+        at = Some(next).filter(inside).ok_or_else(damaged)?.start;
+    }
+    Err(damaged())
 }
 
 /// The copy at the new end first: at every moment one of the two is whole, where it is looked for.
@@ -271,6 +316,31 @@ mod tests {
         }
         let file = device(&old(&[(0x83, 2048, 4096)]));
         assert!(matches!(Table::read(file.path(), 512, true), Ok(Table::Bare)));
+    }
+
+    #[test]
+    fn logical_partitions_are_found_and_a_list_without_end_is_refused() {
+        use std::os::unix::fs::FileExt;
+        let file = device(&old(&[(0x83, 2048, 4096), (0x0f, 8192, 16384)]));
+        let put = |at: u64, entries: &[(u8, u32, u32)]| {
+            file.as_file().write_all_at(&old(entries), at << 9).unwrap();
+        };
+        put(8192, &[(0x83, 63, 1000), (0x05, 4096, 2000)]);
+        put(8192 + 4096, &[(0x82, 63, 500)]);
+        let read = || Table::read(file.path(), 512, false);
+        let table = read().unwrap();
+        let parts = table.parts();
+        let places: Vec<_> = parts.iter().map(|part| (part.number, part.start >> 9)).collect();
+        assert_eq!(places, [(1, 2048), (2, 8192), (5, 8192 + 63), (6, 8192 + 4096 + 63)]);
+        let inner: Vec<_> = parts.iter().map(|part| table.is_logical(part)).collect();
+        assert_eq!(inner, [false, false, true, true]);
+        // It leads back to itself; out of the extended partition; the next is none.
+        for next in [0, 20_000, 6000] {
+            put(8192, &[(0x83, 63, 1000), (0x05, next, 2000)]);
+            assert!(read().is_err(), "{next}");
+        }
+        put(8192, &[(0x83, 63, 99_999)]);
+        assert!(read().is_err(), "it ends outside");
     }
 
     #[test]

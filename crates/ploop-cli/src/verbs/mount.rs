@@ -1,7 +1,7 @@
 //! `ploop mount`: attach, then mount(8).
 
 use crate::host::mounting::{self, How};
-use crate::host::{mkfs, mounts, server, statfs};
+use crate::host::{choice, mkfs, mounts, server, statfs};
 use crate::show::{self, Output, json};
 use crate::{args, plan};
 use ploop_daemon::failure::OrFail;
@@ -44,18 +44,20 @@ pub fn run(args: &args::Mount, output: Output) -> Result<()> {
     );
     let target = args.mountpoint.as_deref().map(absolute_dir).transpose()?;
     let (entry, started) = attached(disk, args, output)?;
-    let done = mount(&entry, args, target.as_deref());
-    if let Err(failure) = done {
-        if started {
-            // The first error is the one to tell.
-            let _ = server::stop(&entry, false);
+    let device = match mount(&entry, args, target.as_deref()) {
+        Ok(device) => device,
+        Err(failure) => {
+            if started {
+                // The first error is the one to tell.
+                let _ = server::stop(&entry, false);
+            }
+            return Err(failure);
         }
-        return Err(failure);
-    }
+    };
     if output.json {
         json::print(&Mounted {
-            device: server::mountable(&entry)?,
-            partition: entry.partition.as_deref(),
+            device: &device,
+            partition: Some(&*device).filter(|device| entry.device.as_deref() != Some(device)),
             mountpoint: target.map(|target| target.display().to_string()),
             read_only: entry.read_only,
             images: &entry.images,
@@ -129,12 +131,14 @@ fn adding(entry: &Entry) {
     }
 }
 
-fn mount(entry: &Entry, args: &args::Mount, target: Option<&Path>) -> Result<()> {
-    let device = server::mountable(entry)?;
+/// Mounts what was chosen; returns its device.
+fn mount(entry: &Entry, args: &args::Mount, target: Option<&Path>) -> Result<String> {
+    let node = choice::to_mount(entry, args.partition)?;
+    let device = &*node.path;
     if args.fsck && !entry.read_only {
         mkfs::fsck(device, args.fstype.as_deref())?;
     }
-    let Some(target) = target else { return Ok(()) };
+    let Some(target) = target else { return Ok(node.stays()) };
     let how = How {
         frozen: entry.read_only,
         read_only: args.read_only,
@@ -149,5 +153,5 @@ fn mount(entry: &Entry, args: &args::Mount, target: Option<&Path>) -> Result<()>
     if let Err(failure) = noted {
         tracing::info!("{failure}");
     }
-    Ok(())
+    Ok(node.stays())
 }

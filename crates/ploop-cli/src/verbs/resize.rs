@@ -4,6 +4,7 @@
 use crate::host::growing::{self, Content, Kind};
 use crate::host::mounting::{self, How};
 use crate::host::mounts::{self, Mount};
+use crate::host::node::Node;
 use crate::host::table::{Part, Table};
 use crate::host::{mkfs, server, stack};
 use crate::show::{Output, json};
@@ -63,22 +64,6 @@ struct Target {
     mount: Option<Mount>,
 }
 
-/// The device of the file system; a partition that is known for this alone is forgotten again.
-struct Node {
-    path: String,
-    added: Option<(PathBuf, u32)>,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some((device, number)) = &self.added
-            && let Err(error) = blkpg::delete(device, *number)
-        {
-            tracing::warn!("partition {number} stays known to the kernel: {error}");
-        }
-    }
-}
-
 fn resize(entry: &Entry, bytes: u64, wanted: Option<u32>) -> Result<Shown> {
     let mut client = server::connect(entry)?;
     let state = client.info()?;
@@ -128,6 +113,9 @@ fn target(entry: &Entry, state: &State, bytes: u64, wanted: Option<u32>) -> Resu
         (Table::Bare, whole) => return Err(bare(&device, &whole, wanted)),
         _ => {
             let (part, kind) = growing::choose(&parts, wanted)?;
+            if table.is_logical(part) {
+                return Err(logical(part.number));
+            }
             let fits = part.end() >= table.end(bytes, state.cluster_bytes)?;
             if bytes != state.size_bytes || (wanted.is_none() && !fits) {
                 growing::is_last(&parts, part)?;
@@ -136,7 +124,7 @@ fn target(entry: &Entry, state: &State, bytes: u64, wanted: Option<u32>) -> Resu
         }
     };
     growing::have_tools(kind)?;
-    let node = node(&device, part.as_ref())?;
+    let node = Node::of(&device, part.as_ref())?;
     let above = stack::above(Path::new(&node.path));
     let mut mounts = mounts::from_devices(mounts::everywhere()?, &above);
     let writable = mounts.iter().position(|mount| !mount.read_only);
@@ -147,6 +135,13 @@ fn target(entry: &Entry, state: &State, bytes: u64, wanted: Option<u32>) -> Resu
     }
     let mount = writable.map(|at| mounts.swap_remove(at));
     Ok(Target { device, table, part, kind, node, mount })
+}
+
+fn logical(number: u32) -> Failure {
+    let message =
+        format!("partition {number} lies in an extended partition, whose list is not changed here");
+    Failure::new(Code::Partition, message)
+        .hint("ploop grow makes the device larger; partition and file system are then for fdisk")
 }
 
 fn bare(device: &Path, whole: &Content, wanted: Option<u32>) -> Failure {
@@ -161,41 +156,6 @@ fn bare(device: &Path, whole: &Content, wanted: Option<u32>) -> Failure {
     };
     Failure::new(Code::ResizeFs, format!("{device} has {what}: it cannot be resized"))
         .hint("ploop grow makes the device larger, and nothing else")
-}
-
-/// The device of what was chosen; the kernel may have to be told of the partition.
-fn node(device: &Path, part: Option<&Part>) -> Result<Node> {
-    let Some(part) = part else {
-        return Ok(Node { path: device.display().to_string(), added: None });
-    };
-    let failed = |error| {
-        let message = format!("partition {} of {}: {error}", part.number, device.display());
-        Failure::new(Code::Partition, message)
-    };
-    let known = blkpg::place(device, part.number);
-    let path = match known {
-        Some((start, len)) if (start, len) == (part.start, part.len) => {
-            blkpg::node(device, part.number).map_err(failed)?
-        }
-        // Of a length that the table had before: it is told the right one below.
-        Some((start, _)) if start == part.start => {
-            blkpg::node(device, part.number).map_err(failed)?
-        }
-        Some((start, len)) => {
-            let message = format!(
-                "partition {} of {} lies at {} in the table, and at {start} ({len} bytes) for \
-                 the kernel",
-                part.number,
-                device.display(),
-                part.start
-            );
-            let hint = format!("partx -u {} tells the kernel", device.display());
-            return Err(Failure::new(Code::Partition, message).hint(hint));
-        }
-        None => blkpg::add(device, part.number, part.start, part.len).map_err(failed)?,
-    };
-    let added = known.is_none().then(|| (device.to_owned(), part.number));
-    Ok(Node { path: path.display().to_string(), added })
 }
 
 /// Where the partition ends afterwards; `None` when it stays.

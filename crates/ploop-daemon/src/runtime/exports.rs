@@ -359,8 +359,10 @@ impl Exports {
         self.nbd = None;
         self.added.clear();
         self.vhost.stop();
-        if let Some(partition) = self.partition.take()
-            && !keep
+        let partition = self.partition.take().filter(|_| !keep);
+        if let Some(device) = &self.device {
+            partition::delete_all(device.path());
+        } else if let Some(partition) = partition
             && let Err(failure) = partition.remove()
         {
             tracing::warn!("{failure}");

@@ -77,16 +77,38 @@ impl Partition {
 /// Partitions of whoever had the device before us and could not delete them: it was killed, or
 /// stopped while they were mounted. A loop device keeps them.
 fn delete_stale(device: &Path) {
-    let Some(name) = device.file_name().and_then(|name| name.to_str()) else { return };
-    let Ok(entries) = std::fs::read_dir(Path::new("/sys/class/block").join(name)) else { return };
-    for entry in entries.flatten() {
-        let Ok(text) = std::fs::read_to_string(entry.path().join("partition")) else { continue };
-        let Ok(number) = text.trim().parse() else { continue };
+    for number in known(device) {
         tracing::info!("{}: partition {number} is not of this disk", device.display());
         if let Err(error) = ploop_fuse::partition::delete(device, number) {
             tracing::warn!("{error}");
         }
     }
+}
+
+/// Takes away what a verb has told the kernel of, before a device that keeps it goes.
+pub fn delete_all(device: &Path) {
+    // What is cached of them is written out, to the device.
+    let gone = ploop_fuse::apart(|| {
+        for number in known(device) {
+            if let Err(error) = ploop_fuse::partition::delete(device, number) {
+                tracing::warn!("partition {number}: {error}");
+            }
+        }
+    });
+    if let Err(error) = gone {
+        tracing::warn!("a thread for the partitions: {error}");
+    }
+}
+
+/// Numbers of the partitions that the kernel knows.
+fn known(device: &Path) -> Vec<u32> {
+    let Some(name) = device.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
+    let folder = Path::new("/sys/class/block").join(name);
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let number = |entry: std::fs::DirEntry| {
+        std::fs::read_to_string(entry.path().join("partition")).ok()?.trim().parse().ok()
+    };
+    entries.filter_map(number).collect()
 }
 
 /// The first partition of the GPT, as the kernel itself has found it. A kernel that looks for
