@@ -17,7 +17,7 @@ fn every_verb_has_a_page_that_names_its_options() {
     assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
     let text = |name: &str| std::fs::read_to_string(to.join(name)).unwrap();
     assert!(text("ploop.1").contains(".TH ploop 1"));
-    assert!(text("ploop-mount.1").contains("Options for mount(8)"));
+    assert!(text("ploop-mount.1").contains("Pass options to mount(8)"));
     let verbs = ["init", "serve", "attach", "snapshot", "check", "generate"];
     assert!(verbs.iter().all(|verb| to.join(format!("ploop-{verb}.1")).is_file()));
     let hidden = std::fs::read_dir(&to)
