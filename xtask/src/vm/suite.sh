@@ -15,6 +15,7 @@ resize_xfs    240  /dev/loop-control
 nbd_client    240  /dev/nbd0
 nbd_fs        240  /dev/nbd0
 nbd_busy      120  /dev/nbd0
+nbd_resize    120  /dev/nbd0
 nbd_kill      300  /dev/nbd0
 vhost_fs      240  /dev/vdb
 vhost_trim    120  /dev/vdb
@@ -24,6 +25,7 @@ vhost_root    120  /dev/vdb
 root          120  /on-disk
 ublk_fs       240  /dev/ublk-control
 ublk_grow     120  /dev/ublk-control
+ublk_resize   120  /dev/ublk-control
 ublk_info     120  /dev/ublk-control
 ublk_trim     180  /dev/ublk-control
 ublk_busy     120  /dev/ublk-control
@@ -134,6 +136,62 @@ t_resize_xfs() {
     ploop detach /disk/rxfs
     ploop check -f /disk/rxfs
 }
+
+# A partitioned disk on a device whose partitions the kernel finds itself: the table, the partition
+# and its file system grow with the disk, mounted and not, and keep what is in them.
+partition_resized() {
+    mkdir /disk/$1
+    ploop init -s 64M /disk/$1/root.hds
+    dev=$(ploop attach --via $2 /disk/$1)
+    mount -t ext4 ${dev}p1 /mnt
+    dd if=/dev/urandom of=/tmp/some bs=1M count=4
+    cp /tmp/some /mnt/some
+    if ! ploop resize -s 96M /disk/$1 2>/tmp/why; then
+        cat /tmp/why
+        # A device that keeps its size: what the hint says works.
+        grep 'detach and attach' /tmp/why
+        umount /mnt
+        ploop detach /disk/$1
+        dev=$(ploop attach --via $2 /disk/$1)
+        mount -t ext4 ${dev}p1 /mnt
+        ploop resize -s 96M /disk/$1
+        echo "note: the device grew when attached anew"
+    fi
+    grown_to ${dev}p1 $((94 << 11)) 80000
+    dd if=/tmp/some of=/mnt/behind bs=1M count=4 conv=fsync
+    umount /mnt
+    e2fsck -f -n ${dev}p1
+    if ! ploop resize -s 128M /disk/$1 2>/tmp/why; then
+        grep 'detach and attach' /tmp/why
+        ploop detach /disk/$1
+        dev=$(ploop attach --via $2 /disk/$1)
+        ploop resize -s 128M /disk/$1
+    fi
+    mount -t ext4 ${dev}p1 /mnt
+    grown_to ${dev}p1 $((126 << 11)) 110000
+    cmp /tmp/some /mnt/some
+    cmp /tmp/some /mnt/behind
+    umount /mnt
+    e2fsck -f -n ${dev}p1
+    ploop detach /disk/$1
+    # The table is read anew from the disk.
+    dev=$(ploop attach --via loop /disk/$1)
+    [ "$(cat /sys/class/block/${dev#/dev/}p1/size)" = $((126 << 11)) ]
+    ploop detach /disk/$1
+    ploop check -f /disk/$1
+}
+
+# Sectors of the partition for the kernel, and at least so many KiB of the file system on it.
+grown_to() {
+    sectors=$(cat /sys/class/block/${1#/dev/}/size)
+    set -- $2 $3 $(df -k /mnt | tail -1)
+    echo "$sectors sectors, $1 wanted; $4 KiB, $2 wanted"
+    [ $sectors = $1 ] && [ $4 -gt $2 ]
+}
+
+t_nbd_resize() { partition_resized nresize nbd; }
+
+t_ublk_resize() { partition_resized uresize ublk; }
 
 # A server in the foreground and the kernel's client on its socket.
 t_nbd_client() {
