@@ -1,8 +1,7 @@
 //! Numbers of a new or growing image: how large, where the data begins, what CHS to write.
 
 use crate::error::{FormatError, Result};
-use crate::header::Header;
-use crate::units::{ClusterSize, HEADER_WORDS, PAGE, SECTOR, Sector};
+use crate::units::{ClusterSize, HEADER_WORDS, PAGE, Sector};
 use crate::version::Version;
 
 /// Cylinders, heads and sectors: informative, but everybody writes the same.
@@ -105,23 +104,6 @@ pub const fn round_size(version: Version, cluster: ClusterSize, size: Sector) ->
     }
     // The limit is a cluster multiple: rounding cannot pass it.
     Ok(Sector(size.0.next_multiple_of(cluster.sectors() as u64)))
-}
-
-/// Length of a preallocated image: header, BAT and every cluster.
-#[must_use]
-pub const fn preallocated_len(header: &Header) -> u64 {
-    header.data_start() + header.covered().bytes()
-}
-
-/// The entry of a preallocated image: clusters lie in order behind the BAT. `None` behind the last
-/// entry, or where the format cannot name the place.
-#[must_use]
-pub const fn preallocated_entry(header: &Header, index: u64) -> Option<u32> {
-    if index >= header.entries() {
-        return None;
-    }
-    let at = header.data_start() + index * header.cluster().bytes();
-    header.version().entry(Sector(at / SECTOR), header.cluster())
 }
 
 #[cfg(test)]

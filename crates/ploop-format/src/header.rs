@@ -384,6 +384,23 @@ impl Header {
         self.bat_bytes().div_ceil(PAGE)
     }
 
+    /// Length of a preallocated image: header, BAT and every cluster.
+    #[must_use]
+    pub const fn preallocated_len(&self) -> u64 {
+        self.data_start() + self.covered().bytes()
+    }
+
+    /// An entry of a preallocated image: clusters lie in order behind the BAT. `None` behind the
+    /// last entry, or where the format cannot name the place.
+    #[must_use]
+    pub const fn preallocated_entry(&self, index: u64) -> Option<u32> {
+        if index >= self.entries() {
+            return None;
+        }
+        let at = self.data_start() + index * self.cluster().bytes();
+        self.version().entry(Sector(at / SECTOR), self.cluster())
+    }
+
     /// Whether data begins at a cluster boundary; if not, the image is only read.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 //! a socket.
 
 use crate::error::{Error, Result};
-use crate::mount::SOURCE;
 use crate::protocol::LONGEST;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
@@ -13,6 +12,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+/// The source in mountinfo.
+pub(crate) const SOURCE: &str = "ploop";
 
 /// The program.
 pub(crate) const PROGRAM: &str = "fusermount3";

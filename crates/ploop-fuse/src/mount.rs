@@ -16,8 +16,6 @@ use std::process::Command;
 
 /// The type in mountinfo: how our mounts are told from others.
 pub(crate) const TYPE: &str = "fuse.ploop";
-/// The source in mountinfo.
-pub(crate) const SOURCE: &str = "ploop";
 
 /// Opens /dev/fuse and mounts it over `path`. The kernel checks the file's mode; who has no right
 /// to mount serves their own processes only.
@@ -41,7 +39,7 @@ pub(crate) fn mount(path: &Path, owner: Owner, read_only: bool) -> Result<OwnedF
     if read_only {
         flags |= MountFlags::RDONLY;
     }
-    match rustix::mount::mount(SOURCE, path, TYPE, flags, options.as_c_str()) {
+    match rustix::mount::mount(fusermount::SOURCE, path, TYPE, flags, options.as_c_str()) {
         Ok(()) => Ok(fd),
         Err(Errno::PERM) => {
             drop(fd);

@@ -5,7 +5,7 @@ use crate::locate::DESCRIPTOR;
 use crate::owner;
 use crate::store;
 use ploop_format::units::HEADER_WORDS;
-use ploop_format::{ClusterSize, Descriptor, EMPTY, Header, ImageType, Sector, Version, geometry};
+use ploop_format::{ClusterSize, Descriptor, EMPTY, Header, ImageType, Sector, Version};
 use ploop_io::planted::{Bug, synced};
 use ploop_io::{Dir, Entropy, File, OpenHow, Owner, RawFile};
 use std::path::{Path, PathBuf};
@@ -148,7 +148,7 @@ pub(crate) fn fill(
     match kind {
         Kind::Expanded => write_table(file, header, false)?,
         Kind::Preallocated => {
-            reserve(file, geometry::preallocated_len(header), progress)?;
+            reserve(file, header.preallocated_len(), progress)?;
             write_table(file, header, true)?;
         }
         Kind::Raw { sparse: true } => file.set_len(header.size().bytes()).at(
@@ -191,7 +191,7 @@ fn table_bytes(header: &Header, at: u64, out: &mut [u8], mapped: bool) -> Result
         if slot >= header.entries() {
             break;
         }
-        let entry = geometry::preallocated_entry(header, slot).ok_or_else(|| {
+        let entry = header.preallocated_entry(slot).ok_or_else(|| {
             let text = format!("cluster {slot} does not fit the format when all are mapped");
             ImageError::new(ErrorKind::Param, text)
         })?;

@@ -1,9 +1,9 @@
 //! The way out: outcomes of the engine to replies on a socket.
 
 use crate::block_status;
-use crate::connection::{Body, Handle, Moved, Phase, Reply, Waiting};
+use crate::connection::{Body, Moved, Phase, Reply, Waiting};
 use crate::front::NbdFront;
-use crate::inflight::{Inflight, Part, Ticket};
+use crate::inflight::{Handle, Inflight, Part, Ticket};
 use crate::memory::Lease;
 use crate::protocol::NbdError;
 use crate::protocol::reply::{self, Head};

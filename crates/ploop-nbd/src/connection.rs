@@ -30,13 +30,6 @@ const GATHER: usize = 64;
 /// A connection moves when this much went over the socket.
 const PROGRESS: usize = 64 << 10;
 
-/// Names a connection on its queue.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Handle {
-    pub(crate) slot: u16,
-    pub(crate) generation: u16,
-}
-
 /// Counts a client while it lives.
 pub(crate) struct Live(Arc<AtomicUsize>);
 

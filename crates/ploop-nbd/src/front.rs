@@ -4,8 +4,8 @@
 //! while the queue has room, send replies, ask to be told when sockets move again.
 //! `receive.rs` has the way in, `answer.rs` the way out.
 
-use crate::connection::{Accepted, Body, Connection, Handle, Phase, Reply};
-use crate::inflight::{Table, Ticket};
+use crate::connection::{Accepted, Body, Connection, Phase, Reply};
+use crate::inflight::{Handle, Table, Ticket};
 use crate::memory::Memory;
 use crossbeam_queue::SegQueue;
 use ploop_engine::{FrontEnd, Intake, Limits, Outcome, Stride};

@@ -1,6 +1,5 @@
 //! Requests between a client's header and its reply, and the cut into what the engine takes.
 
-use crate::connection::Handle;
 use crate::memory::{Lease, Memory};
 use crate::protocol::request::{Command, CommandFlags, Header};
 use ploop_engine::{Buffer, Errno, Flags, Limits, Operation, Outcome, Request};
@@ -145,6 +144,13 @@ fn longest_transfer(limits: &Limits) -> u64 {
 fn longest_zero(limits: &Limits) -> u64 {
     let block = u64::from(limits.block.max(1));
     (limits.max_zero - limits.max_zero % block).max(block)
+}
+
+/// Names a connection on its queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Handle {
+    pub(crate) slot: u16,
+    pub(crate) generation: u16,
 }
 
 /// Names a request: its place in the table, and a number that tells it from those that were

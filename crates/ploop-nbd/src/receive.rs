@@ -1,8 +1,8 @@
 //! The way in: bytes of a socket to requests of the engine.
 
-use crate::connection::{Handle, Moved, Payload, Phase, Piece, Waiting};
+use crate::connection::{Moved, Payload, Phase, Piece, Waiting};
 use crate::front::NbdFront;
-use crate::inflight::{EXTENT_BYTES, Inflight, Part};
+use crate::inflight::{EXTENT_BYTES, Handle, Inflight, Part};
 use crate::memory::Lease;
 use crate::protocol::request::{Command, Header};
 use ploop_engine::Intake;

@@ -1,9 +1,9 @@
 //! Looks for those who use a device.
 
 use super::User;
-use super::target::Target;
+use super::target::{Target, block_number, unasked};
 use crate::mountinfo::{self, Mount};
-use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
+use rustix::fs::Statx;
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -122,22 +122,9 @@ pub(super) fn in_file_system(at: &Path) -> Vec<User> {
     users
 }
 
-/// What the kernel knows of a file. Nothing is asked for, so that no file system is: it may be our
-/// own FUSE file, whose requests are held, or the directory of a server that is gone.
-fn unasked(path: &Path) -> Option<Statx> {
-    statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::empty()).ok()
-}
-
 /// The number of the file system a file is in.
 fn home(found: Statx) -> (u32, u32) {
     (found.stx_dev_major, found.stx_dev_minor)
-}
-
-/// The number of the block device that a path is.
-pub(super) fn block_number(path: &Path) -> Option<(u32, u32)> {
-    let found = unasked(path)?;
-    let block = u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFBLK;
-    block.then_some((found.stx_rdev_major, found.stx_rdev_minor))
 }
 
 /// The processes of the system but this one.

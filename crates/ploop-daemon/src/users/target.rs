@@ -1,6 +1,7 @@
 //! A block device with its partitions, by name and number.
 
 use crate::mountinfo::Mount;
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -46,7 +47,7 @@ impl Target {
 
     /// Whether a path, as the kernel writes it, names one of them.
     pub fn is_at(&self, path: &Path) -> bool {
-        super::find::block_number(path).is_some_and(|number| self.has(number))
+        block_number(path).is_some_and(|number| self.has(number))
             || self.paths().any(|own| own == path)
     }
 
@@ -61,4 +62,17 @@ impl Target {
     fn paths(&self) -> impl Iterator<Item = PathBuf> {
         self.names.iter().map(|name| Path::new("/dev").join(name))
     }
+}
+
+/// What the kernel knows of a file. Nothing is asked for, so that no file system is: it may be our
+/// own FUSE file, whose requests are held, or the directory of a server that is gone.
+pub(super) fn unasked(path: &Path) -> Option<Statx> {
+    statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::empty()).ok()
+}
+
+/// The number of the block device that a path is.
+pub(super) fn block_number(path: &Path) -> Option<(u32, u32)> {
+    let found = unasked(path)?;
+    let block = u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFBLK;
+    block.then_some((found.stx_rdev_major, found.stx_rdev_minor))
 }

@@ -26,8 +26,7 @@ mod write;
 mod xml;
 
 pub use error::DescriptorError;
-pub use model::{Descriptor, ImageRef, ImageType, Shot, Temporary, Volume};
-pub use pieces::Piece;
+pub use model::{Descriptor, ImageRef, ImageType, Piece, Shot, Temporary, Volume};
 
 /// Result of reading or changing a descriptor.
 pub type Result<T> = core::result::Result<T, DescriptorError>;

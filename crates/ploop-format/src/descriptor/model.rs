@@ -1,6 +1,5 @@
 //! What a descriptor says.
 
-use super::pieces::Piece;
 use super::tree::{Document, Element};
 use crate::guid::Guid;
 use crate::units::{ClusterSize, Sector};
@@ -174,4 +173,13 @@ impl Descriptor {
     pub fn children(&self, guid: Guid) -> impl Iterator<Item = &Shot> {
         self.shots.iter().filter(move |shot| shot.parent == guid)
     }
+}
+
+/// A piece behind the first one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// Its first sector; it ends where the next one begins, the last one with the disk.
+    pub start: u64,
+    /// Its image files: one for each snapshot, in the order of the descriptor.
+    pub images: Vec<ImageRef>,
 }

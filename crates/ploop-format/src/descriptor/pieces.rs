@@ -4,20 +4,9 @@
 use super::Result;
 use super::error::DescriptorError;
 use super::model::{Descriptor, ImageRef};
-use super::read;
-use super::tree::Element;
 use crate::guid::Guid;
 use crate::units::ClusterSize;
 use std::collections::HashSet;
-
-/// A piece behind the first one.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Piece {
-    /// Its first sector; it ends where the next one begins, the last one with the disk.
-    pub start: u64,
-    /// Its image files: one for each snapshot, in the order of the descriptor.
-    pub images: Vec<ImageRef>,
-}
 
 impl Descriptor {
     /// In how many pieces the disk is split: 1 for any other.
@@ -133,39 +122,10 @@ impl Descriptor {
     }
 }
 
-fn whole(piece: usize, start: u64, cluster: ClusterSize) -> Result<()> {
+pub(super) fn whole(piece: usize, start: u64, cluster: ClusterSize) -> Result<()> {
     let cluster = cluster.sectors();
     match start.is_multiple_of(cluster.into()) {
         true => Ok(()),
         false => Err(DescriptorError::PieceAlign { piece, start, cluster }),
     }
-}
-
-/// The pieces behind the first, and where the last one ends; none and 0 of a disk in one piece.
-pub(super) fn read(data: &Element, cluster: ClusterSize) -> Result<(Vec<Piece>, u64)> {
-    let storages: Vec<&Element> = data.all("Storage").collect();
-    let mut more = Vec::new();
-    let mut end = 0;
-    for (n, storage) in storages.iter().enumerate().filter(|_| storages.len() > 1) {
-        let number = |name| read::optional(storage, name)?.ok_or(DescriptorError::Missing(name));
-        let start = number("Start")?;
-        if start != end {
-            return Err(DescriptorError::PieceStart { piece: n, start, expected: end });
-        }
-        end = number("End")?;
-        if end <= start {
-            return Err(DescriptorError::PieceEmpty { piece: n, start, end });
-        }
-        whole(n, start, cluster)?;
-        let own = read::cluster(storage)?;
-        if own != cluster {
-            let (have, first) = (own.sectors(), cluster.sectors());
-            return Err(DescriptorError::PieceCluster { piece: n, have, first });
-        }
-        let images: Vec<ImageRef> = storage.all("Image").map(read::image).collect::<Result<_>>()?;
-        if n > 0 {
-            more.push(Piece { start, images });
-        }
-    }
-    Ok((more, end))
 }

@@ -1,8 +1,8 @@
 //! From the tree to the model.
 
 use super::error::DescriptorError;
-use super::model::{Descriptor, ImageRef, ImageType, Shot, Temporary, Volume};
-use super::pieces;
+use super::model::{Descriptor, ImageRef, ImageType, Piece, Shot, Temporary, Volume};
+use super::pieces::whole;
 use super::tree::Element;
 use super::{Result, xml};
 use crate::guid::Guid;
@@ -22,7 +22,7 @@ impl Descriptor {
         let snapshots = child(root, "Snapshots")?;
         let storage = child(data, "Storage")?;
         let cluster = cluster(storage)?;
-        let (more, end) = pieces::read(data, cluster)?;
+        let (more, end) = pieces(data, cluster)?;
         let size = lenient(parameters, "Disk_size");
         if end != 0 && end != size {
             return Err(DescriptorError::PieceEnd { piece: more.len(), end, size });
@@ -78,6 +78,35 @@ impl Descriptor {
         let parameters = self.document.root.get("Disk_Parameters");
         parameters.map_or(Ok(None), |parameters| optional(parameters, name))
     }
+}
+
+/// The pieces behind the first, and where the last one ends; none and 0 of a disk in one piece.
+fn pieces(data: &Element, first: ClusterSize) -> Result<(Vec<Piece>, u64)> {
+    let storages: Vec<&Element> = data.all("Storage").collect();
+    let mut more = Vec::new();
+    let mut end = 0;
+    for (n, storage) in storages.iter().enumerate().filter(|_| storages.len() > 1) {
+        let number = |name| optional(storage, name)?.ok_or(DescriptorError::Missing(name));
+        let start = number("Start")?;
+        if start != end {
+            return Err(DescriptorError::PieceStart { piece: n, start, expected: end });
+        }
+        end = number("End")?;
+        if end <= start {
+            return Err(DescriptorError::PieceEmpty { piece: n, start, end });
+        }
+        whole(n, start, first)?;
+        let own = cluster(storage)?;
+        if own != first {
+            let (have, first) = (own.sectors(), first.sectors());
+            return Err(DescriptorError::PieceCluster { piece: n, have, first });
+        }
+        let images: Vec<ImageRef> = storage.all("Image").map(image).collect::<Result<_>>()?;
+        if n > 0 {
+            more.push(Piece { start, images });
+        }
+    }
+    Ok((more, end))
 }
 
 fn encryption(parameters: &Element, name: &str) -> Option<String> {

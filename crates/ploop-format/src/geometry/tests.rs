@@ -1,6 +1,8 @@
 //! Limits to the cluster, and the CHS of known images.
 
 use super::*;
+use crate::header::Header;
+use crate::units::SECTOR;
 
 fn all_clusters() -> impl Iterator<Item = ClusterSize> {
     (6..18).filter_map(|log2| ClusterSize::from_sectors(1 << log2))
@@ -44,10 +46,10 @@ fn the_largest_image_can_be_mapped_whole() {
             let max = max_size(version, cluster);
             let header = Header::new(version, cluster, max).unwrap();
             assert_eq!(header.size(), max);
-            let last = preallocated_entry(&header, header.entries() - 1).unwrap();
+            let last = header.preallocated_entry(header.entries() - 1).unwrap();
             assert!(last < u32::MAX);
-            assert_eq!(preallocated_entry(&header, header.entries()), None);
-            let bounds = header.bounds(preallocated_len(&header));
+            assert_eq!(header.preallocated_entry(header.entries()), None);
+            let bounds = header.bounds(header.preallocated_len());
             assert!(bounds.classify(last).unwrap().is_some());
             // One cluster more could not be.
             let more = Sector(max.0 + 1);
@@ -81,8 +83,8 @@ fn limits_are_said() {
 fn preallocated_as_the_original() {
     let k32 = ClusterSize::from_sectors(64).unwrap();
     let v2 = Header::new(Version::V2, k32, Sector(16_384)).unwrap();
-    assert_eq!(preallocated_len(&v2), 8_421_376);
-    assert_eq!((preallocated_entry(&v2, 0), preallocated_entry(&v2, 255)), (Some(1), Some(256)));
+    assert_eq!(v2.preallocated_len(), 8_421_376);
+    assert_eq!((v2.preallocated_entry(0), v2.preallocated_entry(255)), (Some(1), Some(256)));
     let v1 = Header::new(Version::V1, k32, Sector(16_384)).unwrap();
-    assert_eq!((preallocated_entry(&v1, 0), preallocated_entry(&v1, 1)), (Some(64), Some(128)));
+    assert_eq!((v1.preallocated_entry(0), v1.preallocated_entry(1)), (Some(64), Some(128)));
 }

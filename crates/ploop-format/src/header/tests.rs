@@ -237,7 +237,7 @@ proptest! {
                 prop_assert_eq!(Header::parse(&h.encode()), Ok(h));
                 prop_assert!(h.size() >= size && h.size() == h.covered());
                 prop_assert_eq!(h.data_start(), h.bat_clusters() << h.cluster().log2());
-                let last = geometry::preallocated_entry(&h, h.entries() - 1);
+                let last = h.preallocated_entry(h.entries() - 1);
                 prop_assert!(last.is_some());
             }
             Err(e) => {
