@@ -5,13 +5,13 @@ use super::source::Source;
 
 const FUNCTION_LINES: usize = 70;
 const COLUMNS: usize = 100;
-const FILE_LINES: usize = 800;
+pub const FILE_LINES: usize = 800;
 
 pub fn check(source: &Source) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut say = |line: usize, what: String| found.push(Finding::new(&source.path, line, what));
     if source.raw.len() > FILE_LINES {
-        say(0, format!("{} lines, the limit is {FILE_LINES}", source.raw.len()));
+        say(0, too_long(source.raw.len()));
     }
     match source.raw.iter().find(|line| !line.trim().is_empty() && !line.starts_with("#![")) {
         Some(line) if line.starts_with("//! To be filled") => say(1, "nothing here yet".into()),
@@ -30,6 +30,11 @@ pub fn check(source: &Source) -> Vec<Finding> {
         }
     }
     found
+}
+
+/// What is said of a file with too many lines.
+pub fn too_long(lines: usize) -> String {
+    format!("{lines} lines, the limit is {FILE_LINES}")
 }
 
 /// Every function with a body: its first line (from 0), name and number of lines.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::function::{FILE_LINES, too_long};
 use super::{Finding, TextFile};
 use crate::sh;
 
@@ -54,6 +55,11 @@ pub fn check(file: &TextFile, here: &Here) -> Vec<Finding> {
             say(at, format!("{host} is the host of a package registry"));
         }
     }
+    let lines = file.text.lines().count();
+    if file.path.extension().is_some_and(|ext| ext == "sh") && lines > FILE_LINES {
+        found.push(Finding::new(&file.path, 0, too_long(lines)));
+    }
+    let mut say = |at: usize, what: String| found.push(Finding::new(&file.path, at + 1, what));
     if !file.text.is_empty() && !file.text.ends_with('\n') {
         say(file.text.lines().count().saturating_sub(1), "no newline at the end".into());
     }
@@ -79,6 +85,13 @@ mod tests {
     fn each_fault_is_found_at_its_line() {
         let text = "caf\u{e9}\nblank \n/build/x\nat registry.example\nend";
         assert_eq!(at("a.md", text), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_script_is_no_longer_than_a_source() {
+        assert!(at("a.sh", &"true\n".repeat(800)).is_empty());
+        assert_eq!(at("a.sh", &"true\n".repeat(801)), [0]);
+        assert!(at("a.md", &"true\n".repeat(801)).is_empty());
     }
 
     #[test]

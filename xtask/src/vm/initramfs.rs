@@ -32,8 +32,18 @@ const HOST: &[&str] = &[
 const TOOLS: &[&str] = &["usr/sbin/nbd-client", "usr/sbin/dmsetup", "usr/sbin/cryptsetup"];
 /// Where the guest's libraries lie.
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
-/// The program that is process 1 and the suite.
-const SUITE: &str = include_str!("suite.sh");
+/// The program that is process 1 and the suite: one script, in parts.
+const SUITE: &[&str] = &[
+    include_str!("suite/steps.sh"),
+    include_str!("suite/common.sh"),
+    include_str!("suite/loop.sh"),
+    include_str!("suite/nbd.sh"),
+    include_str!("suite/vhost.sh"),
+    include_str!("suite/ublk.sh"),
+    include_str!("suite/full.sh"),
+    include_str!("suite/mapper.sh"),
+    include_str!("suite/run.sh"),
+];
 
 /// The archive for a kernel.
 pub fn build(store: &Store, kernel: &Path, ploop: &Path) -> Result<Vec<u8>> {
@@ -42,7 +52,7 @@ pub fn build(store: &Store, kernel: &Path, ploop: &Path) -> Result<Vec<u8>> {
     for dir in ["proc", "sys", "dev", "run", "tmp", "mnt", "disk", "etc", "sbin", "usr"] {
         archive.dir(dir);
     }
-    archive.file("init", SUITE.as_bytes());
+    archive.file("init", SUITE.concat().as_bytes());
     archive.copy("bin/busybox", &first(&tools, &["bin/busybox", "usr/bin/busybox"])?)?;
     if Path::new("/etc/mke2fs.conf").is_file() {
         archive.copy("etc/mke2fs.conf", Path::new("/etc/mke2fs.conf"))?;
