@@ -31,7 +31,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{setup, sh};
 use lab::{Lab, Place};
-use report::Outcome;
+use report::{Outcome, Run};
 use rows::Row;
 
 struct Plan {
@@ -76,8 +76,12 @@ pub fn run(words: &[String]) -> Result<()> {
     }
     ensure!(!outcomes.is_empty(), "no row has a name like that");
     let dir = Path::new("benches/results");
-    let date = sh::text(sh::program("date").args(["-u", "+%Y-%m-%d"]))?;
-    sh::say(&report::write(dir, &date, &outcomes)?);
+    let run = Run {
+        date: sh::text(sh::program("date").args(["-u", "+%Y-%m-%d"]))?.trim().to_owned(),
+        commit: commit()?,
+        counts: plan.pairs >= 9 && plan.seconds >= 5.0,
+    };
+    sh::say(&report::write(dir, &run, &outcomes)?);
     if plan.only.is_empty() || plan.only.iter().any(|part| part == "pictures") {
         let title = "random reads per second over the depth";
         report::picture(dir, "depth.svg", title, ["disk", "raw file"], &depths(&lab)?)?;
@@ -85,6 +89,14 @@ pub fn run(words: &[String]) -> Result<()> {
         report::picture(dir, "scaling.svg", title, ["read", "write"], &scaling(&lab)?)?;
     }
     Ok(())
+}
+
+/// What is built: the commit, and whether the tree has other changes.
+fn commit() -> Result<String> {
+    let git = |args: &[&str]| sh::text(sh::program("git").args(args));
+    let head = git(&["rev-parse", "--short", "HEAD"])?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", "crates"])?;
+    Ok(format!("{}{}", head.trim(), if changed.trim().is_empty() { "" } else { "+" }))
 }
 
 fn measure(lab: &Lab, row: Row, plan: &Plan) -> Result<Outcome> {
