@@ -1,7 +1,7 @@
 //! What was said: the command line as clap reads it. What it means is in [`crate::plan`].
 
 use crate::layer_args::{
-    Grow, Jobs, Resize, SnapshotDelete, SnapshotMerge, SnapshotSwitch, TemporarySnapshot,
+    Convert, Grow, Jobs, Resize, SnapshotDelete, SnapshotMerge, SnapshotSwitch, TemporarySnapshot,
 };
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -10,7 +10,6 @@ use std::path::PathBuf;
 /// Verbs of the original tool that do not exist here yet (T18).
 pub const NOT_YET: &[&str] = &[
     "fscheck",
-    "convert",
     "merge",
     "replace",
     "copy",
@@ -98,6 +97,8 @@ pub enum Verb {
     Resize(Resize),
     /// Grow a disk, without its partition and file system
     Grow(Grow),
+    /// Convert a disk that is split into pieces to one piece
+    Convert(Convert),
     /// Check the images of a disk without changing them
     #[command(alias = "fsck")]
     Check(Check),

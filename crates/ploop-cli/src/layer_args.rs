@@ -232,3 +232,30 @@ pub struct Grow {
     #[arg(value_name = "DISK|DELTA")]
     pub target: PathBuf,
 }
+
+/// `ploop convert`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A disk that Parallels Desktop has split into pieces becomes a disk in one piece. Every snapshot is
+copied into one new image; the old images are removed when all copies are complete. This needs as
+much free space as the disk uses. The disk must not be open. Ctrl-C and failures leave the disk as
+it was.
+
+Examples:
+  ploop convert --one-piece /vz/disk.hdd")]
+pub struct Convert {
+    /// Join the pieces of a split disk
+    #[arg(long)]
+    pub one_piece: bool,
+    #[arg(short = 'f', hide = true)]
+    pub format: Option<String>,
+    #[arg(short = 'v', hide = true)]
+    pub version: Option<String>,
+    #[command(flatten)]
+    pub pace: Pace,
+    #[command(flatten)]
+    pub files: Files,
+    /// The disk: DiskDescriptor.xml, its directory, or an image
+    #[arg(value_name = "DISK")]
+    pub disk: PathBuf,
+}

@@ -122,6 +122,7 @@ fn verbs_of_a_closed_disk() {
     check(&world, &["snapshot-merge", "a"]);
     check(&world, &["snapshot-switch", "-D", "-u", &first, "a"]);
     check(&world, &["bench", "--time", "0.2", "a"]);
+    check(&world, &["convert", "--one-piece", "a"]);
     check(&world, &["list"]);
     check(&world, &["generate", "completions", "bash"]);
     check(&world, &["generate", "man", &world.text("man")]);
@@ -218,7 +219,7 @@ fn errors_have_the_documented_kinds() {
             43,
         ),
         (&["init", "-s", "1G", "-t", "none", &image], "descriptor_exists", 17),
-        (&["convert", "a"], "not_available", 38),
+        (&["replace", "a"], "not_available", 38),
         (&["grow", "-s", "1M", "a"], "parameter", 38),
     ] {
         let said = world.run(&[&["--json"], args].concat());

@@ -78,12 +78,16 @@ fn bad_options_are_38_as_with_getopt() {
 #[test]
 fn verbs_and_options_not_built_say_so() {
     let world = World::new();
-    for verb in ["convert", "balloon-like", "copy", "tg-init"] {
+    for verb in ["replace", "balloon-like", "copy", "tg-init"] {
         let said = world.run(&[verb, "x"]);
         assert_eq!(said.code, 38, "{said:?}");
     }
+    let said = world.run(&["replace", "-i", "raw", "x"]);
+    assert!(said.err.contains("`replace` is not available in this version"), "{said:?}");
     let said = world.run(&["convert", "-f", "raw", "x"]);
-    assert!(said.err.contains("`convert` is not available in this version"), "{said:?}");
+    assert!(said.err.contains("option `-f` of `convert` is not available"), "{said:?}");
+    let said = world.run(&["convert", "x"]);
+    assert!(said.code == 38 && said.err.contains("--one-piece"), "{said:?}");
     let said = world.run(&["init", "-s", "1G", "-k", "key", "x.hds"]);
     assert!(said.err.contains("option `-k` of `init` is not available"), "{said:?}");
     let said = world.run(&["attach", "--via", "pigeon", "x.hds"]);

@@ -129,3 +129,17 @@ fn every_piece_has_the_same_snapshots() {
     d.more.push(Piece { start: 20_000_000, images: vec![image] });
     assert!(d.check().is_err());
 }
+
+#[test]
+fn a_split_disk_as_one_piece() {
+    let d = parse(SPLIT);
+    let files = ["one".to_owned(), "two".to_owned()];
+    let one = d.in_one_piece(&files).unwrap();
+    let again = parse(&one.to_xml().unwrap());
+    assert_eq!((again.pieces(), again.bounds()), (1, vec![0, 20_971_520]));
+    assert_eq!(self::files(&again.images), ["one", "two"]);
+    assert_eq!((again.shots.clone(), again.top), (d.shots.clone(), d.top));
+    assert!(one.to_xml().unwrap().contains("<Name>split</Name>"), "what we do not know stays");
+    assert_eq!(d.in_one_piece(&files[..1]), Err(E::Count { images: 1, shots: 2 }));
+    assert!(matches!(d.in_one_piece(&["a".into(), "a".into()]), Err(E::DuplicateFile(_))));
+}

@@ -56,6 +56,8 @@ pub enum Group {
     Merge,
     /// The same of a merge that goes down into a raw base: hunted with the profile `down`.
     Down,
+    /// A wrong decision about the pieces of a split disk: hunted with the profile `split`.
+    Split,
     /// A sync that is not done.
     Drop,
     /// The same of an operation on layers: hunted with the profile `operations`.
@@ -126,6 +128,11 @@ bugs! {
     Merge TurnUndoFirst "a failed turn takes old entries back under the new order (F21)",
     Layer DropUncovered "levels leave the chain before the top has what they have (F21)",
     Layer SwitchUnlinksFirst "a switch removes the old top before the descriptor is in force",
+    Split BorderHalfDone "a request over the border of two pieces is answered without its rest",
+    Split SnapshotOnePiece "a snapshot makes its new image in the first piece alone",
+    Split SyncFirstPiece "a sync of the keeper leaves out the pieces behind the first (I3)",
+    Split MergeFirstPiece "a merge writes the entries of the first piece alone (I9)",
+    Split JoinFirstPiece "a disk in one piece has what the first piece of the split one had",
     Drop NoSyncKeeper "the keeper's sync is not done",
     Drop NoSyncFlush "a queue's sync for a flush is not done",
     Drop NoDsyncQueue "a queue's FUA write is a plain write",

@@ -40,6 +40,7 @@ pub fn hunt(bug: Bug, profile: &str, first: u64, budget: Duration) -> Hunt {
         Group::Down => "down",
         Group::Fault => "fault",
         Group::Race => "race",
+        Group::Split => "split",
         _ => profile,
     };
     let mut runs = 0;

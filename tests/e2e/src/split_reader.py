@@ -4,7 +4,6 @@ usage: split_reader.py BUNDLE. Reads DiskDescriptor.xml and every piece's chain 
 or 2 or raw, and nothing else. It knows no locks and no marks, and checks no more than it must.
 """
 import hashlib
-import os
 import struct
 import sys
 import xml.etree.ElementTree as xml
@@ -17,7 +16,7 @@ def layer(path, count, cluster):
     image = open(path, "rb")
     head = image.read(64)
     if head[:16] not in (b"WithoutFreeSpace", b"WithouFreSpacExt"):
-        size = os.path.getsize(path)
+        size = image.seek(0, 2)
         return image, [n * cluster if n * cluster < size else None for n in range(count)]
     unit = 512 if head[:16] == b"WithoutFreeSpace" else cluster
     entries = min(struct.unpack_from("<I", head, 32)[0], count)
@@ -26,7 +25,7 @@ def layer(path, count, cluster):
 
 
 def main(bundle):
-    root = xml.parse(os.path.join(bundle, "DiskDescriptor.xml")).getroot()
+    root = xml.parse(f"{bundle}/DiskDescriptor.xml").getroot()
     parents = {s.findtext("GUID"): s.findtext("ParentGUID") for s in root.iter("Shot")}
     total = hashlib.sha256()
     for storage in root.iter("Storage"):
@@ -35,7 +34,7 @@ def main(bundle):
         files = {i.findtext("GUID"): i.findtext("File") for i in storage.iter("Image")}
         chain, at = [], root.findtext("Snapshots/TopGUID")
         while at != NONE:  # the newest first
-            chain.append(layer(os.path.join(bundle, files[at]), -(-size // cluster), cluster))
+            chain.append(layer(f"{bundle}/{files[at]}", -(-size // cluster), cluster))
             at = parents[at]
         for n in range(-(-size // cluster)):
             data = b""

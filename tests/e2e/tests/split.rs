@@ -307,19 +307,74 @@ fn a_killed_merge_of_a_split_disk_leaves_a_whole_disk() {
     }
 }
 
-/// What docs/format.md tells to do for a disk in one piece.
 #[test]
-fn a_split_disk_becomes_one_in_one_piece_by_qemu() {
-    if !have(&["qemu-img"]) {
-        return;
+fn a_split_disk_becomes_one_in_one_piece() {
+    for version in [1, 2] {
+        let Some(mut stage) = Stage::new("split-join", Bundle { version, ..BUNDLE }) else {
+            return;
+        };
+        let (server, mut client) = stage.serve(&[]);
+        stage.write(&mut client, 60);
+        let refused = stage.world.ploop(&["convert", "--one-piece", "d"]);
+        assert!(refused.code == 37 && refused.err.contains("in use"), "{refused:?}");
+        drop(client);
+        assert_eq!(server.end("-TERM"), 0);
+        stage.world.ploop_ok(&["snapshot", "d"]);
+        let names = snapshots(&stage);
+        let (server, mut client) = stage.serve(&[]);
+        stage.write(&mut client, 60);
+        drop(client);
+        assert_eq!(server.end("-TERM"), 0);
+        let listed = stage.world.ploop_ok(&["snapshot-list", "-H", "-o", "uuid,parent_uuid", "d"]);
+        let said = stage.world.ploop_ok(&["--json", "convert", "--one-piece", "d"]);
+        let told: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        assert_eq!((told["pieces"].as_u64(), told["levels"].as_u64()), (Some(3), Some(3)));
+        assert!(told["copied_bytes"].as_u64().unwrap() > 1 << 20, "{told}");
+        assert_eq!(stage.files().len(), 3, "one image for each level");
+        let after = stage.world.ploop_ok(&["snapshot-list", "-H", "-o", "uuid,parent_uuid", "d"]);
+        assert_eq!(after.out, listed.out, "every snapshot has its name");
+        stage.sound();
+        let text = stage.descriptor();
+        assert_eq!(text.matches("<Storage>").count(), 1);
+        assert!(text.contains("<PhysicalSectorSize>4096</PhysicalSectorSize>"));
+        // It is a disk like any other.
+        let (server, mut client) = stage.serve(&[]);
+        stage.write(&mut client, 60);
+        stage.verify(&mut client);
+        drop(client);
+        assert_eq!(server.end("-TERM"), 0);
+        stage.world.ploop_ok(&["snapshot-merge", "-u", names.last().unwrap(), "d"]);
+        stage.sound();
+        let again = stage.world.ploop_ok(&["convert", "--one-piece", "d"]);
+        assert!(again.err.contains("is in one piece already"), "{again:?}");
     }
-    let Some(mut stage) = Stage::new("split-convert", BUNDLE) else { return };
-    let (server, client) = stage.serve(&["--ro"]);
-    let uri = format!("nbd+unix:///?socket={}", stage.world.text("nbd1"));
-    let image = stage.world.disk("one").unwrap();
-    stage.world.ok("qemu-img", &["convert", "-O", "parallels", &uri, &image]);
-    drop(client);
-    assert_eq!(server.end("-TERM"), 0);
-    stage.world.ploop_ok(&["restore-descriptor", "one", &image]);
-    assert_eq!(digest(&stage.world, "one"), digest_of(&stage.world, &stage.flat.bytes));
+}
+
+#[test]
+fn a_killed_or_cancelled_convert_leaves_the_split_disk() {
+    let Some(stage) = Stage::new("split-join-kill", BUNDLE) else { return };
+    let text = stage.descriptor();
+    let images = stage.files().len();
+    for (signal, code) in [("-INT", 29), ("-TERM", 29), ("-KILL", 137)] {
+        // Slow enough to be in the middle.
+        let slow = ["convert", "--one-piece", "--rate", "1M", "d"];
+        let mut convert = stage.world.ploop_command(&slow).spawn().unwrap();
+        while stage.files().len() == images {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let pid = convert.id().to_string();
+        stage.world.ok("kill", &[signal, &pid]);
+        let ended = convert.wait().unwrap();
+        assert_eq!(ended.code().unwrap_or(137), code, "{signal}");
+        assert_eq!(stage.descriptor(), text, "{signal}");
+        if signal != "-KILL" {
+            assert_eq!(stage.files().len(), images, "{signal}: nothing stays");
+        }
+    }
+    // What a killed one has left is named by check, and in nobody's way.
+    let found = stage.world.ploop(&["check", "-f", "d"]);
+    assert!(found.out.contains("belongs to no snapshot"), "{found:?}");
+    assert_eq!(digest(&stage.world, "d"), digest_of(&stage.world, &stage.flat.bytes));
+    stage.world.ploop_ok(&["convert", "--one-piece", "d"]);
+    assert_eq!(digest(&stage.world, "d"), digest_of(&stage.world, &stage.flat.bytes));
 }

@@ -164,7 +164,7 @@ fn whole(disk: PathBuf) -> PathBuf {
 }
 
 /// The disk, when no server of ours has it open.
-fn closed(disk: &Path) -> Result<PathBuf> {
+pub(super) fn closed(disk: &Path) -> Result<PathBuf> {
     let disk = whole(plan::absolute(disk)?);
     if let Some(entry) = server::of_disk(&disk)? {
         let message = format!("{} is in use by {}", disk.display(), describe(&entry));
@@ -173,15 +173,15 @@ fn closed(disk: &Path) -> Result<PathBuf> {
     Ok(disk)
 }
 
-fn options(disk: &Path, drop_cbt: bool, files: Files) -> OpenOptions {
+pub(super) fn options(disk: &Path, drop_cbt: bool, files: Files) -> OpenOptions {
     open::options(&ServeSpec { drop_cbt, ..plan::private(disk.to_owned(), false, files) })
 }
 
-fn rate(pace: &args::Pace) -> Result<Option<u64>> {
+pub(super) fn rate(pace: &args::Pace) -> Result<Option<u64>> {
     pace.rate.as_deref().map(plan::rate).transpose()
 }
 
-fn say(notes: &[Note]) {
+pub(super) fn say(notes: &[Note]) {
     for note in notes {
         tracing::warn!("{note}");
     }
@@ -200,7 +200,7 @@ fn leftovers(disk: &Path, options: &OpenOptions, rate: Option<u64>) -> Result<()
 }
 
 /// Runs a long operation: its rate is held, its progress shown, and Ctrl-C ends it.
-fn working<T>(
+pub(super) fn working<T>(
     disk: &Path,
     rate: Option<u64>,
     what: &str,

@@ -21,6 +21,7 @@
 //! | `online` | the same on an open disk |
 //! | `tsnapshot` | `ploop tsnapshot` |
 //! | `resize` | `ploop resize` |
+//! | `convert` | `ploop convert` |
 //! | `restore_descriptor` | `ploop restore-descriptor` |
 //! | `leftovers` | what killed servers and interrupted backups left of a disk is taken away |
 //! | `bench` | `ploop bench` |
@@ -30,6 +31,7 @@
 pub mod attach;
 pub mod bench;
 pub mod check;
+pub mod convert;
 pub mod detach;
 pub mod export;
 pub mod external;

@@ -83,6 +83,30 @@ impl Descriptor {
         Ok(done)
     }
 
+    /// The disk in one piece: `files` are its images, in the order of those of the first piece.
+    /// What the first piece says of itself stays.
+    ///
+    /// # Errors
+    /// There are not as many files as images, or a rule of [`Descriptor::check`] is broken.
+    pub fn in_one_piece(&self, files: &[String]) -> Result<Self> {
+        let (images, given) = (self.images.len(), files.len());
+        if images != given {
+            return Err(DescriptorError::Count { images: given, shots: images });
+        }
+        let mut whole = self.clone();
+        for (image, file) in whole.images.iter_mut().zip(files) {
+            image.file.clone_from(file);
+        }
+        // The new images are made as they are needed.
+        (whole.more, whole.preallocated) = (Vec::new(), false);
+        if let Some(data) = whole.document.root.get_mut("StorageData") {
+            let first = data.get("Storage").cloned().into_iter().collect();
+            data.replace_all("Storage", first);
+        }
+        whole.check()?;
+        Ok(whole)
+    }
+
     /// The paths of new deltas, one for each piece: see [`Descriptor::delta_file`].
     #[must_use]
     pub fn delta_files(&self, unique: Guid) -> Vec<String> {

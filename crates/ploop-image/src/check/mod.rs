@@ -212,14 +212,21 @@ fn find_orphans(dir: &dyn Dir, report: &mut CheckReport, document: &Document) {
     for path in list {
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
         let path = home.join(name);
-        let is_of = |base: &String| {
-            name.strip_prefix(base.as_str()).is_some_and(|rest| rest.starts_with(".{"))
-        };
-        let delta = bases.iter().any(is_of);
+        let delta = bases.iter().any(|base| is_of(name, base));
         let staged = name.starts_with(locate::DESCRIPTOR) && name.contains(".tmp");
         if (delta && !named.contains(&path)) || staged {
             let text = format!("{} belongs to no snapshot of this disk", path.display());
             report.findings.push(Finding::new(FindingKind::Orphan, false, text));
         }
     }
+}
+
+/// Whether a file has the name of an image of the disk: of a disk that was split, of any piece.
+fn is_of(name: &str, base: &str) -> bool {
+    let Some((own, _)) = name.split_once(".{") else { return false };
+    let piece = |text: &'_ str| -> Option<String> {
+        let (stem, number) = text.rsplit_once('.')?;
+        number.parse::<u16>().ok().map(|_| stem.to_owned())
+    };
+    own == base || piece(base).is_some_and(|stem| piece(own) == Some(stem))
 }

@@ -375,13 +375,46 @@ fn into_raw(
     Ok(done)
 }
 
+/// Moves handed over at a time.
+pub(super) fn batch_limit(cluster: ClusterSize) -> usize {
+    (BATCH_BYTES / cluster.bytes()).clamp(1, BATCH as u64) as usize
+}
+
+/// Copies to clusters of the target's `file` that no entry names.
+pub(super) fn copy_batch(
+    batch: &[Step],
+    target: &mut Target<'_>,
+    cluster: ClusterSize,
+    file: &File,
+    work: &Work<'_>,
+) -> Result<()> {
+    let mut places = Vec::with_capacity(batch.len());
+    let mut moves = Vec::with_capacity(batch.len());
+    for step in batch {
+        let (place, fresh) = target.place();
+        places.push(place);
+        // What is not mapped reads as zeros, unless a lower level has it.
+        let skip_zero = !step.below || on(Bug::MergeDropsZeros);
+        moves.push(step.to(cluster.file_start(place), cluster.bytes(), fresh, skip_zero));
+    }
+    target.extend()?;
+    let zeros = run(work, &moves, file)?;
+    for ((step, place), zero) in batch.iter().zip(places).zip(zeros) {
+        if zero {
+            target.give_back(place);
+        }
+        target.set(step.cluster, (!zero).then_some(place))?;
+    }
+    Ok(())
+}
+
 /// A cluster to take from one of the sources.
-struct Step {
-    cluster: GuestCluster,
-    from: File,
-    found: Found,
+pub(super) struct Step {
+    pub cluster: GuestCluster,
+    pub from: File,
+    pub found: Found,
     /// A level below the target has it too.
-    below: bool,
+    pub below: bool,
 }
 
 impl Job<'_> {
@@ -389,25 +422,7 @@ impl Job<'_> {
     fn copy_into(&mut self, target: &mut Target<'_>, work: &mut Work<'_>) -> Result<()> {
         let file = target.level.file.clone();
         self.each_batch(work, |job, batch, work| {
-            let mut places = Vec::with_capacity(batch.len());
-            let mut moves = Vec::with_capacity(batch.len());
-            for step in batch {
-                let (place, fresh) = target.place();
-                places.push(place);
-                // What is not mapped reads as zeros, unless a lower level has it.
-                let skip_zero = !step.below || on(Bug::MergeDropsZeros);
-                let to_at = job.cluster.file_start(place);
-                moves.push(step.to(to_at, job.cluster.bytes(), fresh, skip_zero));
-            }
-            target.extend()?;
-            let zeros = run(work, &moves, &file)?;
-            for ((step, place), zero) in batch.iter().zip(places).zip(zeros) {
-                if zero {
-                    target.give_back(place);
-                }
-                target.set(step.cluster, (!zero).then_some(place))?;
-            }
-            Ok(())
+            copy_batch(batch, target, job.cluster, &file, work)
         })
     }
 
@@ -432,7 +447,7 @@ impl Job<'_> {
     ) -> Result<()> {
         let clusters = self.cluster.count(self.size);
         let pages = GuestCluster(clusters.saturating_sub(1)).slot().page.0 + 1;
-        let limit = (BATCH_BYTES / self.cluster.bytes()).clamp(1, BATCH as u64) as usize;
+        let limit = batch_limit(self.cluster);
         for first in (0..pages).step_by(AHEAD as usize) {
             for batch in self.steps(first, clusters)?.chunks(limit) {
                 work.go_on(self.done, self.total)?;
@@ -476,7 +491,7 @@ impl Job<'_> {
 }
 
 impl Step {
-    fn to(&self, to_at: u64, len: u64, fresh: bool, skip_zero: bool) -> Move {
+    pub fn to(&self, to_at: u64, len: u64, fresh: bool, skip_zero: bool) -> Move {
         Move {
             from: self.from.clone(),
             from_at: self.found.at,
@@ -490,6 +505,6 @@ impl Step {
     }
 }
 
-fn run(work: &Work<'_>, moves: &[Move], to: &File) -> Result<Vec<bool>> {
+pub(super) fn run(work: &Work<'_>, moves: &[Move], to: &File) -> Result<Vec<bool>> {
     work.copier.run(moves, to).at(ErrorKind::Write, "cannot copy into", to.path())
 }

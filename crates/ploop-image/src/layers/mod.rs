@@ -10,6 +10,7 @@
 //! | `target.rs` | the image that levels are merged into: its BAT, its free clusters |
 //! | `lookup.rs` | where a level has a cluster |
 //! | `copy.rs` | one cluster from a file to another, zeros left out |
+//! | `join.rs` | a split disk becomes one in one piece |
 //! | `grow.rs`, `relocate.rs` | a larger device: clusters out of the way of a larger BAT |
 //!
 //! A crash at any point leaves the old chain or the new one (I9). A merge changes nothing that the
@@ -20,6 +21,7 @@
 mod copy;
 mod delete;
 mod grow;
+mod join;
 mod lookup;
 mod lower;
 mod merge;
@@ -31,6 +33,7 @@ mod turn;
 pub use copy::{Copier, InTurn, Move};
 pub use delete::{Deleted, delete};
 pub use grow::{Grown, grow};
+pub use join::{Joined, join};
 pub use lower::{drop_empty, lower};
 pub use merge::{Merged, Which, fit, may_merge, merge, merge_leftovers};
 pub use switch::{Switched, switch};
