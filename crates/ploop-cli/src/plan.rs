@@ -226,6 +226,7 @@ pub fn serving(disk: &Path, args: &args::Serving, exports: Vec<Export>) -> Resul
         to_mount: false,
         visible_to: args.visible_to.as_deref().map(visible_to).transpose()?,
         for_a_moment: false,
+        snapshot: false,
     })
 }
 

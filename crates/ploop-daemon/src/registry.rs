@@ -28,6 +28,9 @@ pub struct Entry {
     pub disk: PathBuf,
     /// The images, base first.
     pub images: Vec<PathBuf>,
+    /// Pieces that the disk is split into, with an image in each for every level: 1 of most.
+    #[serde(default = "one")]
+    pub pieces: usize,
     /// Opened read-only.
     pub read_only: bool,
     /// Its descriptor may name images outside its directory.
@@ -54,6 +57,24 @@ pub struct Entry {
     /// Its server is about to end.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stopping: bool,
+}
+
+const fn one() -> usize {
+    1
+}
+
+impl Entry {
+    /// Levels of the disk.
+    #[must_use]
+    pub fn levels(&self) -> usize {
+        self.images.len() / self.pieces.max(1)
+    }
+
+    /// The image of the highest level; of a split disk that of its first piece.
+    #[must_use]
+    pub fn top(&self) -> Option<&Path> {
+        self.images.iter().nth_back(self.pieces.max(1) - 1).map(PathBuf::as_path)
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -435,6 +456,7 @@ mod tests {
             pid_start: 0,
             disk: disk.as_ref().to_owned(),
             images: vec![PathBuf::from("/x/root.hds")],
+            pieces: 1,
             read_only: false,
             allow_outside: false,
             device: Some("/dev/loop77".into()),

@@ -73,7 +73,7 @@ pub fn info(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Info>
 }
 
 fn info_of(dir: &dyn Dir, target: &Path, options: &OpenOptions) -> Result<Info> {
-    let plan = plan::Plan::make(dir, &*options.gate, target, None, options.piece)?;
+    let plan = plan::Plan::make(dir, target, options, None)?;
     let Some(top) = plan.members.last() else {
         return Err(ImageError::new(ErrorKind::Descriptor, "a disk without images"));
     };

@@ -7,7 +7,7 @@ use ploop_e2e::nbd_client::{Client, Command};
 use ploop_e2e::split::{Bundle, digest, digest_of};
 use ploop_e2e::stamps::Random;
 use ploop_e2e::world::Server;
-use ploop_e2e::{World, have};
+use ploop_e2e::{World, can_attach, have};
 use std::fs;
 use std::path::PathBuf;
 
@@ -305,6 +305,51 @@ fn a_killed_merge_of_a_split_disk_leaves_a_whole_disk() {
         // The next round needs something below the top again.
         stage.world.ploop_ok(&["snapshot", "d"]);
     }
+}
+
+/// What a client reads from an address.
+fn read_all(socket: &str) -> Vec<u8> {
+    let mut client = Client::connect(socket.as_ref()).unwrap();
+    let mut bytes = Vec::new();
+    for at in (0..client.size).step_by(1 << 20) {
+        let len = (client.size - at).min(1 << 20) as u32;
+        bytes.extend(client.call(Command::Read, 0, at, len, &[]).unwrap());
+    }
+    bytes
+}
+
+#[test]
+fn a_snapshot_of_a_split_disk_is_opened_by_itself() {
+    let Some(mut stage) = Stage::new("split-snapshot", BUNDLE) else { return };
+    let (server, mut client) = stage.serve(&[]);
+    stage.write(&mut client, 60);
+    stage.world.ploop_ok(&["snapshot", "d"]);
+    let (frozen, then) = (snapshots(&stage).pop().unwrap(), stage.flat.bytes.clone());
+    stage.write(&mut client, 60);
+    assert_ne!(then, stage.flat.bytes);
+    // Levels are those of the disk, not the files of all its pieces.
+    let told = stage.world.ploop_ok(&["--json", "list"]).out;
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let disk = &told["disks"][0];
+    assert_eq!((disk["levels"].as_u64(), disk["pieces"].as_u64()), (Some(3), Some(3)), "{disk}");
+    let long = stage.world.ploop_ok(&["list", "--long"]).out;
+    assert!(long.contains("PIECES"), "{long}");
+    let info = stage.world.ploop_ok(&["info", "-s", "d"]).out;
+    assert!(info.contains("pieces:\t\t3") && info.contains("levels:\t\t3"), "{info}");
+    let socket = stage.world.text("snapshot.sock");
+    let address = format!("unix:{socket}");
+    stage.world.ploop_ok(&["export", "d", &address, "-u", &frozen]);
+    assert!(read_all(&socket) == then, "the snapshot, beside its disk in use");
+    stage.world.ploop_ok(&["export", "--remove", "d", &address]);
+    drop(client);
+    assert_eq!(server.end("-TERM"), 0);
+    if can_attach() {
+        let said = stage.world.ploop_ok(&["mount", "-r", "-u", &frozen, "d"]).out;
+        let device = said.split("dev=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        assert!(fs::read(device).unwrap() == then, "{said}");
+        stage.world.ploop_ok(&["umount", "-d", device]);
+    }
+    stage.sound();
 }
 
 #[test]

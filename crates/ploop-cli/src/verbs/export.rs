@@ -66,7 +66,7 @@ fn snapshot(
     output: Output,
 ) -> Result<String> {
     let image = ploop_image::layers::image_of(&RealDir, &entry.disk, plan::guid(uuid)?)?;
-    let mut spec = ServeSpec::private(image, true);
+    let mut spec = ServeSpec { snapshot: true, ..ServeSpec::private(image, true) };
     // What its disk may have it may have.
     spec.allow_outside = entry.allow_outside;
     spec.exports = vec![Export::Nbd { address, name: args.export_name.clone() }];

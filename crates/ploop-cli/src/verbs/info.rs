@@ -34,6 +34,9 @@ struct Size {
     cluster_bytes: u64,
     /// 0 for raw.
     version: u32,
+    levels: usize,
+    /// 1 of most disks.
+    pieces: usize,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -79,6 +82,11 @@ fn print(shown: &Shown) {
         show::line(format!("size:\t\t{}", size.size_bytes >> 9));
         show::line(format!("blocksize:\t{}", size.cluster_bytes >> 9));
         show::line(format!("fmt_version:\t{}", size.version));
+        // The original knows no others, and these three lines of them.
+        if size.pieces > 1 {
+            show::line(format!("pieces:\t\t{}", size.pieces));
+            show::line(format!("levels:\t\t{}", size.levels));
+        }
     }
     if let (Some(device), Some(partition)) = (&shown.device, &shown.partition) {
         show::line(format!("device:\t\t{device}"));
@@ -111,6 +119,8 @@ fn size(disk: &Path, files: args::Reading) -> Result<Size> {
         size_bytes: info.size << 9,
         cluster_bytes: u64::from(info.blocksize) << 9,
         version: info.fmt_version,
+        levels: info.levels,
+        pieces: info.pieces,
     })
 }
 

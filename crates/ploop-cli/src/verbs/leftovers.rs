@@ -108,9 +108,7 @@ struct Left {
 
 /// Whether a server has a snapshot: it is on top of what that serves.
 fn is_served(living: &[Entry], image: &Path) -> bool {
-    living
-        .iter()
-        .any(|entry| entry.read_only && entry.images.last().is_some_and(|top| top == image))
+    living.iter().any(|entry| entry.read_only && entry.top().is_some_and(|top| top == image))
 }
 
 /// The temporary snapshots of a disk.

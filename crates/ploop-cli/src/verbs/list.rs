@@ -20,6 +20,8 @@ struct Disk {
     entry: Entry,
     /// Number of the user whose server it is.
     uid: u32,
+    /// Images of each piece.
+    levels: usize,
     mounts: Vec<String>,
     /// Nothing when the server did not answer.
     #[serde(flatten)]
@@ -50,13 +52,13 @@ pub fn run(args: &args::List, output: Output) -> Result<()> {
         let mounts = mounts.iter().map(|mount| mount.target.display().to_string()).collect();
         // The plain list asks nobody: scripts call it often.
         let now = if args.long || output.json { ask(&entry) } else { None };
-        disks.push(Disk { entry, uid: me, mounts, now });
+        disks.push(Disk { uid: me, levels: entry.levels(), mounts, now, entry });
     }
     for (uid, entry) in registry.of_others() {
         let mounts = mounts::of_entry(&entry)?;
         let mounts = mounts.iter().map(|mount| mount.target.display().to_string()).collect();
         // A stranger's server is not asked: it need not answer.
-        disks.push(Disk { entry, uid, mounts, now: None });
+        disks.push(Disk { uid, levels: entry.levels(), mounts, now: None, entry });
     }
     if output.json {
         json::print(&Listed { disks });
@@ -108,6 +110,7 @@ fn long(disks: &[Disk]) {
         "VIA",
         "MODE",
         "DELTAS",
+        "PIECES",
         "QUEUES",
         "IN FLIGHT",
         "PID",
@@ -123,7 +126,8 @@ fn long(disks: &[Disk]) {
             name(entry).to_owned(),
             or_dash(entry.transport.clone().unwrap_or_default()),
             if entry.read_only { "ro" } else { "rw" }.to_owned(),
-            entry.images.len().to_string(),
+            disk.levels.to_string(),
+            entry.pieces.to_string(),
             or_dash(disk.now.as_ref().map(|now| now.queues.to_string()).unwrap_or_default()),
             or_dash(disk.now.as_ref().map(|now| now.in_flight.to_string()).unwrap_or_default()),
             entry.pid.to_string(),
@@ -133,5 +137,5 @@ fn long(disks: &[Disk]) {
             entry.disk.display().to_string(),
         ]
     });
-    table::print(&header, &[3, 4, 5, 6], rows.collect());
+    table::print(&header, &[3, 4, 5, 6, 7], rows.collect());
 }

@@ -81,7 +81,7 @@ fn snapshot(disk: &Path, uuid: &str, args: &args::Mount, output: Output) -> Resu
     let disk = plan::absolute(disk)?;
     let found = ploop_image::layers::image_of(&RealDir, &disk, guid)?;
     let mut spec = plan::attach(&found, "auto", &args.serving)?;
-    (spec.read_only, spec.to_mount) = (true, true);
+    (spec.read_only, spec.to_mount, spec.snapshot) = (true, true, true);
     let entry = server::start(&spec, output)?.entry;
     if !output.json {
         adding(&entry);
@@ -123,8 +123,7 @@ fn attached(disk: &Path, args: &args::Mount, output: Output) -> Result<(Entry, b
 /// The lines of the original; scripts read the device from them.
 fn adding(entry: &Entry) {
     let device = entry.device.as_deref().unwrap_or_default();
-    let pieces = ploop_image::layers::describe(&RealDir, &entry.disk).map_or(1, |d| d.pieces());
-    let top = entry.images.len().saturating_sub(pieces);
+    let top = entry.images.len().saturating_sub(entry.pieces);
     for (level, image) in entry.images.iter().enumerate() {
         let mode = if level >= top && !entry.read_only { "rw" } else { "ro" };
         show::line(format!("Adding delta dev={device} img={} ({mode})", image.display()));

@@ -20,6 +20,7 @@ pub fn options(spec: &ServeSpec) -> OpenOptions {
         ..OpenOptions::default()
     };
     options.change_shared = spec.change_shared;
+    options.snapshot = spec.snapshot;
     if spec.allow_outside || spec.change_shared {
         options.gate = Arc::new(ploop_image::AnyFile);
     }

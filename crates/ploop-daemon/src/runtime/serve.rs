@@ -295,6 +295,7 @@ fn entry(spec: &ServeSpec, disk: &Disk) -> Entry {
         pid_start: 0,
         disk: std::fs::canonicalize(&path).unwrap_or(path),
         images,
+        pieces: disk.split(),
         read_only: disk.read_only(),
         allow_outside: spec.allow_outside || spec.change_shared,
         device: None,

@@ -49,6 +49,9 @@ pub struct ServeSpec {
     /// For a verb that takes it away again: what it goes without matters to nobody.
     #[serde(default)]
     pub for_a_moment: bool,
+    /// `disk` is an image that stands for its snapshot, of a split disk in all pieces.
+    #[serde(default)]
+    pub snapshot: bool,
 }
 
 /// A way to reach the disk.
@@ -148,6 +151,7 @@ impl ServeSpec {
             to_mount: false,
             visible_to: None,
             for_a_moment: false,
+            snapshot: false,
         }
     }
 

@@ -83,7 +83,7 @@ pub(crate) fn lock_all(
 /// under way ends soon (F7).
 fn stays(dir: &dyn Dir, target: &Path, options: &OpenOptions, reach: Option<&Reach>) -> bool {
     let Some(stays) = options.stays else { return false };
-    let plan = Plan::make(dir, &*options.gate, target, reach, options.piece);
+    let plan = Plan::make(dir, target, options, reach);
     let idents = plan.into_iter().flat_map(|plan| plan.members);
     idents.filter_map(|member| dir.stat(&member.path).ok()).any(|stat| stays(stat.ident))
 }
@@ -94,7 +94,7 @@ fn attempt(
     options: &OpenOptions,
     reach: Option<&Reach>,
 ) -> Result<Attempt> {
-    let mut plan = Plan::make(dir, &*options.gate, target, reach, options.piece)?;
+    let mut plan = Plan::make(dir, target, options, reach)?;
     if !options.structure_only {
         plan.check_plain()?;
     }

@@ -70,6 +70,9 @@ pub struct OpenOptions {
     pub held: Held,
     /// Images below the top that are opened for writing too, for a merge into them.
     pub also_write: Vec<Guid>,
+    /// An image below the top stands for its snapshot, of a split disk in all pieces: else one that
+    /// is named there is refused, for it is of one piece only.
+    pub snapshot: bool,
     /// Only headers and BATs are looked at: the content may be encrypted.
     pub structure_only: bool,
     /// Which piece of a split disk: whoever works on all of them goes through them.
@@ -90,6 +93,7 @@ impl Default for OpenOptions {
             records: None,
             held: Held::default(),
             also_write: Vec::new(),
+            snapshot: false,
             structure_only: false,
             piece: 0,
         }

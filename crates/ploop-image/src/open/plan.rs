@@ -151,10 +151,9 @@ impl Plan {
     /// Finds the files of what `target` means, each passed by the gate.
     pub fn make(
         dir: &dyn Dir,
-        gate: &dyn OpenGate,
         target: &Path,
+        options: &OpenOptions,
         reach: Option<&Reach>,
-        piece: usize,
     ) -> Result<Self> {
         let asked = match locate::locate_file(dir, target)? {
             Located::Image(path) => Some(path),
@@ -163,9 +162,11 @@ impl Plan {
         match locate::locate(dir, target)? {
             Located::Descriptor(path) => {
                 let document = Document::read(dir, &path)?;
-                refuse_piece(dir, target, &document)?;
-                let document = document.of_piece(piece);
-                Self::of_document(dir, gate, document, asked.as_deref(), reach)
+                if !options.snapshot {
+                    refuse_piece(dir, target, &document)?;
+                }
+                let document = document.of_piece(options.piece);
+                Self::of_document(dir, &*options.gate, document, asked.as_deref(), reach)
             }
             Located::Image(path) => {
                 let shared = gate::whose(dir, path.parent().unwrap_or(&path), &path)?;
@@ -195,11 +196,12 @@ impl Plan {
             let canonical = dir.canonical(&document.home().join(&image.file));
             asked.is_some_and(|asked| canonical.is_ok_and(|path| path == asked))
         };
-        let frozen = parsed.images.iter().find(is_asked).filter(|i| i.guid != parsed.top);
-        let frozen = frozen.filter(|_| reach.is_none());
+        // Of a split disk it may be that of another piece.
+        let named = document.disk.all_images().find(is_asked).map(|image| image.guid);
+        let frozen = named.filter(|guid| *guid != parsed.top && reach.is_none());
         let tip = match (reach, frozen) {
             (Some(reach), _) => reach.tip,
-            (None, Some(image)) => image.guid,
+            (None, Some(guid)) => guid,
             (None, None) => parsed.top,
         };
         let chain = parsed.chain_of(tip);
