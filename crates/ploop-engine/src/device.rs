@@ -121,8 +121,8 @@ pub struct Shared {
     pub keeper: Link<ToKeeper>,
     /// To the queues.
     pub queues: Box<[Link<(u32, Answer)>]>,
-    /// Clean clusters that the keeper has handed out, for each queue.
-    pub stocks: Box<[ArrayQueue<u64>]>,
+    /// Clean clusters that the keeper has handed out: of each piece of the disk for each queue.
+    stocks: Box<[ArrayQueue<u64>]>,
     /// Counters of the queues.
     pub queue_stats: Arc<[CachePadded<QueueStats>]>,
     /// Counters of the keeper.
@@ -135,6 +135,16 @@ impl Shared {
         let top = usize::from(self.chain.top_of(piece).id);
         let below = top.checked_sub(self.chain.pieces).map(|below| below as u8)?;
         (self.in_place <= below).then(|| self.chain.level(below))
+    }
+
+    /// The clean clusters of a piece that a queue may write to.
+    pub fn stock(&self, queue: usize, piece: usize) -> &ArrayQueue<u64> {
+        &self.stocks[queue * self.pieces.count() + piece]
+    }
+
+    /// Those of a piece for all queues.
+    pub fn stocks(&self, piece: usize) -> impl Iterator<Item = &ArrayQueue<u64>> {
+        self.stocks.iter().skip(piece).step_by(self.pieces.count())
     }
 
     /// The level of a file that is written.
@@ -262,6 +272,7 @@ impl Device {
         let messages = options.queues * (options.depth * 2 + EXTRA_PIECES) * 2 + 64;
         let link = || Link::new((options.depth * 2 + EXTRA_PIECES) * 2);
         let count = pieces.count();
+        let stocks = options.queues * count;
         let number = |depth: usize| u8::try_from(depth.saturating_mul(count)).unwrap_or(u8::MAX);
         let depth = chain.levels.len() / count;
         let below = depth.checked_sub(2).filter(|below| spec.in_place <= *below);
@@ -291,7 +302,7 @@ impl Device {
             changed: AtomicBool::new(false),
             keeper: Link::new(messages),
             queues: (0..options.queues).map(|_| link()).collect(),
-            stocks: (0..options.queues).map(|_| ArrayQueue::new(STOCK)).collect(),
+            stocks: (0..stocks).map(|_| ArrayQueue::new(STOCK)).collect(),
             queue_stats: stats.queues,
             keeper_stats: stats.keeper,
             options,

@@ -27,7 +27,7 @@ impl<I: Io> Keeper<I> {
                 self.map_top(cluster, at, false, None);
                 self.shared.keeper_stats.allocated.add(1);
                 self.answer(caller, Answer::Retry);
-                self.fill_stock(caller.queue);
+                self.fill_stock(caller.queue, p);
             }
             _ => self.answer(caller, Answer::Retry),
         }
@@ -52,7 +52,7 @@ impl<I: Io> Keeper<I> {
             let lost = on(Bug::AllocateLostDone);
             self.answer(caller, if lost { Answer::Done } else { Answer::Retry });
         }
-        self.fill_stock(caller.queue);
+        self.fill_stock(caller.queue, p);
     }
 
     /// A cluster that a queue writes to and that is not mapped after all: the write is still under

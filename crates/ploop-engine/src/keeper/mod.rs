@@ -294,7 +294,9 @@ impl<I: Io> Keeper<I> {
     /// Lets everything durable become durable; nothing new is prepared.
     pub fn begin_close(&mut self) {
         self.closing = true;
-        self.take_stocks_back();
+        for p in 0..self.spaces.len() {
+            self.take_stocks_back(p);
+        }
         self.pages.touched = true;
     }
 
@@ -345,7 +347,8 @@ impl<I: Io> Keeper<I> {
         let unclean: usize = self.spaces.iter().map(space::Space::unclean).sum();
         let available: u64 = self.spaces.iter().map(space::Space::available).sum();
         stats.quarantine.set((self.quarantine.len() + unclean) as u64);
-        stats.clean.set(available + self.stocked());
+        let stocked: u64 = (0..self.spaces.len()).map(|p| self.stocked(p)).sum();
+        stats.clean.set(available + stocked);
     }
 
     /// A queue may have found a failed sync.

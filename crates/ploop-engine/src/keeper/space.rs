@@ -262,31 +262,27 @@ fn step_for(most: u64, used: u64) -> u64 {
 }
 
 impl<I: Io> Keeper<I> {
-    /// Hands clean clusters to a queue that allocates: two for each that it took, so that its stock
-    /// fills up to its share.
-    pub(super) fn fill_stock(&mut self, queue: u16) {
-        let (queue, p) = (usize::from(queue), 0);
-        // A stock is of one file: with pieces each cluster is asked for.
-        if self.spaces.len() > 1 {
-            return;
-        }
+    /// Hands clean clusters of a piece to a queue that allocates there: two for each that it took,
+    /// so that its stock fills up to its share.
+    pub(super) fn fill_stock(&mut self, queue: u16, p: usize) {
+        let queue = usize::from(queue);
         for _ in 0..2 {
-            let stock = &self.shared.stocks[queue];
+            let stock = self.shared.stock(queue, p);
             let most = self.spaces[p].available().div_ceil(STOCK_SHARE);
             if stock.is_full() || stock.len() as u64 >= most || self.closing {
                 return;
             }
             let Some(clean) = self.take_clean(p) else { return };
-            let _ = self.shared.stocks[queue].push(clean.0);
+            let _ = self.shared.stock(queue, p).push(clean.0);
         }
     }
 
     /// What no queue has taken from its stock: the last of it is the tail again, and can be given
     /// back with it; the rest has blocks until it is cleaned.
-    pub(super) fn take_stocks_back(&mut self) {
-        let s = &mut self.spaces[0];
+    pub(super) fn take_stocks_back(&mut self, p: usize) {
+        let s = &mut self.spaces[p];
         let pop = |stock| std::iter::from_fn(move || ArrayQueue::pop(stock));
-        let mut back: BTreeSet<u64> = self.shared.stocks.iter().flat_map(pop).collect();
+        let mut back: BTreeSet<u64> = self.shared.stocks(p).flat_map(pop).collect();
         for n in &back {
             s.set_used(*n, false);
         }
@@ -298,7 +294,7 @@ impl<I: Io> Keeper<I> {
 
     /// A clean cluster for a hole that this queue asks for.
     pub(super) fn take_clean_for(&mut self, queue: u16, p: usize) -> Option<FileCluster> {
-        match self.shared.stocks[usize::from(queue)].pop() {
+        match self.shared.stock(usize::from(queue), p).pop() {
             Some(n) => {
                 self.spaces[p].taken(self.now);
                 Some(FileCluster(n))
@@ -307,15 +303,15 @@ impl<I: Io> Keeper<I> {
         }
     }
 
-    /// Clean clusters in the queues' hands.
-    pub(super) fn stocked(&self) -> u64 {
-        self.shared.stocks.iter().map(|stock| stock.len() as u64).sum()
+    /// Clean clusters of a piece in the queues' hands.
+    pub(super) fn stocked(&self, p: usize) -> u64 {
+        self.shared.stocks(p).map(|stock| stock.len() as u64).sum()
     }
 
     /// A clean cluster that a BAT entry can name; `None` when there is none now.
     pub(super) fn take_clean(&mut self, p: usize) -> Option<FileCluster> {
         let space = &mut self.spaces[p];
-        let stocks = || self.shared.stocks.iter().find_map(ArrayQueue::pop);
+        let stocks = || self.shared.stocks(p).find_map(ArrayQueue::pop);
         let n = match space.frontier.next() {
             Some(n) => n,
             None => space.punched.pop_first().or_else(stocks)?,
@@ -421,7 +417,7 @@ impl<I: Io> Keeper<I> {
         if self.spaces[p].is_starved() && self.now >= self.spaces[p].ask_again_at {
             self.spaces[p].exhausted = false;
         }
-        let (s, stocked) = (&self.spaces[p], self.stocked());
+        let (s, stocked) = (&self.spaces[p], self.stocked(p));
         // An idle disk keeps nothing ahead (P10); the first allocation finds that out.
         let wanted = (s.low(stocked) && !s.is_idle(self.now)) || !s.waiters.is_empty();
         // Freed clusters first, so that the file does not grow without need.
@@ -500,7 +496,7 @@ impl<I: Io> Keeper<I> {
         if self.closing || self.spaces[p].extend.is_some() || !self.spaces[p].is_idle(self.now) {
             return;
         }
-        self.take_stocks_back();
+        self.take_stocks_back(p);
         let s = &mut self.spaces[p];
         if !s.has_tail() {
             return;
@@ -630,7 +626,7 @@ impl<I: Io> Keeper<I> {
         }
         // P1: cleaned clusters ride on somebody else's sync, for a while.
         let old = self.now.saturating_sub(QUARANTINE_NS);
-        let hurry = !s.waiters.is_empty() || s.low(self.stocked());
+        let hurry = !s.waiters.is_empty() || s.low(self.stocked(p));
         let wait = s.cleaned.iter().filter(|(_, _, since)| hurry || *since <= old);
         need.max(wait.map(|(sync, _, _)| *sync).max().unwrap_or(0))
     }
@@ -681,7 +677,7 @@ impl<I: Io> Keeper<I> {
         let ask = starved.then_some(self.spaces[p].ask_again_at);
         // What a close cuts off anyway must not keep waking the keeper meanwhile.
         let ahead =
-            self.spaces[p].has_tail() || self.stocked() > 0 && self.spaces[p].extend.is_none();
+            self.spaces[p].has_tail() || self.stocked(p) > 0 && self.spaces[p].extend.is_none();
         let tail = ahead && !self.closing;
         let idle = tail.then_some(self.spaces[p].taken_at + GIVE_BACK_NS);
         [clean, cleaned, ask, idle].into_iter().flatten().min()

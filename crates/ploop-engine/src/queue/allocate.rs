@@ -49,7 +49,8 @@ impl<I: Io> Queue<I> {
         if piece.dsync || piece.odd || !self.allocating.may_begin(piece.cluster) {
             return None;
         }
-        self.shared.stocks[self.lane].pop().map(FileCluster)
+        let of = self.shared.pieces.of(piece.cluster);
+        self.shared.stock(self.lane, of).pop().map(FileCluster)
     }
 
     /// Writes to a cluster at hand and asks the keeper to map it.
