@@ -374,6 +374,9 @@ fn chosen(name: &str, table: &str, swap: u32, [one, two]: [u32; 2]) {
         assert_eq!(device, partition, "{said}");
         shows(number);
     }
+    let info = world.ploop_ok(&["--json", "info", "a"]).json();
+    let bytes = info["file_system"]["size_bytes"].as_u64().unwrap();
+    assert!(bytes > 20 << 20 && bytes < 30 << 20, "{info}");
     let said = world.ploop_ok(&["mount", "-m", &at, "a"]);
     assert!(said.err.contains(&format!("partition {one} is mounted")), "{said:?}");
     shows(one);

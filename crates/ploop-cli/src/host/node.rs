@@ -62,11 +62,8 @@ impl Node {
     }
 
     /// A device that is there.
-    ///
-    /// # Errors
-    /// None.
-    pub fn at(path: &str) -> Result<Self> {
-        Ok(Self { path: path.to_owned(), added: None })
+    pub fn at(path: &str) -> Self {
+        Self { path: path.to_owned(), added: None }
     }
 
     /// Leaves the partition to the kernel: the disk's server takes it away with the device. Returns

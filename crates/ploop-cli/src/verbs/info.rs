@@ -2,7 +2,7 @@
 
 use crate::host::mounting::{self, How};
 use crate::host::statfs::Statfs;
-use crate::host::{mkfs, mounts, server};
+use crate::host::{choice, mkfs, mounts, server};
 use crate::show::{self, Output, json};
 use crate::{args, plan};
 use ploop_daemon::registry::Entry;
@@ -134,7 +134,7 @@ fn statfs(
         if let Some(mount) = mounts::of_entry(entry)?.first() {
             return Statfs::of_mount(&mount.target);
         }
-        return from_device(server::mountable(entry)?);
+        return from_device(&choice::unasked(entry)?.path);
     }
     // Two that only read can have a disk at once.
     if let Some(entry) = entry.filter(|entry| !entry.read_only) {
@@ -151,7 +151,7 @@ fn statfs(
     let spec = ServeSpec { exports: vec![Export::Loop], for_a_moment: true, ..reading };
     let server = server::start(&spec, output).map_err(|failure| server::or(failure, SIZE_ALONE))?;
     let entry = server.entry.clone();
-    let stat = server::mountable(&entry).and_then(from_device);
+    let stat = choice::unasked(&entry).and_then(|node| from_device(&node.path));
     let stopped = server::stop(&entry, stat.is_err());
     stat.and_then(|stat| stopped.map(|()| stat))
 }

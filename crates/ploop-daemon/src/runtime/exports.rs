@@ -360,8 +360,10 @@ impl Exports {
         self.added.clear();
         self.vhost.stop();
         let partition = self.partition.take().filter(|_| !keep);
-        if let Some(device) = &self.device {
-            partition::delete_all(device.path());
+        // These two devices stay when they are free, with the partitions they had.
+        let stays = self.device.as_ref().map(LoopDevice::path);
+        if let Some(device) = stays.or(self.kernel.as_ref().map(KernelNbd::path)) {
+            partition::delete_all(device);
         } else if let Some(partition) = partition
             && let Err(failure) = partition.remove()
         {

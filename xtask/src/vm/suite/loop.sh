@@ -93,6 +93,7 @@ partition_resized() {
     umount /mnt
     e2fsck -f -n ${dev}p1
     ploop detach /disk/$1
+    [ ! -e ${dev}p1 ]
     # The table is read anew from the disk.
     dev=$(ploop attach --via loop /disk/$1)
     [ "$(cat /sys/class/block/${dev#/dev/}p1/size)" = $((126 << 11)) ]
