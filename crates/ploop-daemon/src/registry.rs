@@ -301,10 +301,10 @@ impl Registry {
 }
 
 impl Entry {
-    /// Whether its server still runs.
+    /// Whether its server still runs. One that was killed does not, though its end takes a moment.
     #[must_use]
     pub fn alive(&self) -> bool {
-        start_of(self.pid) == Some(self.pid_start)
+        start_of(self.pid) == Some(self.pid_start) && !is_killed(self.pid)
     }
 }
 
@@ -443,6 +443,17 @@ fn start_of(pid: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// Whether SIGKILL waits for a process: then it comes back from the kernel no more.
+fn is_killed(pid: u32) -> bool {
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let pending = text.lines().filter_map(|line| {
+        let words = line.strip_prefix("ShdPnd:").or_else(|| line.strip_prefix("SigPnd:"))?;
+        u64::from_str_radix(words.trim(), 16).ok()
+    });
+    pending.fold(0, |all, one| all | one) & KILL != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Entry, Registry, of_disk, start_of};
@@ -468,6 +479,21 @@ mod tests {
             started: 1,
             visible_to: None,
             stopping: false,
+        }
+    }
+
+    #[test]
+    fn a_process_that_was_killed_is_not_alive_until_it_is_gone() {
+        for _ in 0..50 {
+            let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            let pid = child.id();
+            let pid_start = super::start_of(pid).unwrap();
+            let entry = Entry { pid, pid_start, ..entry("/x") };
+            assert!(entry.alive());
+            child.kill().unwrap();
+            let alive = entry.alive();
+            child.wait().unwrap();
+            assert!(!alive);
         }
     }
 
