@@ -224,14 +224,20 @@ impl<'a> Sim<'a> {
         no_faults(&self.world);
         let failing = self.profile.layers && self.rng.chance(1, 4);
         let which = self.rng.below(60);
+        let killing = !failing && self.profile.layers && (number >> 48).is_multiple_of(6);
         if failing {
             self.fail_one(which);
+        } else if killing {
+            self.kill_at(which);
         }
         self.watch();
         let done = (op.run)(&Scene::new(&self.world), number);
         let done = done.map_err(|e| OpenError::Image(e).to_string());
         self.world.set_hook(None);
         self.look_at_watched(op.name, Mark::May, false)?;
+        if self.world.is_dead() {
+            return self.killed_closed();
+        }
         if failing && done.is_err() {
             self.story.say(|| format!("it failed as it was made to: {done:?}"));
             // A failed sync is healed by nothing but a new host.
@@ -330,6 +336,36 @@ impl<'a> Sim<'a> {
             let fits = errno == 5 || of_directory || !(sync || attempt.kind == OpKind::Read);
             if now == which && fits { Verdict::FailTorn(errno) } else { Verdict::Normal }
         })));
+    }
+
+    /// The process is killed at one of the blocking calls that follow, most of the time at a sync
+    /// of the directory.
+    fn kill_at(&mut self, which: u64) {
+        let any = which.is_multiple_of(3);
+        let which = if any { which } else { which % 4 };
+        let mut seen = 0;
+        self.world.set_hook(Some(Box::new(move |attempt| {
+            let names = attempt.kind == OpKind::Sync && attempt.path == Path::new(scene::HOME);
+            if !attempt.blocking || !any && !names {
+                return Verdict::Normal;
+            }
+            seen += 1;
+            if seen - 1 == which { Verdict::Die } else { Verdict::Normal }
+        })));
+    }
+
+    /// An operation on the closed disk was killed: the host lives on, and the next open finds the
+    /// chain that is in force now.
+    fn killed_closed(&mut self) -> Step {
+        self.story.say(|| "its process is killed".into());
+        self.world.crash_after(None);
+        self.world.kill();
+        self.report.kills += 1;
+        self.came_back = true;
+        self.unsettled = true;
+        self.littered = true;
+        recover::only_the_mark(&self.world, Path::new(&self.target))?;
+        self.look_at_levels()
     }
 
     /// Begins to look at every boundary of the blocking calls that follow.

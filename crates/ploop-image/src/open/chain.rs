@@ -3,6 +3,7 @@
 use super::attempt::{self, Locked, Opened};
 use super::plan::{ORIGINAL_LEVELS, Reach};
 use super::{Note, OpenOptions, recover, settle};
+use crate::create::home_of;
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head::Head;
 use crate::scan::{self, Scan, Table, scan};
@@ -11,6 +12,7 @@ use ploop_format::descriptor::Temporary;
 use ploop_format::{BadEntry, ClusterSize, GuestCluster, InUse, Sector};
 use ploop_io::planted::{Bug, on, synced};
 use ploop_io::{Dir, File, Ident};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// How many bad entries an error lists.
@@ -60,6 +62,23 @@ pub(crate) struct Prepared {
     pub _lck: Option<File>,
 }
 
+/// I9, F12: a process that was killed between the rename of a descriptor and the sync of its
+/// directory has left one in force that a crash would take back, with all that is written to its
+/// images from now on. Nothing tells that from a sure one, so each writable open syncs the
+/// directory. In a pause the descriptor is sure: the open of the device, or the operation, did it.
+fn in_force(dir: &dyn Dir, locked: &Locked, options: &OpenOptions) -> Result<()> {
+    let Some(document) = locked.plan.document.as_ref() else { return Ok(()) };
+    if !locked.writable || !options.held.is_empty() {
+        return Ok(());
+    }
+    let home = home_of(&document.path);
+    match synced(Bug::NoSyncInForce, || dir.sync_dir(&home)) {
+        // Who may not look into a directory has made no descriptor there either.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        done => done.at(ErrorKind::Sync, "cannot sync", &home),
+    }
+}
+
 impl Prepared {
     /// Locks, reads and checks one piece, all of most disks, or a part of its tree; writes nothing.
     pub fn open_reach(
@@ -88,6 +107,7 @@ impl Prepared {
         reach: Option<&Reach>,
     ) -> Result<Self> {
         let mut locked = attempt::lock_all(dir, target, options, reach)?;
+        in_force(dir, &locked, options)?;
         for (opened, member) in locked.files.iter().zip(&locked.plan.members) {
             if locked.writable && (member.write || member.written && !on(Bug::BaseUnsynced)) {
                 // F6: what a former process wrote may be in the page cache only.

@@ -37,6 +37,9 @@ pub enum Verdict {
     Delay(u64),
     /// It waits for `SimWorld::release_held`. Only for ring operations.
     Hold,
+    /// The process is gone before it does this, as at the point of `SimWorld::crash_after`. Only
+    /// for blocking calls.
+    Die,
 }
 
 /// The caller's own rule; asked when an operation is submitted.

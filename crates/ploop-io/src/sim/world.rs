@@ -475,7 +475,13 @@ impl World {
             return Err(dead());
         }
         self.note(attempt.offset ^ attempt.len.rotate_left(32) ^ attempt.kind as u64);
-        Ok(self.judge(attempt))
+        match self.judge(attempt) {
+            Verdict::Die => {
+                self.dead = true;
+                Err(dead())
+            }
+            verdict => Ok(verdict),
+        }
     }
 
     /// Records a change of a file and shows it to readers.
