@@ -176,7 +176,7 @@ impl Vm<'_> {
         took(&format!("kernel {name}, boot and suite"), booted.took);
         let console = String::from_utf8_lossy(&fs::read(&booted.log)?).into_owned();
         if let Err(error) = report::show(&name, &console) {
-            let late = if booted.late { " (ended by the time limit)" } else { "" };
+            let late = if booted.end.is_none() { " (ended by the time limit)" } else { "" };
             failures.push(format!("{error:#}{late}; see {}", booted.log.display()));
         }
         Ok(console)

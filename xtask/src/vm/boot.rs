@@ -1,13 +1,15 @@
 //! One boot in software emulation: console into a log, an end in any case.
 
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::fetch::Store;
+use super::report;
 use super::served::Served;
 use crate::sh;
 
@@ -22,11 +24,39 @@ pub const LOGS: [&str; 2] = ["ext4", "xfs"];
 pub struct Booted {
     pub log: PathBuf,
     pub took: Duration,
-    pub late: bool,
+    /// `None`: it was ended by the time limit.
+    pub end: Option<ExitStatus>,
 }
 
-/// Boots a kernel with a root; `name` is that of the log, `steps` of what the suite is to do.
+/// Boots a kernel with a root; `name` is that of the log, `steps` of what the suite is to do. When
+/// QEMU itself dies before the suite has begun (it may abort while the firmware runs), once more.
 pub fn boot(
+    store: &Store,
+    kernel: &Path,
+    root: &[u8],
+    (name, steps): (&str, &str),
+    served: &mut Served,
+) -> Result<Booted> {
+    let first = once(store, kernel, root, (name, steps), served)?;
+    let console = String::from_utf8_lossy(&fs::read(&first.log)?).into_owned();
+    let Some(signal) = first.end.and_then(|end| died_early(end, &console)) else {
+        return Ok(first);
+    };
+    let kept = store.path(&format!("log-{name}-died.txt"));
+    fs::rename(&first.log, &kept)?;
+    sh::complain(&format!(
+        "vm: QEMU died of signal {signal} before any step of the suite, see {}; once more",
+        kept.display()
+    ));
+    once(store, kernel, root, (name, steps), served)
+}
+
+/// The signal that ended QEMU before the machine had said anything of the suite.
+fn died_early(end: ExitStatus, console: &str) -> Option<i32> {
+    end.signal().filter(|_| !report::has_begun(console))
+}
+
+fn once(
     store: &Store,
     kernel: &Path,
     root: &[u8],
@@ -48,10 +78,10 @@ pub fn boot(
         drive(&mut command, name, &path);
     }
     let child = start_qemu(command, &log)?;
-    let late = !wait(child, start, &mut || served.look_at(&log))?;
+    let end = wait(child, start, &mut || served.look_at(&log))?;
     let _ = fs::remove_file(&disk);
     let _ = fs::remove_file(&initrd);
-    Ok(Booted { log, took: start.elapsed(), late })
+    Ok(Booted { log, took: start.elapsed(), end })
 }
 
 /// The kernel's image: in `boot`, or beside the modules in packages that come in parts.
@@ -114,18 +144,37 @@ fn start_qemu(mut command: Command, log: &Path) -> Result<Child> {
     command.spawn().with_context(|| format!("cannot start `{}`", sh::words(&command)))
 }
 
-/// Whether it ended by itself.
-fn wait(mut child: Child, start: Instant, look: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
+/// How it ended, if it ended by itself.
+fn wait(
+    mut child: Child,
+    start: Instant,
+    look: &mut dyn FnMut() -> Result<()>,
+) -> Result<Option<ExitStatus>> {
     loop {
         look()?;
-        if child.try_wait()?.is_some() {
-            return Ok(true);
+        if let Some(end) = child.try_wait()? {
+            return Ok(Some(end));
         }
         if start.elapsed() > LIMIT {
             child.kill()?;
             child.wait()?;
-            return Ok(false);
+            return Ok(None);
         }
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_qemu_that_dies_before_the_suite_gets_another_try() {
+        let aborted = ExitStatus::from_raw(6);
+        assert_eq!(died_early(aborted, "SeaBIOS\r\nqemu: assertion failed\n"), Some(6));
+        assert_eq!(died_early(aborted, "ok boot 3.1 6.12\r\n"), None);
+        assert_eq!(died_early(aborted, "not ok boot 3.1 why\r\n"), None);
+        assert_eq!(died_early(ExitStatus::from_raw(1 << 8), "no such machine\n"), None);
+        assert_eq!(died_early(ExitStatus::from_raw(0), ""), None);
     }
 }

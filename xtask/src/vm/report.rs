@@ -40,6 +40,12 @@ fn steps(console: &str) -> (Vec<Step>, bool) {
     (found, whole)
 }
 
+/// Whether a step of the suite was heard of.
+pub fn has_begun(console: &str) -> bool {
+    let (steps, whole) = steps(console);
+    whole || !steps.is_empty()
+}
+
 /// Prints the table; an error when a step failed or the suite did not come to its end.
 pub fn show(kernel: &str, console: &str) -> Result<()> {
     let (steps, whole) = steps(console);
