@@ -101,6 +101,8 @@ pub struct Shared {
     pub sync_slot: CachePadded<SyncSlot>,
     /// Metadata cannot be written: writes fail (I10).
     pub frozen: AtomicBool,
+    /// A page of the block table finds no space, again and again (F17).
+    pub full: AtomicBool,
     /// What the next life finds after a kill (F2): one for each piece.
     pub records: Vec<Option<Record>>,
     /// No new requests are taken.
@@ -293,6 +295,7 @@ impl Device {
             failed: AtomicBool::new(false),
             records: [spec.record.clone()].into_iter().chain(records).collect(),
             frozen: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             sync_slot: CachePadded::default(),
             stopping: AtomicBool::new(false),
             pausing: AtomicBool::new(false),
@@ -378,6 +381,11 @@ impl Device {
         self.shared.keeper.wake();
     }
 
+    /// Takes a pause back: the queues go on with this device ([`Queue::run`] again).
+    pub fn go_on(&self) {
+        self.shared.pausing.store(false, Ordering::SeqCst);
+    }
+
     /// Makes the keeper look again, after a queue has returned.
     pub fn wake_keeper(&self) {
         self.shared.keeper.wake();
@@ -387,6 +395,13 @@ impl Device {
     #[must_use]
     pub fn is_failed(&self) -> bool {
         self.shared.refuses_writes()
+    }
+
+    /// Whether a page of the block table finds no space, now and when it was tried before: a flush
+    /// may be held for long (F17).
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.shared.full.load(Ordering::SeqCst)
     }
 
     /// Counters of queue `n`.

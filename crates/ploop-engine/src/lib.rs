@@ -63,7 +63,7 @@ pub mod sync_slot;
 pub use device::{Device, DeviceError};
 pub use front::{
     Buffer, Errno, ExtentRecord, Flags, FrontEnd, Intake, Limits, Operation, Outcome, Request,
-    Stride,
+    Stride, is_no_space,
 };
 pub use keeper::{Keeper, Spare};
 pub use queue::{Ended, Queue, Turn};

@@ -262,6 +262,22 @@ impl Life {
         self.keeper_busy = true;
     }
 
+    /// The pause cannot be: there is no space for the block table.
+    #[must_use]
+    pub fn cannot_close(&self) -> bool {
+        self.keeper.cannot_close()
+    }
+
+    /// Takes the pause back, and its close.
+    pub fn go_on(&mut self) {
+        self.keeper.go_on();
+        self.device.go_on();
+        for lane in &mut self.lanes {
+            (lane.busy, lane.paused) = (true, false);
+        }
+        self.keeper_busy = true;
+    }
+
     /// All queues have paused.
     #[must_use]
     pub fn paused(&self) -> bool {

@@ -13,6 +13,59 @@ use std::path::Path;
 
 const WRITES: u64 = 14;
 
+/// F20: what changed since the flush before a pause finds no space for its page of the block table,
+/// as on a file system that never writes in place: there is no pause, and the device goes on.
+#[test]
+fn a_pause_without_space_for_the_block_table_is_called_off() {
+    for seed in 0..8 {
+        let profile = Profile { clusters: 20, metadata_delay_ms: 3_600_000, ..Profile::plain() };
+        let mut s = Scenario::with(seed, profile);
+        s.open();
+        let first = s.write(0, 0, 4 * CLUSTER, false);
+        s.wait(first).unwrap();
+        let flush = s.flush(0);
+        s.wait(flush).unwrap();
+        let late = s.write(1, 5 * CLUSTER, 8, false);
+        s.wait(late).unwrap();
+        s.hook(|attempt| match is_page(attempt) {
+            true => Verdict::Fail(libc::ENOSPC),
+            false => Verdict::Normal,
+        });
+        s.life.as_mut().unwrap().pause();
+        assert!(s.until(|s| s.life.as_ref().unwrap().paused()));
+        s.life.as_mut().unwrap().begin_close();
+        let over = |s: &mut Scenario| {
+            let life = s.life.as_ref().unwrap();
+            life.closed() || life.cannot_close()
+        };
+        assert!(s.until(over));
+        let life = s.life.as_mut().unwrap();
+        assert!(!life.device().is_failed() && life.cannot_close(), "the device goes on");
+        life.go_on();
+        // It serves; what wants the page is held.
+        let mapped = s.write(0, CLUSTER, 8, false);
+        s.wait(mapped).unwrap();
+        let read = s.read(1, 0, 8 * CLUSTER);
+        s.wait(read).unwrap();
+        let held = s.flush(0);
+        let later = s.world.now() + 2_000_000_000;
+        s.until(|s| s.world.now() > later);
+        assert_eq!(s.outcome(held), None);
+        s.crash_everywhere(5);
+        s.world.set_hook(None);
+        s.wait(held).unwrap();
+        s.crash_everywhere(5);
+        s.life.as_mut().unwrap().pause();
+        assert!(s.until(|s| s.life.as_ref().unwrap().paused()));
+        s.life.as_mut().unwrap().begin_close();
+        assert!(s.until(|s| s.life.as_ref().unwrap().closed()));
+        let target = Path::new(ploop_sim::scene::DESCRIPTOR);
+        let life = s.life.as_mut().unwrap();
+        life.exchange(target, seed, Spares::default(), |_| Ok(())).unwrap().unwrap();
+        s.close();
+    }
+}
+
 #[test]
 fn a_pause_does_not_wait_for_copy_ups_that_have_not_begun() {
     for seed in 0..8 {

@@ -18,6 +18,8 @@ pub enum Small {
     Ext4k,
     /// XFS with shared blocks.
     Xfs,
+    /// Btrfs, which never writes in place. At least 110 MiB.
+    Btrfs,
     /// Memory.
     Tmpfs,
 }
@@ -41,6 +43,7 @@ impl World {
             }
             Small::Ext4k => self.on_loop(&text, "mkfs.ext4", "4096", mib),
             Small::Xfs => self.on_loop(&text, "mkfs.xfs", "512", mib),
+            Small::Btrfs => self.on_loop(&text, "mkfs.btrfs", "512", mib),
         }
         dir
     }

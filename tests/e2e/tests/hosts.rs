@@ -1,9 +1,17 @@
 //! What a host may refuse: a longer file, an inode, a block, a name. The device goes on, operations
 //! on layers fail as a whole or not at all, and everything ends within its time.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test"
+)]
 
 #[path = "hosts/table.rs"]
 mod table;
+#[path = "hosts/way.rs"]
+mod way;
 
 use ploop_e2e::checks::wants_clean;
 use ploop_e2e::host::Small;
@@ -11,7 +19,7 @@ use ploop_e2e::nbd_client::Client;
 use ploop_e2e::world::{Said, Server, wait_until};
 use ploop_e2e::{World, can_attach, have, ploop_path};
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -270,6 +278,58 @@ fn operations_on_layers_outlive_an_immutable_directory() {
     let begin = |world: &World| drop(world.ok("chattr", &["+i", &world.text("host/a")]));
     let end = |world: &World| drop(world.ok("chattr", &["-i", &world.text("host/a")]));
     no_new_names(stage, begin, end);
+}
+
+/// Takes all space of a host.
+pub fn fill_host(world: &World) {
+    let ballast = world.path("host/ballast");
+    let mut ballast = File::options().create(true).append(true).open(ballast).unwrap();
+    for size in [1 << 20, 64 << 10, 4096] {
+        while ballast.write_all(&vec![1; size]).is_ok() {}
+        let _ = ballast.sync_all();
+    }
+}
+
+/// F17: a host that never writes in place may have no space for a page of the block table. Nobody
+/// waits then for a flush that is held: the operation fails at once, and says why.
+#[test]
+fn an_operation_on_layers_does_not_wait_for_a_flush_that_is_held() {
+    if !can_attach() || !have(&["mkfs.btrfs", "qemu-img"]) {
+        return;
+    }
+    let world = World::new("held-flush").unwrap();
+    world.small_host("host", Small::Btrfs, 320);
+    fs::create_dir(world.path("host/a")).unwrap();
+    let image = world.text("host/a/root.hds");
+    let mut stage = Stage::new(world, "host/a", &image);
+    let mut told = None;
+    // The file system finds space again now and then, when it commits.
+    for turn in 0..8 {
+        fill_host(&stage.world);
+        let mut held = Client::connect(stage.world.text("s").as_ref()).unwrap();
+        held.stream().unwrap().set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        for n in 0..16 {
+            let _ = held.write(at(100 + 16 * turn + n), &block(100 + 16 * turn + n, 0));
+        }
+        if held.flush().is_ok() {
+            continue;
+        }
+        let said = stage.timed(&["-v1", "grow", "-s", "80M", "host/a"]);
+        assert!(!said.err.contains("has not ended"), "{said:?}");
+        if said.err.contains("no space for the block table") {
+            told = Some(said);
+            break;
+        }
+    }
+    assert_eq!(told.expect("the host was never full for long").code, 7);
+    fs::remove_file(stage.world.path("host/ballast")).unwrap();
+    stage.lives();
+    assert_eq!(stage.timed(&["-v1", "grow", "-s", "80M", "host/a"]).code, 0);
+    stage.lives();
+    let Stage { world, server, client } = stage;
+    client.disconnect().unwrap();
+    assert_eq!(server.end("-TERM"), 0);
+    wants_clean(&world, "host/a");
 }
 
 #[test]

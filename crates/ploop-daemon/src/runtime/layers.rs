@@ -154,8 +154,8 @@ impl Layers {
 
     /// Everything durable, before the thread that has the session is asked: nobody else waits.
     fn settle(&self) -> Result<()> {
-        let remotes = self.facts()?.remotes;
-        settled(&remotes[0], FLUSHED_WITHIN)
+        let Facts { remotes, device, .. } = self.facts()?;
+        settled(&remotes[0], &device, FLUSHED_WITHIN)
     }
 
     fn paused(&self) -> MutexGuard<'_, Option<HeldPause>> {

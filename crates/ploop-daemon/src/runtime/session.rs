@@ -6,7 +6,7 @@ use super::spec::ServeSpec;
 use crate::failure::OrFail;
 use crate::{Code, Failure, Result};
 use ploop_engine::remote::{RemoteFront, RemoteHandle, remote};
-use ploop_engine::{CloseReport, Device, Ended, FrontEnd, Keeper, Limits};
+use ploop_engine::{CloseReport, Device, Ended, FrontEnd, Keeper, Limits, is_no_space};
 use ploop_image::{Disk, Exchange, OpenOptions, Result as ImageResult, Spares};
 use ploop_io::{Engine, EngineChoice, Io, RawFile, RealClock, RealDir, RealEntropy, Waker};
 use rustix::io::Errno;
@@ -23,6 +23,9 @@ const HEAP: usize = 128 << 10;
 
 /// The flush right before a pause: one that anybody waited for has just ended.
 const SETTLED_WITHIN: Duration = Duration::from_secs(8);
+
+/// While a flush is waited for: how often the device is asked whether the host is full.
+const LOOKS: Duration = Duration::from_millis(100);
 
 /// Makes a front end on the thread of its queue.
 pub type MakeFront = Box<dyn FnOnce(Waker) -> io::Result<Box<dyn FrontEnd>> + Send>;
@@ -68,16 +71,18 @@ struct KeeperThread {
     /// It has a device that was not closed yet.
     serves: bool,
     queues_ended: Arc<AtomicBool>,
-    /// How each device was closed.
-    reports: Receiver<CloseReport>,
-    /// Devices to go on with.
-    next: Sender<Device>,
+    /// How each device was closed; `None`: a pause found no space for the block table.
+    reports: Receiver<Option<CloseReport>>,
+    /// Devices to go on with; `None` is the one it has.
+    next: Sender<Option<Device>>,
 }
 
 /// What a paused queue does next.
 enum Next {
     /// This device, with these front ends besides.
     Serve(Device, Vec<MakeFront>),
+    /// The same device.
+    GoOn,
     FailAll,
 }
 
@@ -259,7 +264,7 @@ impl Session {
         let disk = self.disk.as_ref().filter(|_| !self.device.is_failed()).ok_or_else(lost)?;
         // F20: what needs space, an inode or a name is made while requests are served.
         let spares = disk.spares(&RealDir, &RealEntropy, needs.texts)?;
-        let done = settled(&self.remotes[0], SETTLED_WITHIN)
+        let done = settled(&self.remotes[0], &self.device, SETTLED_WITHIN)
             .and_then(|()| self.pause(needs.also_write, spares.clone(), operate));
         spares.discard(&RealDir);
         done
@@ -279,7 +284,8 @@ impl Session {
             // It cannot end: a queue that panics ends the process (F27).
             let _ = self.threads.paused.recv();
         }
-        let (result, next) = match self.replace(also_write, spares, operate) {
+        let Some(report) = self.threads.close_device() else { return self.call_off() };
+        let (result, next) = match self.replace(report, begin, also_write, spares, operate) {
             Ok((result, device)) => (result, Some(device)),
             Err(failure) => {
                 tracing::error!("the device has lost its images, every request fails: {failure}");
@@ -298,6 +304,17 @@ impl Session {
         result.map(|done| (done, Paused { time: begin.elapsed() }))
     }
 
+    /// F20: what was written since the flush before the pause finds no space for its page of the
+    /// block table. Nothing was closed: the device goes on as it was.
+    fn call_off<T>(&mut self) -> Result<T> {
+        self.device.go_on();
+        self.threads.keep(None);
+        for queue in &self.threads.queues {
+            let _ = queue.next.send(Next::GoOn);
+        }
+        Err(full())
+    }
+
     /// Puts more front ends on the queues, in a pause.
     ///
     /// # Errors
@@ -312,12 +329,12 @@ impl Session {
     /// The part of a pause in which nothing is served.
     fn replace<T>(
         &mut self,
+        report: CloseReport,
+        begin: Instant,
         also_write: Vec<ploop_format::Guid>,
         spares: Spares,
         operate: impl FnOnce(&OpenOptions) -> ImageResult<T>,
     ) -> Result<(Result<T>, Device)> {
-        let begin = Instant::now();
-        let report = self.threads.close_device();
         let ended = begin.elapsed();
         let disk = self.disk.take().ok_or_else(lost)?;
         let how = Exchange {
@@ -340,7 +357,7 @@ impl Session {
             Ok(device) => device,
             Err(error) => return give_up(disk, Failure::new(Code::Device, error.to_string())),
         };
-        self.threads.keep(&device);
+        self.threads.keep(Some(device.clone()));
         let [closed, done] = times;
         tracing::debug!(?ended, ?closed, ?done, ?opened, all = ?begin.elapsed(), "in a pause");
         self.top.set(&disk);
@@ -358,22 +375,38 @@ pub(super) fn lost() -> Failure {
 
 /// P12: what can be durable before a pause is. On a full host it may not become so for long: then
 /// there is no pause.
-pub(super) fn settled(remote: &RemoteHandle, limit: Duration) -> Result<()> {
+pub(super) fn settled(remote: &RemoteHandle, device: &Device, limit: Duration) -> Result<()> {
     let (sender, ended) = channel();
     let done = Box::new(move |outcome: ploop_engine::Outcome| {
         let _ = sender.send(outcome);
     });
     remote.submit(flush(), done);
-    match ended.recv_timeout(limit) {
-        Ok(Err(Errno::IO)) => Err(lost()),
-        Ok(_) | Err(RecvTimeoutError::Disconnected) => Ok(()),
-        Err(RecvTimeoutError::Timeout) => {
-            let message = format!("a flush has not ended after {} s", limit.as_secs());
-            Err(Failure::new(Code::Write, message)
-                .kind("no_space")
-                .hint("the host may be full: make room and do it again; ploop stat has figures"))
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match ended.recv_timeout(left.min(LOOKS)) {
+            Ok(Err(Errno::IO)) => return Err(lost()),
+            Ok(Err(errno)) if is_no_space(errno) => return Err(full()),
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) if device.is_full() => return Err(full()),
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => {
+                let message = format!("a flush has not ended after {} s", limit.as_secs());
+                return Err(no_space(&message));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
+}
+
+/// Held flushes are not waited for (F17): nobody knows when the host has space again.
+fn full() -> Failure {
+    no_space("the host has no space for the block table: what was written last cannot be flushed")
+}
+
+fn no_space(message: &str) -> Failure {
+    Failure::new(Code::Write, message)
+        .kind("no_space")
+        .hint("the host may be full: make room and do it again; ploop stat has figures")
 }
 
 pub(super) const fn flush() -> ploop_engine::Request {
@@ -407,30 +440,33 @@ impl Threads {
             // It cannot have panicked: that ends the process (F27).
             let _ = queue.thread.join();
         }
-        let report = self.close_device();
+        // Nothing but a pause is called off.
+        let report = self.close_device().unwrap_or_else(|| not_clean("there is no space"));
         let KeeperThread { thread, next, .. } = self.keeper;
         drop(next);
         let _ = thread.join();
         report
     }
 
-    /// No queue begins anything any more: everything is written back.
-    fn close_device(&mut self) -> CloseReport {
+    /// No queue begins anything any more: everything is written back. `None`: in a pause, where
+    /// that cannot be, and the device still has all of it.
+    fn close_device(&mut self) -> Option<CloseReport> {
         let keeper = &mut self.keeper;
         if !std::mem::take(&mut keeper.serves) {
-            return not_clean("there is no device");
+            return Some(not_clean("there is no device"));
         }
         keeper.queues_ended.store(true, Ordering::SeqCst);
         keeper.waker.wake();
         // It cannot have panicked: that ends the process (F27).
-        keeper.reports.recv().unwrap_or_else(|_| not_clean("the keeper has ended"))
+        keeper.reports.recv().unwrap_or_else(|_| Some(not_clean("the keeper has ended")))
     }
 
-    /// The keeper goes on with another device; it is ready when the first message comes.
-    fn keep(&mut self, device: &Device) {
+    /// The keeper goes on, with another device or with its own; it is ready when the first message
+    /// comes.
+    fn keep(&mut self, device: Option<Device>) {
         self.keeper.serves = true;
         self.keeper.queues_ended.store(false, Ordering::SeqCst);
-        let _ = self.keeper.next.send(device.clone());
+        let _ = self.keeper.next.send(device);
     }
 }
 
@@ -472,15 +508,19 @@ fn start_keeper(device: &Device, choice: EngineChoice) -> Result<KeeperThread> {
 fn run_keeper(
     mut keeper: Keeper<Engine>,
     ended: &AtomicBool,
-    on_close: &Sender<CloseReport>,
-    goes_on: &Receiver<Device>,
+    on_close: &Sender<Option<CloseReport>>,
+    goes_on: &Receiver<Option<Device>>,
 ) {
     loop {
-        match keeper.run(&RealClock, &|| ended.load(Ordering::SeqCst)) {
+        match keeper.run_to_pause(&RealClock, &|| ended.load(Ordering::SeqCst)) {
             Ok(report) => drop(on_close.send(report)),
             Err(error) => broken("the keeper", &error),
         }
-        let Ok(device) = goes_on.recv() else { return };
+        let device = match goes_on.recv() {
+            Ok(Some(device)) => device,
+            Ok(None) => continue,
+            Err(_) => return,
+        };
         let spare = keeper.take_spare();
         keeper = match device.keeper_after(keeper.into_io(), spare) {
             Some(keeper) => keeper,
@@ -579,6 +619,7 @@ fn run_queue(
                 }
                 queue.renew(&device, &mut front);
             }
+            Ok(Next::GoOn) => {}
             Ok(Next::FailAll) | Err(_) => queue.fail_all(),
         }
     }

@@ -153,13 +153,34 @@ impl<I: Io> Keeper<I> {
     /// The ring is broken.
     pub fn run(&mut self, clock: &dyn Clock, ended: &dyn Fn() -> bool) -> io::Result<CloseReport> {
         loop {
+            if let Some(report) = self.run_to_pause(clock, ended)? {
+                return Ok(report);
+            }
+        }
+    }
+
+    /// As [`Keeper::run`]; `None` when the device pauses and finds no space for the block table:
+    /// nothing was closed, and the keeper can be run again.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub fn run_to_pause(
+        &mut self,
+        clock: &dyn Clock,
+        ended: &dyn Fn() -> bool,
+    ) -> io::Result<Option<CloseReport>> {
+        loop {
             let deadline = self.step(clock.now());
             if ended() && !self.closing {
                 self.begin_close();
                 continue;
             }
             if self.closing && self.is_closed() {
-                return Ok(self.report());
+                return Ok(Some(self.report()));
+            }
+            if self.cannot_close() {
+                self.go_on();
+                return Ok(None);
             }
             let timeout = deadline.map(|at| Duration::from_nanos(at.saturating_sub(clock.now())));
             let link = &self.shared.keeper;
@@ -298,6 +319,20 @@ impl<I: Io> Keeper<I> {
             self.take_stocks_back(p);
         }
         self.pages.touched = true;
+    }
+
+    /// F20: the close is for a pause, and pages that were changed since the last flush find no
+    /// space. They are on record and in memory: the device goes on with them.
+    #[must_use]
+    pub fn cannot_close(&self) -> bool {
+        let pausing = self.shared.pausing.load(Ordering::SeqCst) && !self.shared.gives_up();
+        self.closing && pausing && self.pages.is_full() && !on(Bug::PauseAtAllCosts)
+    }
+
+    /// Takes [`Keeper::begin_close`] back.
+    pub fn go_on(&mut self) {
+        self.closing = false;
+        self.pages.try_anew();
     }
 
     /// Whether the close is complete.

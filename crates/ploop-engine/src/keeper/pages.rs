@@ -144,6 +144,17 @@ impl Pages {
         }
     }
 
+    /// The writes of a page have found no space again and again.
+    pub fn is_full(&self) -> bool {
+        self.dirty.values().any(|page| page.full >= FULL_TRIES)
+    }
+
+    /// Tries of a close that was taken back do not count (I10).
+    pub fn try_anew(&mut self) {
+        self.dirty.values_mut().filter(|page| page.full > 0).for_each(|page| page.tries = 0);
+        (self.touched, self.stale) = (true, true);
+    }
+
     /// Deadlines are other ones now.
     pub fn forget_due(&mut self) {
         self.stale = true;
@@ -391,6 +402,7 @@ impl<I: Io> Keeper<I> {
         let Some(flight) = page.flight.take() else { return };
         if result as i64 == PAGE as i64 || on(Bug::PageErrorIgnored) {
             (page.tries, page.full) = (0, 0);
+            self.shared.full.store(false, Ordering::SeqCst);
             let upto = match on(Bug::DirtyForgotten) {
                 true => page.last_change,
                 false => flight.upto,
@@ -449,6 +461,10 @@ impl<I: Io> Keeper<I> {
     /// I16: whoever waits for pages that find no space hears of it, after one more try, unless
     /// such requests are held (F17). The pages stay dirty and are tried on.
     pub(super) fn give_up_on_full_pages(&mut self) {
+        if self.pages.is_full() {
+            // Until any page is written; one that still finds no space says so a moment later.
+            self.shared.full.store(true, Ordering::SeqCst);
+        }
         if !self.shared.never_holds() {
             return;
         }

@@ -4,6 +4,7 @@ use super::{Sim, Step, no_faults};
 use crate::layers::{self, LayerOp, Scene};
 use crate::life::{Life, OpenError, Turn};
 use crate::recover::{self, Mark};
+use crate::scenario::is_page;
 use crate::scene;
 use crate::traffic::Traffic;
 use ploop_engine::Errno;
@@ -25,8 +26,12 @@ impl Sim<'_> {
             self.littered = true;
             return Ok(true);
         };
-        self.pause_and_close(life, traffic)?;
-        no_faults(&self.world);
+        if !self.come_to_rest(life, traffic)? {
+            spares.discard(&self.world.dir());
+            self.world.set_rates(self.profile.rates);
+            self.littered |= made;
+            return Ok(true);
+        }
         let was_failed = life.device().is_failed();
         let stuck = self.profile.stuck > 0 && self.rng.chance(1, self.profile.stuck);
         let (failing, number) = (!stuck && self.fails(4), self.rng.next_u64());
@@ -79,8 +84,41 @@ impl Sim<'_> {
         Ok(true)
     }
 
-    /// Lets the device come to rest and write everything back.
-    fn pause_and_close(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step {
+    /// A pause, on a host that may have no space for the block table any more. `false`: it was
+    /// called off, and the device goes on.
+    fn come_to_rest(&mut self, life: &mut Life, traffic: &mut Traffic) -> Step<bool> {
+        let full = self.profile.stuck > 0 && self.rng.chance(1, 2 * self.profile.stuck);
+        let closed = self.pause_and_close(life, traffic, full)?;
+        no_faults(&self.world);
+        self.world.set_hook(None);
+        match closed {
+            true if full && life.device().is_failed() => {
+                Err("F20: a pause without space for the block table lost the device".into())
+            }
+            false => {
+                self.story.say(|| "the pause is called off".into());
+                Ok(false)
+            }
+            true => Ok(true),
+        }
+    }
+
+    /// Pages of the block table find no space, as where nothing is written in place.
+    fn no_space_for_pages(&mut self) {
+        self.world.set_hook(Some(Box::new(|attempt| match is_page(attempt) {
+            true => Verdict::Fail(Errno::NOSPC.raw_os_error()),
+            false => Verdict::Normal,
+        })));
+    }
+
+    /// Lets the device come to rest and write everything back, on a host that may be `full` once
+    /// the queues rest. `false`: that cannot be, and it goes on.
+    fn pause_and_close(
+        &mut self,
+        life: &mut Life,
+        traffic: &mut Traffic,
+        full: bool,
+    ) -> Step<bool> {
         life.pause();
         let mut closing = false;
         for turns in 0.. {
@@ -89,15 +127,21 @@ impl Sim<'_> {
             self.space(life, traffic)?;
             if !closing && life.paused() {
                 closing = true;
+                if full {
+                    self.no_space_for_pages();
+                }
                 life.begin_close();
             } else if closing && life.closed() {
                 break;
+            } else if closing && life.cannot_close() {
+                life.go_on();
+                return Ok(false);
             } else if turn == Turn::Idle || turns > recover::MANY_TURNS {
                 let wishes: Vec<_> = traffic.wishes().take(4).collect();
                 return Err(format!("I16: a pause hangs (keeper {closing}), left {wishes:?}"));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// From now on the directory takes no new file: it has no inodes left, or a quota is used up.
