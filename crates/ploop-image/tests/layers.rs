@@ -390,3 +390,31 @@ fn the_grow_of_the_sample_is_the_originals() {
     assert_eq!(peek32(&image, 32), 20_000);
     assert_eq!(len(&image), fs::metadata(theirs).unwrap().len(), "no cluster more than theirs");
 }
+
+/// F20: a crash may have left a descriptor with an older size than its top has; a raw base has no
+/// size of its own.
+#[test]
+fn a_merge_into_a_raw_base_keeps_the_size_of_the_device() {
+    let larger = Sector(40_960);
+    for live in [false, true] {
+        let disk = TestDisk::with(&options(Kind::Raw { sparse: true }));
+        let home = disk.home.path();
+        take(home);
+        let path = home.join("DiskDescriptor.xml");
+        let old = fs::read(&path).unwrap();
+        grow(&RealDir, home, larger, &quick()).unwrap();
+        fs::write(&path, old).unwrap();
+        match live {
+            false => drop(run(home, Which::Top).unwrap()),
+            true => {
+                lower(&RealDir, &RealEntropy, home, &quick()).unwrap();
+                drop_empty(&RealDir, &RealEntropy, home, &quick()).unwrap();
+            }
+        }
+        assert_eq!(chain(home).len(), 1);
+        assert_eq!(descriptor(home).size_sectors, larger.0, "live: {live}");
+        let disk = open(home, &quick()).unwrap();
+        assert_eq!(disk.size(), larger);
+        disk.abort().unwrap();
+    }
+}

@@ -184,12 +184,12 @@ fn a_directory_whose_names_cannot_change_leaves_everything_as_it_was() {
         scene.host.create.store(EPERM, Ordering::SeqCst);
         scene.host.rename.store(EPERM, Ordering::SeqCst);
         let before = scene.descriptor();
-        // A grow of an image has ended when its size cannot be put into the descriptor: the next
-        // open does that.
+        let size = scene.open.as_ref().unwrap().size();
         let error = scene.pause(&spares, operate).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Rename, "{name}: {error}");
         assert_eq!(scene.descriptor(), before, "{name}");
         assert_eq!(scene.open.as_ref().unwrap().images().count(), 2, "{name}");
+        assert_eq!(scene.open.as_ref().unwrap().size(), size, "{name}");
         // The next one finds a directory that takes names again.
         scene.host.create.store(0, Ordering::SeqCst);
         scene.host.rename.store(0, Ordering::SeqCst);

@@ -57,24 +57,51 @@ pub fn grow(dir: &dyn Dir, target: &Path, size: Sector, options: &OpenOptions) -
     }
     let is_top = prepared.document.as_ref().is_some_and(|d| d.parsed.top == reach.tip);
     let size = Sector(size.0 - start);
+    let told = Told { dir, options: &options, document: prepared.document.clone(), is_top };
     let size = match &prepared.top()?.head {
-        None => grow_raw(&mut prepared, size)?,
+        None => {
+            let size = grow_raw(&mut prepared, size)?;
+            told.tell(size)?;
+            size
+        }
         Some(head) => {
             let new = new_header(&head.header, size)?;
             check_below(&prepared, new.size())?;
             check_above(dir, &prepared, reach.tip, &new, &*options.gate)?;
-            grow_ploop(&mut prepared, &new, kept, &options)?;
+            // F20: a directory that takes no new name refuses before the image has changed.
+            told.tell(new.size())?;
+            if let Err(error) = grow_ploop(&mut prepared, &new, kept, &options) {
+                // Else the next open does that: a descriptor follows the header.
+                let _ = told.tell(prepared.size);
+                return Err(error);
+            }
             new.size()
         }
     };
     let image = prepared.top()?.path.clone();
-    let document = prepared.document.as_ref().filter(|d| is_top && d.parsed.size() != size);
-    if let Some(document) = document {
-        store::put_size(dir, options.held.spares(), document, size)?;
-    }
     let mut notes = std::mem::take(&mut prepared.notes);
     notes.retain(|note| drop_asked || !matches!(note, Note::BitmapDropped(_)));
     Ok(Grown { image, before, size: Sector(start + size.0), notes })
+}
+
+/// Who is to know the size of the device: its descriptor, when the top grows.
+struct Told<'a> {
+    dir: &'a dyn Dir,
+    options: &'a OpenOptions,
+    document: Option<Document>,
+    is_top: bool,
+}
+
+impl Told<'_> {
+    fn tell(&self, size: Sector) -> Result<()> {
+        let now = self.document.as_ref().filter(|_| self.is_top);
+        let Some(document) = now else { return Ok(()) };
+        let said = Document::read(self.dir, &document.path)?.parsed.size();
+        match said == Sector(document.start + size.0) {
+            true => Ok(()),
+            false => store::put_size(self.dir, self.options.held.spares(), document, size),
+        }
+    }
 }
 
 /// The image that is meant.

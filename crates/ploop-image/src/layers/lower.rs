@@ -21,7 +21,7 @@ use crate::open::pieces::{open_all, take_notes};
 use crate::open::plan::Document;
 use crate::open::{Level, OpenOptions, Prepared};
 use crate::snapshot::repair;
-use ploop_format::ClusterSize;
+use ploop_format::{ClusterSize, Sector};
 use ploop_io::planted::{Bug, on};
 use ploop_io::{Dir, Entropy};
 use std::path::Path;
@@ -73,7 +73,8 @@ pub fn drop_empty(
         sync(&*base.file, Bug::NoSyncMergeData)?;
     }
     let (after, gone) = plan.after(&planned.parsed).map_err(|e| refused(&planned.path, e))?;
-    Store::new(dir, entropy, options, &planned).put(Ok(after))?;
+    let size = Sector(pieces.iter().map(|prepared| prepared.size.0).sum());
+    Store::new(dir, entropy, options, &planned).sized(size).put(Ok(after))?;
     let mut notes = take_notes(&mut pieces);
     drop(pieces);
     unlink(dir, &planned, &gone, &mut notes);

@@ -22,7 +22,7 @@ use crate::snapshot::repair;
 use crate::store::{self, Spares};
 use ploop_format::descriptor::Temporary;
 use ploop_format::units::{HEADER_WORDS, PAGE_WORDS};
-use ploop_format::{BatPage, ClusterSize, Descriptor, GuestCluster, Guid, ImageRef};
+use ploop_format::{BatPage, ClusterSize, Descriptor, GuestCluster, Guid, ImageRef, Sector};
 use ploop_io::planted::{Bug, on};
 use ploop_io::{Dir, Entropy, File};
 use std::path::{Path, PathBuf};
@@ -155,6 +155,7 @@ pub fn merge(
             sum += lookup::count(source, prepared.cluster)?;
         }
     }
+    let size = Sector(pieces.iter().map(|prepared| prepared.size.0).sum());
     let mut parts = Vec::with_capacity(pieces.len());
     for prepared in &mut pieces {
         let (cluster, size) = (prepared.cluster, prepared.size.bytes());
@@ -167,6 +168,7 @@ pub fn merge(
         parts.push((Job { cluster, below, sources, total, done: 0, size }, level));
     }
     let store = Store::new(dir, entropy, &options, &planned);
+    let store = if plan.tip == planned.parsed.top { store.sized(size) } else { store };
     let image = parts.first().map(|(_, level)| level.path.clone()).unwrap_or_default();
     let bytes = match parts.iter().all(|(_, level)| level.head.is_some()) {
         true => into_ploop(&mut parts, &plan, &store, work)?,
@@ -248,6 +250,8 @@ pub(super) struct Store<'a> {
     pub entropy: &'a dyn Entropy,
     pub spares: &'a Spares,
     pub document: &'a Document,
+    /// Of the device, by its top.
+    size: Option<Sector>,
 }
 
 impl<'a> Store<'a> {
@@ -257,12 +261,24 @@ impl<'a> Store<'a> {
         options: &'a OpenOptions,
         document: &'a Document,
     ) -> Self {
-        Self { dir, entropy, spares: options.held.spares(), document }
+        Self { dir, entropy, spares: options.held.spares(), document, size: None }
+    }
+
+    /// The top goes: a raw image under it knows no size, and that of the descriptor may be an older
+    /// one (F20).
+    pub fn sized(self, size: Sector) -> Self {
+        Self { size: Some(size), ..self }
     }
 
     pub fn put(&self, new: Result<Descriptor, ploop_format::DescriptorError>) -> Result<()> {
         let path = &self.document.path;
-        let text = new.and_then(|new| new.to_xml()).map_err(|e| refused(path, e))?;
+        let sized = |mut new: Descriptor| {
+            if let Some(size) = self.size.filter(|size| new.size() != *size) {
+                new.set_size(size);
+            }
+            new.to_xml()
+        };
+        let text = new.and_then(sized).map_err(|e| refused(path, e))?;
         store::stage(self.dir, self.entropy, self.spares, path, &text)?.commit(self.dir)
     }
 }
