@@ -1,5 +1,5 @@
-//! `cargo xtask hosts [WORD...]`: the table of hosts that lack something, as root; all of it takes
-//! about 20 minutes. A word chooses cells by their names, `xfs-inodes-loop` or a part of that.
+//! `cargo xtask hosts [WORD...]`: the table of `docs/hosts.md`, as root; all of it takes about a
+//! quarter of an hour. A word chooses cells by their names, `xfs-inodes-loop` or a part of that.
 
 use anyhow::Result;
 
