@@ -13,7 +13,7 @@
 //! | 5 submit | `queue/disk.rs` | route -> operations on this queue's ring |
 //! | 6 complete | `queue/disk.rs`, `queue/answer.rs` | completion -> next step, or the end |
 //! | 7 write back | `keeper/pages.rs`, `keeper/sync.rs` | dirty BAT pages -> disk, in order |
-//! | odd sizes | `queue/odd.rs`, `keeper/patch.rs` | parts of blocks: read, then written whole |
+//! | odd sizes | `queue/odd.rs`, `queue/rewrite.rs`, `keeper/patch.rs` | read, then written whole |
 //! | flush | `queue/flush.rs`, `sync_slot.rs` | nothing dirty: one sync on the queue's own ring |
 //!
 //! Two kinds of thread: queues (many; read the map) and the keeper (one; the only writer of the
@@ -25,6 +25,7 @@
 //! | `align` | what direct I/O needs of a transfer |
 //! | `arena` | memory of a front end for payloads on one queue |
 //! | `bare` | runs of pages of the map that no level has anything in |
+//! | `blocks` | what both ways of rewriting parts of blocks share |
 //! | `chain` | the open images, by a number that stays the same |
 //! | `device` | a device: queues and keeper made from a spec, paused, replaced, ended |
 //! | `limits` | every limit of the engine, stated once (D3, D4, D9, P4) |
@@ -40,6 +41,7 @@
 pub mod align;
 pub mod arena;
 pub mod bare;
+mod blocks;
 pub mod chain;
 pub mod device;
 pub mod front;

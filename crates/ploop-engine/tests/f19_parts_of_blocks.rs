@@ -1,5 +1,6 @@
 //! Requests of any byte range, from memory at any address: what direct I/O cannot take is rewritten
-//! under a claim, and bytes beside it stay what they are, whoever writes them meanwhile (F19).
+//! under a claim, or by a lone queue itself, and bytes beside it stay what they are, whoever writes
+//! them meanwhile (F19).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
@@ -55,6 +56,11 @@ fn chain(dir: &Path, g: Geometry, levels: usize, raw: bool) -> (Vec<PathBuf>, Ve
     (paths, flat)
 }
 
+/// Requests of which blocks were rewritten.
+fn rewritten(rig: &Rig) -> u64 {
+    (0..rig.device.queues()).map(|n| rig.device.queue_stats(n).rewritten.get()).sum()
+}
+
 /// Random ranges of `from..to`, by bytes, against a flat array.
 fn life(rig: &Rig, queue: usize, flat: &mut [u8], base: u64, seed: u64) {
     let mut rng = Rng(seed | 1);
@@ -98,18 +104,19 @@ fn every_byte_range_is_served() {
         let dir = scratch();
         let g = Geometry::new(64, SIZE);
         let (paths, mut flat) = chain(dir.path(), g, levels, raw);
-        for seed in 0..2 {
-            let options = DeviceOptions { queues: 2, depth: 8, ..DeviceOptions::default() };
+        for (seed, queues) in [(0, 2), (1, 1), (2, 2), (3, 1)] {
+            let options = DeviceOptions { queues, depth: 8, ..DeviceOptions::default() };
             let rig = Rig::start(spec(g, &paths, raw), options, EngineChoice::Auto);
             // Not at a block's border.
             let (low, high) = flat.split_at_mut(200_001);
             std::thread::scope(|scope| {
                 scope.spawn(|| life(&rig, 0, low, 0, seed * 2 + 3));
-                scope.spawn(|| life(&rig, 1, high, 200_001, seed * 2 + 4));
+                scope.spawn(|| life(&rig, queues - 1, high, 200_001, seed * 2 + 4));
             });
             let mut all = vec![0; flat.len()];
             data(&rig, 0, false, 0, &mut all, 0, false);
-            assert!(all == flat, "{levels} levels, raw {raw}");
+            assert!(all == flat, "{levels} levels, raw {raw}, {queues} queues");
+            assert!(rewritten(&rig) > 100, "blocks were rewritten");
             assert!(rig.stop().clean);
         }
         if raw {
@@ -123,16 +130,25 @@ fn every_byte_range_is_served() {
 /// same cluster; everybody finds what it has written, at once and at the end.
 #[test]
 fn writers_of_one_block_do_not_undo_each_other() {
+    writers(2);
+}
+
+#[test]
+fn writers_of_one_block_on_one_queue_do_not_undo_each_other() {
+    writers(1);
+}
+
+fn writers(queues: usize) {
     let dir = scratch();
     let g = Geometry::new(64, SIZE);
     let (paths, _) = chain(dir.path(), g, 1, false);
-    let options = DeviceOptions { queues: 2, depth: 16, ..DeviceOptions::default() };
+    let options = DeviceOptions { queues, depth: 16, ..DeviceOptions::default() };
     let rig = Rig::start(spec(g, &paths, false), options, EngineChoice::Auto);
     std::thread::scope(|scope| {
         for writer in 0..8u64 {
             let rig = &rig;
             scope.spawn(move || {
-                let queue = (writer % 2) as usize;
+                let queue = writer as usize % queues;
                 for turn in 0..300u64 {
                     let (at, len) = match writer {
                         7 => (turn % 2 * 4096, 4096),
@@ -141,7 +157,7 @@ fn writers_of_one_block_do_not_undo_each_other() {
                     let value = (turn % 251) as u8 + 1;
                     data(rig, queue, true, at, &mut vec![value; len], 0, turn % 7 == 0);
                     let mut got = vec![0; len];
-                    data(rig, 1 - queue, false, at, &mut got, 0, false);
+                    data(rig, queues - 1 - queue, false, at, &mut got, 0, false);
                     assert!(got.iter().all(|b| *b == value), "writer {writer}, turn {turn}");
                 }
             });
@@ -155,6 +171,7 @@ fn writers_of_one_block_do_not_undo_each_other() {
             assert!(got.iter().all(|b| u64::from(*b) == last % 251 + 1), "writer {writer}");
         }
     }
+    assert_eq!(rewritten(&rig), 7 * 300, "all but the writes of whole blocks");
     assert!(rig.stop().clean);
 }
 

@@ -101,6 +101,8 @@ bugs! {
     Decision PunchOutward "a discard is rounded outward to whole blocks (F24)",
     Fault BlockSizeFollows "requests smaller than the files' alignment are refused (T14)",
     Fault PatchNoGrace "a part of a block is rewritten while its cluster is written (F19)",
+    Fault RewriteBeside "a queue rewrites a block while it writes to it otherwise (F19)",
+    Fault RewriteJoinsLate "a part joins a rewrite of its block that is written already (F19)",
     Decision ShortDone "a short read or write counts as whole (F18)",
     Decision ZeroShort "a zeroing ends after its first step (F24)",
     Decision LoadOldest "the oldest level wins when the map is loaded",

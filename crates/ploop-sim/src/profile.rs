@@ -216,22 +216,7 @@ impl Profile {
                 requests: 40,
                 ..Self::swarm(seed)
             },
-            "fault" => {
-                let some = 65536 / 40;
-                let rates = Rates {
-                    read_error: some,
-                    write_error: some,
-                    zero_error: some,
-                    short: some,
-                    no_space: some / 2,
-                    quota: some / 4,
-                    too_big: some / 4,
-                    sync_error: if seed.is_multiple_of(4) { some } else { 0 },
-                    realign: some / 4,
-                    ..rates
-                };
-                Self { name: name.into(), rates, kill: true, ..Self::swarm(seed) }
-            }
+            "fault" => Self::fault(seed),
             "layers" => {
                 let swarm = Self::swarm(seed);
                 Self { name: name.into(), layers: true, live: 200, rounds: 6, ..swarm }
@@ -364,6 +349,27 @@ impl Profile {
         .with_alignment(&mut rng)
     }
 
+    /// Operations that fail, alignments that rise, and a server that is killed.
+    fn fault(seed: u64) -> Self {
+        let some = 65536 / 40;
+        let rates = Rates {
+            read_error: some,
+            write_error: some,
+            zero_error: some,
+            short: some,
+            no_space: some / 2,
+            quota: some / 4,
+            too_big: some / 4,
+            sync_error: if seed.is_multiple_of(4) { some } else { 0 },
+            realign: some / 4,
+            ..Rates::default()
+        };
+        let swarm = Self::swarm(seed);
+        // A lone queue rewrites parts of blocks by itself, of several the keeper does it (F19).
+        let queues = if seed.is_multiple_of(2) { 1 } else { swarm.queues.max(2) };
+        Self { name: "fault".into(), rates, kill: true, queues, ..swarm }
+    }
+
     /// Little traffic, and what follows it looked at closely.
     fn operations(seed: u64) -> Self {
         let swarm = Self::swarm(seed);
@@ -408,7 +414,9 @@ impl Profile {
     fn merge(seed: u64) -> Self {
         let swarm = Self::swarm(seed);
         let raw = seed.is_multiple_of(3);
-        let (levels, queues) = (if raw { 2 } else { swarm.levels.max(2) }, swarm.queues.max(2));
+        let levels = if raw { 2 } else { swarm.levels.max(2) };
+        // A lone queue rewrites parts of blocks by itself, of several the keeper does it (F19).
+        let queues = if seed % 4 == 1 { 1 } else { swarm.queues.max(2) };
         let mut world = SimOptions { reorder: true, straggler: 20, ..swarm.world };
         world.delay_max = 200_000;
         Self {

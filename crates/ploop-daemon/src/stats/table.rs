@@ -50,6 +50,8 @@ pub const QUEUE: &[Line<QueueStats>] = &[
         "Times a queue began to hold requests.", |s| s.full_episodes.get()),
     line("abandoned", "pieces_abandoned", Counter,
         "Held pieces that failed because the disk was closed.", |s| s.abandoned.get()),
+    line("rewritten", "requests_rewritten", Counter,
+        "Requests for a part of a block, which was read and written whole.", |s| s.rewritten.get()),
     line("own_syncs", "queue_syncs", Counter,
         "Syncs of the top image that the queue began by itself.", |s| s.syncs.get()),
 ];

@@ -10,8 +10,9 @@
 
 use super::Keeper;
 use super::ops::Task;
+use crate::blocks::{Over, lay_over};
 use crate::chain::Chain;
-use crate::front::{Buffer, Errno};
+use crate::front::Errno;
 use crate::limits::{COPY_BUFFER, COPY_BUFFERS};
 use crate::map::{Cell, Place};
 use crate::message::{Answer, Caller, ToKeeper};
@@ -69,17 +70,6 @@ struct Copy {
     buffer: Option<AlignedBuf>,
     error: Option<Errno>,
     waiters: Vec<Caller>,
-}
-
-/// What the guest has over the lower cluster.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Over {
-    /// Zeros, or nothing.
-    Zeros,
-    /// These bytes; valid until the request is answered.
-    Bytes(Buffer),
-    /// All of it, written by the queue.
-    ByQueue,
 }
 
 /// Memory that the next keeper goes on with: it takes longer to touch it anew than a pause may.
@@ -551,26 +541,6 @@ fn outside(chunk: &Range<u64>, guest: &Range<u64>) -> Range<u64> {
     let end =
         if guest.start < chunk.end && guest.end >= chunk.end { guest.start } else { chunk.end };
     start..end.max(start)
-}
-
-/// Puts the guest's bytes, from byte `skip` of them on, in their place. `false`: the driver that
-/// has them does not give them.
-pub(super) fn lay_over(over: Over, skip: u64, place: &mut [u8]) -> bool {
-    match over {
-        Over::Zeros => place.fill(0),
-        Over::ByQueue => {}
-        Over::Bytes(data) => {
-            let part = data.part(skip, place.len() as u64);
-            if let Some(lent) = part.at_driver() {
-                return lent.read(0, place).is_ok();
-            }
-            // SAFETY: the front end's memory, which is readable for a write until its request is
-            // answered, and that happens after this; a piece lies inside of it. Our own buffer is
-            // nobody else's. A guest that changes its memory meanwhile gets either content.
-            unsafe { std::ptr::copy_nonoverlapping(part.ptr(), place.as_mut_ptr(), place.len()) };
-        }
-    }
-    true
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 //! | `below.rs` | what a merge has taken from the level under the top is given back |
 //! | `mapping.rs` | allocate, unmap, map clean: changes of one cell |
 //! | `copyup.rs` | bring a cluster up from a lower level |
-//! | `patch.rs` | parts of blocks, by read-modify-write under a claim |
+//! | `patch.rs` | parts of blocks, by read-modify-write under a claim, where queues are several |
 //! | `pages.rs` | 7 write back: staged page images, generations |
 //! | `sync.rs` | one sync in flight, group commit, FLUSH and FUA answers |
 //! | `recorded.rs` | changes that no completed page write holds yet, kept for the next life |
@@ -86,7 +86,8 @@ impl<I: Io> Keeper<I> {
         };
         let copies = copyup::Copies::new(&shared.chain, spare);
         let writes = !shared.limits.read_only;
-        let patches = patch::Patches::new(writes && shared.align.offset() > 1);
+        let several = shared.queues.len() > 1;
+        let patches = patch::Patches::new(writes && several && shared.align.offset() > 1);
         // Read-only: nobody knows what is in use, and there is nothing to clean.
         let active = version.is_some() && !shared.limits.read_only;
         let first = PieceSpec {

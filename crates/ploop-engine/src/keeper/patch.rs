@@ -1,5 +1,6 @@
 //! Patches: what direct I/O cannot write as it is, because it is smaller than the file's blocks or
-//! its memory lies at an odd address, is written by read-modify-write under a claim (F19).
+//! its memory lies at an odd address, is written by read-modify-write under a claim (F19). So on
+//! disks with several queues; one that has a single queue leaves it to that (`queue/rewrite.rs`).
 //!
 //! The keeper claims the cluster; after a grace period nobody else writes to it. It reads the
 //! blocks around the guest's bytes, lays those over them and writes whole blocks. Patches of one
@@ -9,13 +10,12 @@
 //! Requests that wait for the claim come before patches that arrive later.
 
 use super::Keeper;
-use super::copyup::{Over, lay_over};
 use super::ops::Task;
+use crate::blocks::{End, Memory, Over, lay_over, overlap, whole_blocks};
 use crate::front::{Errno, is_no_space};
-use crate::limits::{MISFITS, PATCH_LARGE, PATCH_SMALL, PATCHES_LARGE, PATCHES_SMALL};
+use crate::limits::{MISFITS, PATCH_LARGE};
 use crate::map::{Cell, Place};
 use crate::message::{Answer, Caller, ToKeeper};
-use crate::spec::LevelKind;
 use ploop_format::GuestCluster;
 use ploop_io::planted::{Bug, on};
 use ploop_io::{AlignedBuf, FileId, Io, OpKind};
@@ -64,10 +64,7 @@ struct Site {
     file: FileId,
     /// Where the cluster begins in it.
     at: u64,
-    /// Where a plain file ended when it was opened: zeros lie behind it (F18).
-    end: u64,
-    /// And where it ends after a write of its last block.
-    keep: u64,
+    end: End,
     /// Nobody else writes to it any more.
     open: bool,
     /// Among those that may begin something.
@@ -83,8 +80,7 @@ struct Site {
 #[derive(Default)]
 pub(super) struct Patches {
     sites: HashMap<u64, Site>,
-    small: Vec<AlignedBuf>,
-    large: Vec<AlignedBuf>,
+    memory: Memory,
     /// May begin something.
     listed: VecDeque<GuestCluster>,
     /// Could, but there was no memory.
@@ -97,30 +93,13 @@ impl Patches {
     pub fn new(direct: bool) -> Self {
         let mut patches = Self::default();
         if direct {
-            patches.fill();
+            patches.memory.fill();
         }
         patches
     }
 
-    fn fill(&mut self) {
-        if self.runs == 0 && self.small.is_empty() {
-            self.small.resize_with(PATCHES_SMALL, || crate::memory::buffer(PATCH_SMALL as usize));
-            self.large.resize_with(PATCHES_LARGE, || crate::memory::buffer(PATCH_LARGE as usize));
-        }
-    }
-
-    fn take(&mut self, len: u64) -> Option<AlignedBuf> {
-        let small = if len <= PATCH_SMALL { self.small.pop() } else { None };
-        small.or_else(|| self.large.pop())
-    }
-
     fn give(&mut self, buffer: AlignedBuf) {
-        let small = buffer.len() as u64 == PATCH_SMALL;
-        if small {
-            self.small.push(buffer)
-        } else {
-            self.large.push(buffer)
-        }
+        self.memory.give(buffer);
         for cluster in std::mem::take(&mut self.starved) {
             self.list(cluster);
         }
@@ -174,18 +153,12 @@ impl<I: Io> Keeper<I> {
             return self.answer(caller, Answer::Retry);
         }
         let level = shared.chain.level(level);
-        let left = shared.limits.size - self.cluster.guest_start(shared.pieces.guest(cluster));
-        let shown = at.bytes() + left.min(self.cluster.bytes());
-        let (end, keep) = match level.kind {
-            LevelKind::Raw => (level.len, level.len.max(shown)),
-            LevelKind::Ploop { .. } => (u64::MAX, u64::MAX),
-        };
+        let end = End::of(shared, cluster, level, at);
         let open = on(Bug::PatchNoGrace);
         let site = Site {
             file: level.fid,
             at: at.bytes(),
             end,
-            keep,
             open,
             listed: false,
             misfits: 0,
@@ -226,12 +199,11 @@ impl<I: Io> Keeper<I> {
     /// Makes a run of patches that wait; `None` when there are none, or no memory for them.
     fn next_run(&mut self, cluster: GuestCluster) -> Option<u64> {
         let unit = self.shared.align.offset();
-        let blocks = |p: &Patch| p.guest.start / unit * unit..p.guest.end.next_multiple_of(unit);
-        self.patches.fill();
+        let blocks = |p: &Patch| whole_blocks(&p.guest, unit);
+        self.patches.memory.fill();
         let site = self.patches.sites.get_mut(&cluster.0)?;
         let busy: Vec<Range<u64>> = site.runs.iter().map(|run| run.span.clone()).collect();
-        let free =
-            |span: &Range<u64>| !busy.iter().any(|b| b.start < span.end && span.start < b.end);
+        let free = |span: &Range<u64>| !busy.iter().any(|b| overlap(b, span));
         let first = site.waiting.iter().position(|p| free(&blocks(p)))?;
         let first = site.waiting.remove(first)?;
         let mut span = blocks(&first);
@@ -248,7 +220,7 @@ impl<I: Io> Keeper<I> {
                 n += 1;
             }
         }
-        let Some(buffer) = self.patches.take(span.end - span.start) else {
+        let Some(buffer) = self.patches.memory.take(span.end - span.start) else {
             // Some run's end brings memory back and lists the cluster again.
             self.put_back(cluster, patches);
             self.patches.starved.push(cluster);
@@ -313,7 +285,7 @@ impl<I: Io> Keeper<I> {
     /// Submits the present step of a run, or what is left of it.
     fn push_run(&mut self, cluster: GuestCluster, number: u64) {
         let Some((site, n)) = self.patches.run(cluster, number) else { return };
-        let (file, at, keep) = (site.file, site.at, site.keep);
+        let (file, at, keep) = (site.file, site.at, site.end.keep);
         let run = &mut site.runs[n];
         let task = Task::Patch(cluster, number);
         let (kind, range) = match run.step {
@@ -334,7 +306,7 @@ impl<I: Io> Keeper<I> {
 
     pub(super) fn patch_completed(&mut self, cluster: GuestCluster, number: u64, result: i32) {
         let Some((site, n)) = self.patches.run(cluster, number) else { return };
-        let (file, at, end, keep) = (site.file, site.at, site.end, site.keep);
+        let (file, at, end) = (site.file, site.at, site.end);
         let run = &mut site.runs[n];
         let step = run.step;
         if step == Step::Write {
@@ -353,7 +325,7 @@ impl<I: Io> Keeper<I> {
         };
         // F18: behind the end of a plain file there are zeros.
         let whole = range.end - range.start;
-        let there = end.saturating_sub(at + range.start).min(whole);
+        let there = end.was.saturating_sub(at + range.start).min(whole);
         let need = if step == Step::Read { there } else { whole };
         let done = (run.done + u64::from(result.unsigned_abs())).min(whole);
         if done < need {
@@ -372,7 +344,7 @@ impl<I: Io> Keeper<I> {
             if run.reads.is_empty() {
                 return self.write_chunk(cluster, number);
             }
-        } else if at + run.chunk.end > keep {
+        } else if at + run.chunk.end > end.keep {
             run.step = Step::Trim;
         } else {
             return self.begin_chunk(cluster, number);

@@ -2,13 +2,16 @@
 //! are zero. The data may be with a driver; then it goes through the driver's file.
 
 use super::Queue;
-use super::slots::Piece;
 use crate::front::{Errno, Outcome};
 use ploop_io::Io;
 
 impl<I: Io> Queue<I> {
     /// Fills a piece's buffer with zeros, from byte `from` of the piece on.
-    pub(super) fn fill_zeros(&self, piece: &Piece, from: u64) -> Outcome {
+    pub(super) fn fill_zeros(&self, index: u32, from: u64) -> Outcome {
+        let piece = &self.slots.pieces[index as usize];
+        if from == piece.len {
+            return Ok(0);
+        }
         let buffer = self.slots.requests[piece.request as usize].request.buffer;
         let (start, end) = (piece.buffer + from, piece.buffer + piece.len);
         let Some(lent) = buffer.at_driver() else {
@@ -31,7 +34,8 @@ impl<I: Io> Queue<I> {
     }
 
     /// Whether the guest's bytes of a write are all zero.
-    pub(super) fn all_zero(&self, piece: &Piece) -> bool {
+    pub(super) fn all_zero(&self, index: u32) -> bool {
+        let piece = &self.slots.pieces[index as usize];
         let buffer = self.slots.requests[piece.request as usize].request.buffer;
         let start = buffer.ptr().wrapping_add(piece.buffer as usize);
         let len = piece.len as usize;

@@ -25,8 +25,7 @@ impl<I: Io> Queue<I> {
         // A ploop cluster was checked to lie in its file; a raw file may end anywhere.
         piece.readable = if raw { len.saturating_sub(piece.at).min(piece.len) } else { piece.len };
         if piece.readable == 0 {
-            let piece = *piece;
-            let outcome = self.fill_zeros(&piece, 0);
+            let outcome = self.fill_zeros(index, 0);
             self.release(index);
             return Some(outcome);
         }
@@ -66,7 +65,7 @@ impl<I: Io> Queue<I> {
     }
 
     fn push_data(&mut self, index: u32) {
-        let piece = self.slots.pieces[index as usize];
+        let piece = &mut self.slots.pieces[index as usize];
         let read = piece.job == Job::Data(crate::route::PieceKind::Read);
         if read && piece.odd {
             return self.push_odd_read(index);
@@ -96,7 +95,7 @@ impl<I: Io> Queue<I> {
             buf: start.wrapping_add((piece.buffer + piece.done) as usize),
             lent,
         };
-        self.slots.pieces[index as usize].step = len;
+        piece.step = len;
         // SAFETY: the front end's buffer is valid until the request completes, and the request
         // completes only after this piece has; the chain keeps the file open.
         unsafe { self.io.push(op) };
@@ -107,6 +106,10 @@ impl<I: Io> Queue<I> {
         let outcome = match self.slots.pieces[index as usize].stage {
             Stage::Disk | Stage::CopyUp | Stage::Allocating => self.data_completed(index, result),
             Stage::Zeroing => self.zero_completed(index, result),
+            Stage::Rewriting => {
+                self.rewrite_completed(index, result);
+                None
+            }
             _ => None,
         };
         if let Some(outcome) = outcome {
@@ -118,6 +121,7 @@ impl<I: Io> Queue<I> {
         let piece = &mut self.slots.pieces[index as usize];
         let read = piece.job == Job::Data(crate::route::PieceKind::Read);
         if !read {
+            self.rewrites.stirred = true;
             self.shared.written(piece.file);
         }
         if result < 0 {
@@ -140,21 +144,21 @@ impl<I: Io> Queue<I> {
             }
             piece.done = done;
         }
-        let piece = self.slots.pieces[index as usize];
-        if piece.stage == Stage::CopyUp {
+        let Piece { stage, readable, plain, .. } = self.slots.pieces[index as usize];
+        if stage == Stage::CopyUp {
             return self.copy_up_written(index, Ok(()));
         }
-        if piece.stage == Stage::Allocating {
+        if stage == Stage::Allocating {
             return self.allocating_written(index, Ok(()));
         }
         self.release(index);
-        if piece.job == Job::Data(crate::route::PieceKind::Read) {
-            return Some(self.fill_zeros(&piece, piece.readable));
+        if read {
+            return Some(self.fill_zeros(index, readable));
         }
-        if piece.plain { self.settle_by_flush(index) } else { self.settle(index) }
+        if plain { self.settle_by_flush(index) } else { self.settle(index) }
     }
 
-    fn data_failed(&mut self, index: u32, errno: Errno) -> Option<Outcome> {
+    pub(super) fn data_failed(&mut self, index: u32, errno: Errno) -> Option<Outcome> {
         let piece = self.slots.pieces[index as usize];
         if piece.stage == Stage::CopyUp {
             return self.copy_up_written(index, Err(errno));
@@ -304,6 +308,7 @@ impl<I: Io> Queue<I> {
     fn zero_completed(&mut self, index: u32, result: i32) -> Option<Outcome> {
         let piece = &mut self.slots.pieces[index as usize];
         let discard = piece.job == Job::Data(crate::route::PieceKind::Discard);
+        self.rewrites.stirred = true;
         self.shared.written(piece.file);
         if result < 0 {
             let errno = Errno::from_raw_os_error(-result);

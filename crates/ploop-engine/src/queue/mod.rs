@@ -12,6 +12,7 @@
 //! | `answer` | what follows the keeper's answer; requests held while the host has no space |
 //! | `flush` | FLUSH on this queue, when no change of the map waits to become durable |
 //! | `odd` | transfers that direct I/O cannot take as they are |
+//! | `rewrite` | parts of blocks, by read-modify-write, where this queue is the only one |
 //! | `bytes` | what the processor itself does with a request's bytes |
 //! | `extents` | where ranges of the device are stored, for block status and map |
 //! | `pause` | no new requests until the layers have been changed |
@@ -25,6 +26,7 @@ mod extents;
 mod flush;
 mod odd;
 mod pause;
+mod rewrite;
 mod slots;
 mod start;
 
@@ -91,6 +93,7 @@ pub struct Queue<I: Io> {
     allocating: allocate::Allocating,
     zeros: AlignedBuf,
     bounces: odd::Bounces,
+    rewrites: rewrite::Rewrites,
     /// The file system refused: do not ask again.
     no_punch: bool,
     no_zero_range: bool,
@@ -127,6 +130,7 @@ impl<I: Io> Queue<I> {
             allocating: allocate::Allocating::new(depth + EXTRA_PIECES),
             zeros: crate::memory::buffer(ZERO_BUFFER as usize),
             bounces: odd::Bounces::new(depth + EXTRA_PIECES, &shared),
+            rewrites: rewrite::Rewrites::new(depth + EXTRA_PIECES, &shared),
             no_punch: !caps.punch,
             no_zero_range: !caps.zero_range,
             now: 0,
@@ -193,6 +197,7 @@ impl<I: Io> Queue<I> {
         }
         self.unpark();
         self.take_up();
+        self.serve_line();
         let held = if self.pausing { 0 } else { self.resume.len() };
         for _ in 0..held {
             if let Some(request) = self.resume.pop_front() {
@@ -214,7 +219,7 @@ impl<I: Io> Queue<I> {
         Turn {
             give_way: more && stride.give_way,
             busy: more
-                || (!self.resume.is_empty() && !self.pausing)
+                || ((!self.resume.is_empty() || self.rewrites.due()) && !self.pausing)
                 || (full && self.slots.room() > 0),
             deadline: self.deadline(),
             finished: stopping && self.slots.in_flight() == 0 && front.finished(),

@@ -1,12 +1,12 @@
 //! Transfers that direct I/O cannot take as they are: smaller than a file's blocks, or with their
-//! memory at an odd address. Reads go through memory of the queue; writes are the keeper's, which
-//! rewrites whole blocks under a claim (F19).
+//! memory at an odd address. Reads go through memory of the queue; for writes whole blocks are
+//! rewritten (F19), by the queue when it is the only one (`rewrite.rs`), else by the keeper.
 //!
 //! The alignment may rise while a file is open. Then an operation that fitted ends with `EINVAL`:
 //! the files are asked again, and the piece begins again as an odd one.
 
 use super::Queue;
-use super::slots::{Job, Piece, Stage};
+use super::slots::{Job, Stage};
 use crate::device::Shared;
 use crate::front::{Buffer, Errno, Operation, Outcome, Request};
 use crate::limits::{BOUNCE_BYTES, BOUNCES, MISFITS};
@@ -66,14 +66,16 @@ impl<I: Io> Queue<I> {
     }
 
     /// Looks at one piece of an odd request; zeroing is cut so that only its edges are odd.
-    pub(super) fn cut_odd(&self, piece: &mut Piece, kind: PieceKind) {
+    /// Returns the length of the piece.
+    pub(super) fn cut_odd(&mut self, index: u32, kind: PieceKind) -> u64 {
         let align = &self.shared.align;
         let unit = align.offset();
+        let piece = &mut self.slots.pieces[index as usize];
         let buffer = self.slots.requests[piece.request as usize].request.buffer;
         let start = match kind {
             PieceKind::Read | PieceKind::Write => memory(&buffer, piece.buffer),
             PieceKind::Zero => std::ptr::null(),
-            PieceKind::Discard | PieceKind::Merge => return,
+            PieceKind::Discard | PieceKind::Merge => return piece.len,
         };
         if kind == PieceKind::Zero && !piece.whole {
             let inside = piece.from % unit;
@@ -84,6 +86,7 @@ impl<I: Io> Queue<I> {
             };
         }
         piece.odd = !align.fits(piece.from, piece.len, start);
+        piece.len
     }
 
     /// Memory for an odd read before it is registered (F8); `false`: it waits for some.

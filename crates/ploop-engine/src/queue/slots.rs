@@ -1,5 +1,6 @@
 //! Requests and pieces in flight: fixed slots, made at start (D3).
 
+use crate::blocks::overlap;
 use crate::front::{Errno, Request};
 use crate::grace::Ticket;
 use crate::message::Answer;
@@ -7,6 +8,7 @@ use crate::route::PieceKind;
 use crate::stats::ClassId;
 use ploop_format::GuestCluster;
 use ploop_io::FileId;
+use std::ops::Range;
 
 /// What a piece is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +36,8 @@ pub(super) enum Stage {
     Disk,
     /// Zeroing or punching in place, registered.
     Zeroing,
+    /// In a run that rewrites blocks, registered.
+    Rewriting,
     /// Writing its part of a copy-up.
     CopyUp,
     /// Writing to a clean cluster, registered, while the keeper maps that.
@@ -84,6 +88,13 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// Its data, or zeros, are on their way to a file as they are.
+    fn changes_in_place(&self) -> bool {
+        let reads = self.job == Job::Data(PieceKind::Read);
+        let stages = [Stage::Disk, Stage::Zeroing, Stage::CopyUp, Stage::Allocating];
+        !reads && stages.contains(&self.stage)
+    }
+
     pub const FREE: Self = Self {
         request: 0,
         job: Job::Flush,
@@ -131,6 +142,8 @@ pub(super) struct Slot {
     pub class: ClassId,
     /// A piece of it was held for space at least once.
     pub held: bool,
+    /// A piece of it was written by read-modify-write.
+    pub rewritten: bool,
     /// What an Extents request found.
     pub value: u32,
 }
@@ -157,6 +170,7 @@ impl Slots {
             since: 0,
             class: ClassId::first(IDLE.operation),
             held: false,
+            rewritten: false,
             value: 0,
         };
         Self {
@@ -192,6 +206,7 @@ impl Slots {
             since: now,
             class: ClassId::first(request.operation),
             held: false,
+            rewritten: false,
             value: 0,
         };
         Some(n)
@@ -209,6 +224,20 @@ impl Slots {
             return Some(request);
         }
         self.free_extra.pop()
+    }
+
+    /// Whether a piece changes some of these bytes of a file right now, as they are.
+    pub fn changing(&self, file: FileId, bytes: &Range<u64>) -> bool {
+        let changes = |piece: &Piece| {
+            let at = piece.at..piece.at + piece.len;
+            piece.changes_in_place() && piece.file == file && overlap(&at, bytes)
+        };
+        // Slots that were free last are taken first, so those in use are at the front.
+        let (depth, active) = (self.requests.len(), self.in_flight());
+        let own = (0..depth).filter(|n| self.requests[*n].active).take(active);
+        let extra = self.pieces.len() - depth - self.free_extra.len();
+        let extras = self.pieces[depth..].iter().filter(|piece| piece.stage != Stage::Free);
+        own.map(|n| &self.pieces[n]).chain(extras.take(extra)).any(changes)
     }
 
     /// Gives a piece slot back.

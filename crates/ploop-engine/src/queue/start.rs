@@ -1,7 +1,7 @@
 //! Stages 1 to 4: a request is checked, cut into pieces, and each piece looked up and routed.
 
 use super::Queue;
-use super::slots::{Job, Piece, Stage};
+use super::slots::{Job, Piece, Slot, Stage};
 use crate::front::{Buffer, Errno, Operation, Outcome, Request};
 use crate::limits::CLUSTERS_PER_TURN;
 use crate::map::Cell;
@@ -15,22 +15,20 @@ use ploop_io::planted::{Bug, on, visit};
 impl<I: Io> Queue<I> {
     /// Takes a request in, or ends it at once when it cannot be.
     pub(super) fn admit(&mut self, request: Request) {
+        let Request { tag, operation, .. } = request;
         if self.dead {
-            self.fail(&request, Errno::IO);
-            return;
+            return self.fail(tag, operation, Errno::IO);
         }
         if let Err(errno) = self.check(&request) {
-            self.fail(&request, errno);
-            return;
+            return self.fail(tag, operation, errno);
         }
         let odd = self.is_odd(&request);
         if odd && on(Bug::BlockSizeFollows) {
-            self.fail(&request, Errno::INVAL);
-            return;
+            return self.fail(tag, operation, Errno::INVAL);
         }
         match self.slots.admit(request, odd, self.now) {
             Some(n) => self.advance(n),
-            None => self.fail(&request, Errno::AGAIN),
+            None => self.fail(tag, operation, Errno::AGAIN),
         }
     }
 
@@ -86,7 +84,7 @@ impl<I: Io> Queue<I> {
     }
 
     fn close_if_done(&mut self, n: u32) {
-        let slot = self.slots.requests[n as usize];
+        let slot = &self.slots.requests[n as usize];
         if !slot.active || slot.outstanding > 0 || slot.flushing {
             return;
         }
@@ -94,52 +92,54 @@ impl<I: Io> Queue<I> {
         if !cut && slot.error.is_none() {
             return;
         }
-        if self.resume.contains(&n) {
+        if !self.resume.is_empty() && self.resume.contains(&n) {
             return;
         }
+        let Slot { request: Request { tag, operation, len, .. }, held, error, .. } = *slot;
+        let Slot { since, class, value, .. } = *slot;
         self.slots.retire(n);
-        if slot.held {
+        if held {
             self.holding -= 1;
         }
-        match slot.error {
-            Some(errno) => self.fail(&slot.request, errno),
+        match error {
+            Some(errno) => self.fail(tag, operation, errno),
             None => {
-                let nanos = self.now.saturating_sub(slot.since);
-                let stats = &self.shared.queue_stats[self.lane];
-                stats.ended(slot.class, slot.request.len, nanos);
-                self.finished.push((slot.request.tag, Ok(slot.value)));
+                let nanos = self.now.saturating_sub(since);
+                self.shared.queue_stats[self.lane].ended(class, len, nanos);
+                self.finished.push((tag, Ok(value)));
             }
         }
     }
 
     /// Makes the next piece of a request; `None` when there is none, or no slot for it.
     fn next_piece(&mut self, n: u32) -> Option<u32> {
-        let slot = self.slots.requests[n as usize];
+        let slot = &self.slots.requests[n as usize];
         if !slot.active || slot.error.is_some() || slot.flushing {
             return None;
         }
-        let request = slot.request;
+        let Request { operation, flags, offset, len, .. } = slot.request;
+        let Slot { opened, cursor, odd, .. } = *slot;
         let mut piece = Piece { request: n, ..Piece::FREE };
-        if !slot.opened {
-            self.slots.requests[n as usize].opened = true;
-            let opened = &mut self.slots.requests[n as usize];
-            match request.operation {
+        if !opened {
+            let slot = &mut self.slots.requests[n as usize];
+            slot.opened = true;
+            match operation {
                 Operation::Flush | Operation::Extents => {
-                    opened.cursor = request.len;
-                    let flush = request.operation == Operation::Flush;
+                    slot.cursor = len;
+                    let flush = operation == Operation::Flush;
                     piece.job = if flush { Job::Flush } else { Job::Extents };
                 }
-                _ if request.flags.preflush && !on(Bug::PreflushIgnored) => {
-                    opened.flushing = true;
+                _ if flags.preflush && !on(Bug::PreflushIgnored) => {
+                    slot.flushing = true;
                     piece.job = Job::Flush;
                 }
                 _ => return self.next_piece(n),
             }
         } else {
-            if slot.cursor >= request.len {
+            if cursor >= len {
                 return None;
             }
-            piece.job = Job::Data(match request.operation {
+            piece.job = Job::Data(match operation {
                 Operation::Read => PieceKind::Read,
                 Operation::Write => PieceKind::Write,
                 Operation::Discard => PieceKind::Discard,
@@ -149,31 +149,33 @@ impl<I: Io> Queue<I> {
         }
         let index = self.slots.piece(n)?;
         if let Job::Data(kind) = piece.job {
-            let offset = request.offset + slot.cursor;
-            let left = request.len - slot.cursor;
             let cluster = self.shared.chain.cluster;
-            let cut = first_piece(cluster, self.shared.limits.size, offset, left);
+            let size = self.shared.limits.size;
+            let cut = first_piece(cluster, size, offset + cursor, len - cursor);
             piece.cluster = self.shared.pieces.place(cut.cluster);
             piece.from = cut.from;
             piece.len = cut.len;
             piece.whole = cut.whole;
-            piece.buffer = slot.cursor;
-            piece.dsync = request.flags.fua && kind == PieceKind::Write;
-            if slot.odd {
-                self.cut_odd(&mut piece, kind);
-            }
-            self.slots.requests[n as usize].cursor += piece.len;
+            piece.buffer = cursor;
+            piece.dsync = flags.fua && kind == PieceKind::Write;
         }
         piece.stage = Stage::Asked;
+        let (job, cut) = (piece.job, piece.len);
         self.slots.pieces[index as usize] = piece;
-        self.slots.requests[n as usize].outstanding += 1;
+        let cut = match job {
+            Job::Data(kind) if odd => self.cut_odd(index, kind),
+            _ => cut,
+        };
+        let slot = &mut self.slots.requests[n as usize];
+        slot.cursor += cut;
+        slot.outstanding += 1;
         Some(index)
     }
 
     /// Starts a piece, or starts it again: register, look up, route. `Some` when it ended at once.
     pub(super) fn start(&mut self, index: u32) -> Option<Outcome> {
-        let piece = self.slots.pieces[index as usize];
-        let kind = match piece.job {
+        let Piece { job, request, cluster, whole, odd, .. } = self.slots.pieces[index as usize];
+        let kind = match job {
             Job::Flush => return self.flush_piece(index),
             Job::Extents => return self.extents(index),
             Job::Data(kind) => kind,
@@ -181,12 +183,12 @@ impl<I: Io> Queue<I> {
         if kind != PieceKind::Read && self.shared.refuses_writes() {
             return Some(Err(Errno::IO));
         }
-        if piece.odd && kind == PieceKind::Read && !self.has_bounce(index) {
+        if odd && kind == PieceKind::Read && !self.has_bounce(index) {
             return None;
         }
-        let flags = self.slots.requests[piece.request as usize].request.flags;
+        let flags = self.slots.requests[request as usize].request.flags;
         let facts = Facts {
-            whole: piece.whole,
+            whole,
             keep_blocks: flags.no_unmap || self.shared.keep_blocks,
             top: self.shared.chain.top().id,
             floor: self.shared.floor,
@@ -196,20 +198,27 @@ impl<I: Io> Queue<I> {
         };
         // I11, F9: register, fence, then look up.
         let ticket = self.shared.grace.enter(self.lane);
-        let mut cell = self.shared.map.get(piece.cluster);
+        let mut cell = self.shared.map.get(cluster);
         if on(Bug::ClaimIgnored) {
             cell = cell.map(|cell| Cell { claimed: false, ..cell });
         }
         let way = route(kind, cell, facts);
-        visit(|| self.covered(&piece, kind, way, cell));
+        visit(|| self.covered(index, kind, way, cell));
         let in_place = match way {
-            Route::Read(..) | Route::Punch(..) => true,
-            // Else the keeper does it.
-            Route::Write(..) | Route::Zero(..) => !piece.odd,
+            Route::Read(..) => true,
+            Route::Write(level, at) | Route::Zero(level, at) | Route::Punch(level, at) => {
+                let looks = odd || self.rewrites.busy();
+                if looks && self.stands_in_line(index, level, at) {
+                    self.leave(ticket);
+                    return None;
+                }
+                // Else the keeper does it.
+                !odd || self.rewrites.alone() || matches!(way, Route::Punch(..))
+            }
             _ => false,
         };
         // Zeros over a hole stay a hole.
-        let zeros = way == Route::Allocate && self.all_zero(&piece);
+        let zeros = way == Route::Allocate && self.all_zero(index);
         let way = if zeros { Route::Nothing } else { way };
         let clean = if way == Route::Allocate { self.clean_at_hand(index) } else { None };
         match clean {
@@ -219,7 +228,7 @@ impl<I: Io> Queue<I> {
             None => self.leave(ticket),
         }
         if let Some(class) = ClassId::of(kind, way, facts.top) {
-            let slot = &mut self.slots.requests[piece.request as usize];
+            let slot = &mut self.slots.requests[request as usize];
             slot.class = slot.class.max(class);
         }
         if clean.is_some() {
@@ -229,7 +238,8 @@ impl<I: Io> Queue<I> {
     }
 
     /// A decision as a number, for the table of what the simulator has covered.
-    fn covered(&self, piece: &Piece, kind: PieceKind, way: Route, cell: Option<Cell>) -> u16 {
+    fn covered(&self, index: u32, kind: PieceKind, way: Route, cell: Option<Cell>) -> u16 {
+        let piece = &self.slots.pieces[index as usize];
         let page = self.shared.map.page(piece.cluster.slot().page);
         let flags = self.slots.requests[piece.request as usize].request.flags;
         let state = u16::from(page.is_some_and(|p| !p.is_durable()))
@@ -240,39 +250,46 @@ impl<I: Io> Queue<I> {
     }
 
     fn follow(&mut self, index: u32, way: Route) -> Option<Outcome> {
-        let piece = self.slots.pieces[index as usize];
+        let piece = &self.slots.pieces[index as usize];
+        let Piece { cluster, from, len, odd, buffer: skip, .. } = *piece;
         let caller = self.caller(index);
         let Request { flags, buffer, .. } = self.slots.requests[piece.request as usize].request;
         let (stage, message) = match way {
             Route::Broken => return Some(Err(Errno::IO)),
             Route::Nothing => return self.settle(index),
-            Route::FillZeros => return Some(self.fill_zeros(&piece, 0)),
+            Route::FillZeros => return Some(self.fill_zeros(index, 0)),
             Route::Read(level, at) => return self.read(index, level, at),
-            Route::Write(..) | Route::Zero(..) if piece.odd => (Stage::Changing, self.patch(index)),
+            Route::Write(level, at) | Route::Zero(level, at) if odd => {
+                if self.rewrites.alone() {
+                    return self.rewrite(index, level, at);
+                }
+                self.count_rewritten(index);
+                (Stage::Changing, self.patch(index))
+            }
             Route::Write(level, at) => return self.write(index, level, at),
             Route::Zero(level, at) => return self.zero(index, level, at),
             Route::Punch(level, at) => return self.punch(index, level, at),
             Route::CopyUpZero if flags.fast_zero => return Some(Err(Errno::OPNOTSUPP)),
-            Route::Load => (Stage::Asked, ToKeeper::Load(caller, piece.cluster.slot().page)),
-            Route::Wait => (Stage::Asked, ToKeeper::Wait(caller, piece.cluster)),
-            Route::Allocate => (Stage::Asked, ToKeeper::Allocate(caller, piece.cluster)),
+            Route::Load => (Stage::Asked, ToKeeper::Load(caller, cluster.slot().page)),
+            Route::Wait => (Stage::Asked, ToKeeper::Wait(caller, cluster)),
+            Route::Allocate => (Stage::Asked, ToKeeper::Allocate(caller, cluster)),
             Route::CopyUp | Route::CopyUpZero => (
                 Stage::Changing,
                 ToKeeper::CopyUp {
                     caller,
-                    cluster: piece.cluster,
-                    from: piece.from,
-                    len: piece.len,
+                    cluster,
+                    from,
+                    len,
                     zero: way == Route::CopyUpZero,
-                    data: buffer.part(piece.buffer, piece.len),
-                    odd: piece.odd,
+                    data: buffer.part(skip, len),
+                    odd,
                 },
             ),
             Route::CopyUpWhole => (
                 Stage::Changing,
                 ToKeeper::CopyUp {
                     caller,
-                    cluster: piece.cluster,
+                    cluster,
                     from: 0,
                     len: 0,
                     zero: true,
@@ -280,9 +297,9 @@ impl<I: Io> Queue<I> {
                     odd: false,
                 },
             ),
-            Route::CopyDown => (Stage::Changing, ToKeeper::CopyDown(caller, piece.cluster)),
-            Route::MapClean => (Stage::Changing, ToKeeper::MapClean(caller, piece.cluster)),
-            Route::Unmap => (Stage::Changing, ToKeeper::Unmap(caller, piece.cluster)),
+            Route::CopyDown => (Stage::Changing, ToKeeper::CopyDown(caller, cluster)),
+            Route::MapClean => (Stage::Changing, ToKeeper::MapClean(caller, cluster)),
+            Route::Unmap => (Stage::Changing, ToKeeper::Unmap(caller, cluster)),
         };
         self.slots.pieces[index as usize].stage = stage;
         self.shared.keeper.send(message);
@@ -322,11 +339,13 @@ impl<I: Io> Queue<I> {
 
     /// A piece ended: its slot is free, and its request goes on or ends.
     pub(super) fn end_piece(&mut self, index: u32, outcome: Outcome) {
-        let piece = self.slots.pieces[index as usize];
-        debug_assert!(piece.ticket.is_none());
-        self.bounces.give(piece.bounce);
+        let Piece { request, bounce, ticket, .. } = self.slots.pieces[index as usize];
+        debug_assert!(ticket.is_none());
+        if bounce.is_some() {
+            self.bounces.give(bounce);
+        }
         self.slots.free_piece(index);
-        let slot = &mut self.slots.requests[piece.request as usize];
+        let slot = &mut self.slots.requests[request as usize];
         slot.outstanding -= 1;
         slot.flushing = false;
         match outcome {
@@ -344,8 +363,8 @@ impl<I: Io> Queue<I> {
     }
 
     /// A request ends with an error.
-    fn fail(&mut self, request: &Request, errno: Errno) {
-        self.shared.queue_stats[self.lane].failed(request.operation);
-        self.finished.push((request.tag, Err(errno)));
+    fn fail(&mut self, tag: u64, operation: Operation, errno: Errno) {
+        self.shared.queue_stats[self.lane].failed(operation);
+        self.finished.push((tag, Err(errno)));
     }
 }

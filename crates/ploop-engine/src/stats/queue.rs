@@ -47,6 +47,8 @@ pub struct QueueStats {
     pub full_episodes: Counter,
     /// Held requests that failed because the device stopped (T17).
     pub abandoned: Counter,
+    /// Requests of which a part was written by read-modify-write (F19).
+    pub rewritten: Counter,
     /// Syncs of the top that the queue began by itself.
     pub syncs: Counter,
     /// How long they took.
