@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use crate::sh;
 
 /// A short run for CI, when the caller names none.
-const PROFILES: &str = "swarm,crash,fault,layers,operations,exchange,merge,down,race";
+const PROFILES: &str = "swarm,crash,fault,layers,operations,exchange,merge,down,race,split";
 const SHORT: &[&str] = &["--seconds", "120", "--profile", PROFILES];
 
 /// Processor seconds until a planted bug must be found.

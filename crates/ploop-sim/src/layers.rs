@@ -4,7 +4,7 @@ use crate::life::open_options;
 use crate::scene::DESCRIPTOR;
 use ploop_format::{Descriptor, Guid, Sector};
 use ploop_image::layers::{
-    InTurn, Which, Work, delete, describe, drop_covered, drop_empty, grow, lower, merge,
+    InTurn, Which, Work, delete, describe, drop_covered, drop_empty, grow, join, lower, merge,
     merge_leftovers, switch, turn,
 };
 use ploop_image::{
@@ -66,6 +66,10 @@ pub const OPS: &[LayerOp] = &[
     LayerOp { name: "drop-empty", run: end_down, levels: (2, 2), changes_lower: true },
     LayerOp { name: "grow", run: grow_some, levels: (1, 9), changes_lower: false },
 ];
+
+/// What a split disk has besides: then it is one no more.
+pub const JOIN: LayerOp =
+    LayerOp { name: "join", run: join_pieces, levels: (1, 9), changes_lower: true };
 
 /// Work that nobody watches.
 macro_rules! quiet {
@@ -195,6 +199,12 @@ fn end_down(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
 
 fn merge_all(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
     scene.merge(Which::All, number)
+}
+
+/// The pieces become one; of a disk in one piece nothing changes.
+fn join_pieces(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {
+    let (entropy, target) = (scene.entropy(number), Path::new(DESCRIPTOR));
+    said(join(&scene.dir, &entropy, target, &scene.options, &mut quiet!()))
 }
 
 fn delete_one(scene: &Scene<'_>, number: u64) -> Result<(), ImageError> {

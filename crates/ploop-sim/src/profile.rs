@@ -14,6 +14,8 @@ pub struct Profile {
     pub levels: usize,
     /// The base is a plain file.
     pub raw: bool,
+    /// Pieces that the disk is split into; 1: it is not.
+    pub pieces: usize,
     /// The base is another disk's, in that one's directory, and carries a mark of somebody's.
     pub shared: bool,
     /// Clusters of the device.
@@ -64,7 +66,7 @@ pub struct Profile {
 }
 
 /// The names of the fixed profiles.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     "swarm",
     "crash",
     "fault",
@@ -74,6 +76,7 @@ pub const NAMES: [&str; 15] = [
     "merge",
     "down",
     "race",
+    "split",
     "plain",
     "chain",
     "faults",
@@ -117,6 +120,7 @@ const FIELDS: &[Field] = &[
     ("space", |p| p.space.unwrap_or(0), |p, v| p.space = (v != 0).then_some(v)),
     field!(levels: usize),
     field!(raw: bool),
+    field!(pieces: usize),
     field!(shared: bool),
     field!(clusters: u64),
     field!(hot: usize),
@@ -170,6 +174,7 @@ impl Profile {
             version: Version::V2,
             levels: 1,
             raw: false,
+            pieces: 1,
             shared: false,
             clusters: 24,
             hot: 6,
@@ -226,6 +231,7 @@ impl Profile {
             "merge" => Self::merge(seed),
             "down" => Self::down(seed),
             "race" => Self::race(seed),
+            "split" => Self::split(seed),
             "chain" => Self { levels: 3, ..plain },
             "faults" => {
                 let some = 65536 / 40;
@@ -321,7 +327,6 @@ impl Profile {
             version: if rng.chance(1, 4) { Version::V1 } else { Version::V2 },
             levels: rng.between(1, 4) as usize,
             raw: rng.chance(1, 5),
-            shared: false,
             clusters: if big { 1100 } else { rng.between(8, 40) },
             hot: rng.between(2, 10) as usize,
             queues: rng.between(1, 3) as usize,
@@ -339,11 +344,10 @@ impl Profile {
             live: 400,
             stuck: 4,
             churn,
-            twins: 0,
-            merges: 0,
             fua: *rng.pick(&[2, 2, 8]).unwrap_or(&2),
             kill: rng.chance(1, 2),
             world,
+            ..Self::plain()
         }
         .with_twins(&mut rng)
         .with_alignment(&mut rng)
@@ -456,6 +460,32 @@ impl Profile {
             layers: false,
             crash_every: swarm.crash_every.max(20),
             world,
+            ..swarm
+        }
+    }
+
+    /// A disk in pieces: requests across their borders, kills, and operations on its layers.
+    fn split(seed: u64) -> Self {
+        let swarm = Self::swarm(seed);
+        let pieces = 2 + (seed % 3) as usize;
+        // Now and then the first page of a piece's block table ends inside the piece.
+        let big = seed % 16 == 7;
+        let clusters = if big { 1030 * pieces as u64 } else { 3 * pieces as u64 + seed % 9 };
+        Self {
+            name: "split".into(),
+            pieces,
+            clusters,
+            hot: swarm.hot.max(4),
+            levels: swarm.levels.min(3),
+            layers: true,
+            kill: true,
+            live: 60,
+            operations: 2,
+            requests: swarm.requests.min(40),
+            crash_every: swarm.crash_every.max(20),
+            // An operation works on the files of every piece: there are points enough.
+            plans: 1,
+            exhaustive: 1,
             ..swarm
         }
     }

@@ -72,8 +72,10 @@ pub fn marked(world: &SimWorld, target: &Path, mark: Mark) -> Result<(), String>
         Some(finding) => Err(format!("I13: check found {:?}: {}", finding.kind, finding.detail)),
         None => {
             no_tail(world, &report)?;
-            let top = report.images.last();
-            let set = top.is_none_or(|image| {
+            // Of each piece; its images stand together, the base first.
+            let levels = report.images.len() / scene::pieces(world)?;
+            let mut tops = report.images.chunks(levels.max(1)).filter_map(<[_]>::last);
+            let set = tops.all(|image| {
                 image.version == 0 || image.findings.iter().any(|f| f.kind == FindingKind::InUse)
             });
             match mark == Mark::May || set {
@@ -89,7 +91,7 @@ pub fn marked(world: &SimWorld, target: &Path, mark: Mark) -> Result<(), String>
 /// # Errors
 /// Something was found.
 pub fn nothing(world: &SimWorld, target: &Path) -> Result<(), String> {
-    nothing_but(world, target, Orphans::No)
+    nothing_but(world, target, Left::default())
 }
 
 /// T19, I7, I12: an image without the mark ends where its last cluster ends. A mark that went too
@@ -117,31 +119,38 @@ fn no_tail(world: &SimWorld, report: &CheckReport) -> Result<(), String> {
     Ok(())
 }
 
-/// What may lie beside a disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Orphans {
-    /// Nothing.
-    No,
-    /// Files of an operation that a crash has ended.
-    May,
+/// What an operation that a failure or a crash has ended may have left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Left {
+    /// Files beside the disk: they stay.
+    pub files: bool,
+    /// A grow whose descriptor could not be renamed leaves the larger image; the next open of a
+    /// directory that takes names puts its size into the descriptor (F20).
+    pub size: bool,
 }
 
-/// As [`nothing`], but for files beside the disk.
+/// As [`nothing`], but for what may be left.
 ///
 /// # Errors
 /// Something else was found.
-pub fn nothing_but(world: &SimWorld, target: &Path, orphans: Orphans) -> Result<(), String> {
+pub fn nothing_but(world: &SimWorld, target: &Path, left: Left) -> Result<(), String> {
     let report = look(world, target)?;
     let all = report.images.iter().flat_map(|image| &image.findings).chain(&report.findings);
-    let found = all.clone().next();
-    // A grow whose descriptor could not be renamed leaves the larger image; the next open of a
-    // directory that takes names again puts its size into the descriptor (F20).
-    let left = [FindingKind::Orphan, FindingKind::Descriptor];
-    if orphans == Orphans::May && all.clone().all(|f| left.contains(&f.kind) && !f.fatal) {
-        return Ok(());
+    let may = |kind| match kind {
+        FindingKind::Orphan => left.files,
+        FindingKind::Descriptor => left.size,
+        _ => false,
+    };
+    let (mut found, mut left) = (None, false);
+    for finding in all {
+        match may(finding.kind) && !finding.fatal {
+            true => left = true,
+            false => found = found.or(Some(finding)),
+        }
     }
     match (found, report.exit_code()) {
         (None, 0) => Ok(()),
+        (None, _) if left => Ok(()),
         (Some(f), _) => {
             Err(format!("I13: after a clean close check found {:?}: {}", f.kind, f.detail))
         }
@@ -263,7 +272,7 @@ pub fn after_crash(
     compare(model, &found)?;
     if rng.chance(1, 8) {
         close(life, rng)?;
-        nothing_but(&world, subject.target, Orphans::May)?;
+        nothing_but(&world, subject.target, Left { files: true, size: false })?;
     }
     no_misuse(&world)
 }

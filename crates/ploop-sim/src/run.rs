@@ -8,7 +8,7 @@ use crate::layers::{self, LayerOp, Scene};
 use crate::life::{Life, OpenError, Opening, Turn};
 use crate::model::Model;
 use crate::profile::{Profile, cluster};
-use crate::recover::{self, Mark, Orphans, Subject};
+use crate::recover::{self, Left, Mark, Subject};
 use crate::scene;
 use crate::traffic::{Traffic, Wish};
 use crate::workload::Workload;
@@ -118,6 +118,8 @@ struct Sim<'a> {
     unsettled: bool,
     /// A layer operation failed: files of it may lie beside the disk.
     littered: bool,
+    /// A layer operation failed: until the next open the descriptor may lack the size of a grow.
+    missized: bool,
     /// After a kill: what is there unless the host crashes before the next life has opened.
     killed: Option<Model>,
 }
@@ -153,6 +155,7 @@ impl<'a> Sim<'a> {
             killed: None,
             unsettled: false,
             littered: false,
+            missized: false,
         }
     }
 
@@ -196,7 +199,7 @@ impl<'a> Sim<'a> {
             recover::no_misuse(&self.world)?;
             for _ in 0..self.profile.operations {
                 if self.profile.layers && !self.came_back && self.rng.chance(2, 3) {
-                    let op = *self.rng.pick(layers::OPS).unwrap_or(&layers::OPS[0]);
+                    let op = self.pick_closed();
                     if (op.levels.0..=op.levels.1).contains(&self.levels) {
                         self.layer(&op)?;
                     }
@@ -206,6 +209,14 @@ impl<'a> Sim<'a> {
         self.report.operations += self.world.operations();
         self.report.trace = self.world.trace() ^ self.report.requests.rotate_left(32);
         Ok(())
+    }
+
+    /// An operation on the closed disk; of a split one now and then its end as such.
+    fn pick_closed(&mut self) -> LayerOp {
+        if self.profile.pieces > 1 && self.rng.chance(1, 3) {
+            return layers::JOIN;
+        }
+        *self.rng.pick(layers::OPS).unwrap_or(&layers::OPS[0])
     }
 
     /// I6: no lower image changes.
@@ -243,7 +254,7 @@ impl<'a> Sim<'a> {
             // A failed sync is healed by nothing but a new host.
             self.crash_closed()?;
             self.unsettled = true;
-            self.littered = true;
+            (self.littered, self.missized) = (true, true);
             return self.look_at_levels();
         }
         done.map_err(|e| format!("{}: {e}", op.name))?;
@@ -258,6 +269,7 @@ impl<'a> Sim<'a> {
             return Err(format!("I6: {} changed a lower image", op.name));
         }
         self.littered |= failing;
+        self.missized |= failing;
         match failing {
             // What failed may be a clean-up: a file that nobody names stays.
             true => self.crash_point("end", Mark::May),
@@ -267,8 +279,8 @@ impl<'a> Sim<'a> {
 
     /// Nothing is found by a check of the closed disk.
     fn nothing(&self, world: &SimWorld) -> Step {
-        let orphans = if self.littered { Orphans::May } else { Orphans::No };
-        recover::nothing_but(world, &self.target, orphans)
+        let left = Left { files: self.littered, size: self.missized };
+        recover::nothing_but(world, &self.target, left)
     }
 
     /// The chain as it is now.
@@ -278,7 +290,7 @@ impl<'a> Sim<'a> {
             return Err("I6: a file that is another disk's changed".into());
         }
         self.lower = scene::lower_images(&self.world)?;
-        self.levels = self.lower.len() + 1;
+        self.levels = scene::levels(&self.world)?;
         Ok(())
     }
 
@@ -422,8 +434,8 @@ impl<'a> Sim<'a> {
     /// A raw base may end anywhere behind its data (F18).
     fn cut_raw(&mut self) -> Step {
         let last = self.model.touched().filter(|s| self.model.after_crash(*s) != [0]).max();
-        let path = Path::new(scene::HOME).join("root.hds");
-        let sectors = last.map_or(1, |last| last + 1) + self.rng.below(7);
+        let (path, start) = scene::base_of(self.profile, last.unwrap_or(0));
+        let sectors = last.map_or(1, |last| last + 1 - start) + self.rng.below(7);
         self.world.cut_file(&path, sectors * 512).map_err(|e| e.to_string())
     }
 
@@ -443,6 +455,8 @@ impl<'a> Sim<'a> {
             return Ok(());
         }
         let mut life = self.open()?;
+        // Nothing failed: what it puts right is put right (F20).
+        self.missized = false;
         if std::mem::take(&mut self.unsettled) {
             self.look_at_levels()?;
         }
@@ -638,7 +652,7 @@ impl<'a> Sim<'a> {
             recover::after_crash(crashed.world, &subject, &self.model, mark, &mut rng)
         });
         let looked = looked.and_then(|()| match phase {
-            "closed" if scene::lower_images(&world)?.len() + 1 != levels => {
+            "closed" if scene::levels(&world)? != levels => {
                 Err("I9: a finished layer operation is gone".into())
             }
             _ => Ok(()),

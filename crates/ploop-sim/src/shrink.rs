@@ -5,7 +5,7 @@ use crate::profile::Profile;
 use crate::run::run_once;
 
 /// The fields that are made smaller, with the least value that is tried.
-const FIELDS: [(&str, u64); 23] = [
+const FIELDS: [(&str, u64); 24] = [
     ("rounds", 1),
     ("requests", 1),
     ("levels", 1),
@@ -20,6 +20,7 @@ const FIELDS: [(&str, u64); 23] = [
     ("short", 0),
     ("space", 0),
     ("raw", 0),
+    ("pieces", 1),
     ("kill", 0),
     ("layers", 0),
     ("reorder", 0),

@@ -54,6 +54,7 @@ impl Sim<'_> {
         self.world.set_rates(self.profile.rates);
         // A server takes the files of a snapshot that came to nothing away; nobody does here.
         self.littered |= failing || stuck || made && !matches!(done, Ok(Ok(())));
+        self.missized = failing || stuck;
         match done {
             Ok(Ok(())) if was_failed => return Err("I10: a failed device went on".into()),
             Ok(Ok(())) => {}
