@@ -110,13 +110,13 @@ fn long(disks: &[Disk]) {
         "VIA",
         "MODE",
         "DELTAS",
-        "PIECES",
         "QUEUES",
         "IN FLIGHT",
         "PID",
         "MOUNTED",
         "EXPORTS",
         "USER",
+        "PIECES",
         "DISK",
     ];
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
@@ -127,15 +127,15 @@ fn long(disks: &[Disk]) {
             or_dash(entry.transport.clone().unwrap_or_default()),
             if entry.read_only { "ro" } else { "rw" }.to_owned(),
             disk.levels.to_string(),
-            entry.pieces.to_string(),
             or_dash(disk.now.as_ref().map(|now| now.queues.to_string()).unwrap_or_default()),
             or_dash(disk.now.as_ref().map(|now| now.in_flight.to_string()).unwrap_or_default()),
             entry.pid.to_string(),
             or_dash(disk.mounts.join(",")),
             or_dash(entry.exports.join(", ")),
             disk.uid.to_string(),
+            entry.pieces.to_string(),
             entry.disk.display().to_string(),
         ]
     });
-    table::print(&header, &[3, 4, 5, 6, 7], rows.collect());
+    table::print(&header, &[3, 4, 5, 6], rows.collect());
 }
