@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may panic")]
 
 use ploop_engine::limits::COPY_BUFFERS;
-use ploop_image::Spares;
+use ploop_image::{OpenOptions, Spares, snapshot};
 use ploop_io::OpKind;
 use ploop_io::sim::Verdict;
 use ploop_sim::profile::Profile;
@@ -104,6 +104,46 @@ fn a_pause_does_not_wait_for_copy_ups_that_have_not_begun() {
         s.wait(read).unwrap();
         let flush = s.flush(1);
         s.wait(flush).unwrap();
+        s.crash_everywhere(5);
+        s.close();
+    }
+}
+
+/// F19: the files want larger blocks when they are opened again. Requests that were held for space
+/// over the pause are looked at anew, before the disk refuses them.
+#[test]
+fn what_is_held_over_a_pause_fits_the_alignment_behind_it() {
+    for seed in 0..8 {
+        let mut s = Scenario::with(seed, Profile { clusters: 20, depth: 16, ..Profile::plain() });
+        s.open();
+        s.hook(|attempt| match attempt.kind {
+            OpKind::Reserve | OpKind::Truncate => Verdict::Fail(libc::ENOSPC),
+            _ => Verdict::Normal,
+        });
+        let writes: Vec<u64> =
+            (0..6).map(|n| s.write(n as usize % 2, n * CLUSTER + 3, 9, false)).collect();
+        let held = |s: &Scenario| {
+            let device = s.life.as_ref().unwrap().device();
+            (0..2).map(|n| device.queue_stats(n).parked.get()).sum::<u64>()
+        };
+        assert!(s.until(|s| held(s) == 6), "held for space");
+        s.life.as_mut().unwrap().pause();
+        assert!(s.until(|s| s.life.as_ref().unwrap().paused()));
+        s.world.set_hook(None);
+        s.life.as_mut().unwrap().begin_close();
+        assert!(s.until(|s| s.life.as_ref().unwrap().closed()));
+        s.world.set_offset_align(4096);
+        let target = Path::new(ploop_sim::scene::DESCRIPTOR);
+        // The new top is a file that says so when it is opened.
+        let (dir, entropy) = (s.world.dir(), s.world.entropy(seed));
+        let frozen = |options: &OpenOptions| snapshot(&dir, &entropy, target, None, options);
+        let life = s.life.as_mut().unwrap();
+        life.exchange(target, seed, Spares::default(), |o| frozen(o).map(drop)).unwrap().unwrap();
+        s.drain();
+        assert!(writes.iter().all(|w| s.outcome(*w) == Some(Ok(0))));
+        ploop_sim::recover::no_misuse(&s.world).unwrap();
+        let read = s.read(0, 0, 20 * CLUSTER);
+        s.wait(read).unwrap();
         s.crash_everywhere(5);
         s.close();
     }

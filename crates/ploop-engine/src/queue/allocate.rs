@@ -102,7 +102,7 @@ impl<I: Io> Queue<I> {
             Answer::Failed(errno) => Some(Err(errno)),
             Answer::Retry => {
                 self.allocating.pause = LOST_PAUSE;
-                self.start(index)
+                self.begin_again(index)
             }
             _ => match piece.failed {
                 Some(errno) if is_no_space(errno) => self.park(index, errno),

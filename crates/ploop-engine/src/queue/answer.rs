@@ -20,7 +20,7 @@ impl<I: Io> Queue<I> {
                 self.given_back.push_back(index);
                 None
             }
-            (Answer::Retry, _) => self.start(index),
+            (Answer::Retry, _) => self.begin_again(index),
             (Answer::WriteAt(at), _) => {
                 self.write_copy_up(index, at);
                 None
@@ -29,7 +29,7 @@ impl<I: Io> Queue<I> {
             (Answer::Done, _) => self.changed(index),
             (Answer::Failed(Errno::INVAL), Stage::Asked | Stage::Changing) => self.misfit(index),
             (Answer::Failed(errno), Stage::Asked | Stage::Changing) if is_no_space(errno) => {
-                if self.plainly(index) { self.start(index) } else { self.park(index, errno) }
+                if self.plainly(index) { self.begin_again(index) } else { self.park(index, errno) }
             }
             (Answer::Failed(errno), _) => Some(Err(errno)),
         };
@@ -102,7 +102,7 @@ impl<I: Io> Queue<I> {
         }
         for _ in 0..self.parked.len() {
             let Some(index) = self.parked.pop_front() else { break };
-            if let Some(outcome) = self.start(index) {
+            if let Some(outcome) = self.begin_again(index) {
                 self.end_and_advance(index, outcome);
             }
         }

@@ -176,7 +176,7 @@ impl<I: Io> Queue<I> {
                 // Space, or the sync? Written again without DSYNC, then flushed: a failed sync
                 // shows there (F5), and a full disk holds the request (F17).
                 self.slots.pieces[index as usize].plain = true;
-                return self.start(index);
+                return self.begin_again(index);
             }
             self.fail_sync();
         }

@@ -98,6 +98,8 @@ pub struct Queue<I: Io> {
     no_punch: bool,
     no_zero_range: bool,
     now: u64,
+    /// Alignment of files that requests in flight were looked at with.
+    unit: u64,
     /// Nothing new is begun: the device pauses.
     pausing: bool,
     /// The device is gone: everything fails.
@@ -134,6 +136,7 @@ impl<I: Io> Queue<I> {
             no_punch: !caps.punch,
             no_zero_range: !caps.zero_range,
             now: 0,
+            unit: shared.align.offset(),
             pausing: false,
             dead: false,
             shared,
@@ -190,6 +193,7 @@ impl<I: Io> Queue<I> {
     pub fn step<F: FrontEnd + ?Sized>(&mut self, front: &mut F, now: u64) -> Turn {
         self.now = now;
         self.pausing = !self.dead && self.shared.pausing.load(Ordering::SeqCst);
+        self.notice_alignment();
         let stride = front.stride();
         let more = self.reap(front, stride.completions);
         while let Some((piece, answer)) = self.shared.queues[self.lane].take() {

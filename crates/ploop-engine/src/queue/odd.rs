@@ -89,6 +89,35 @@ impl<I: Io> Queue<I> {
         piece.len
     }
 
+    /// Begins a piece again that has waited: the alignment may have risen since it was cut, also by
+    /// a pause that opened the files anew.
+    pub(super) fn begin_again(&mut self, index: u32) -> Option<Outcome> {
+        let piece = &self.slots.pieces[index as usize];
+        let buffer = self.slots.requests[piece.request as usize].request.buffer;
+        let start = match piece.job {
+            Job::Data(PieceKind::Read | PieceKind::Write) => memory(&buffer, piece.buffer),
+            Job::Data(PieceKind::Zero) => std::ptr::null(),
+            _ => return self.start(index),
+        };
+        if !self.shared.align.fits(piece.from, piece.len, start) {
+            self.slots.pieces[index as usize].odd = true;
+        }
+        self.start(index)
+    }
+
+    /// Once the alignment has risen, requests that are not cut to their end are looked at again.
+    pub(super) fn notice_alignment(&mut self) {
+        let unit = self.shared.align.offset();
+        let rises = unit > self.unit;
+        self.unit = unit;
+        for n in (0..self.slots.requests.len()).filter(|_| rises) {
+            let slot = &self.slots.requests[n];
+            if slot.active && self.is_odd(&slot.request) {
+                self.slots.requests[n].odd = true;
+            }
+        }
+    }
+
     /// Memory for an odd read before it is registered (F8); `false`: it waits for some.
     pub(super) fn has_bounce(&mut self, index: u32) -> bool {
         if self.slots.pieces[index as usize].bounce.is_some() {
@@ -111,7 +140,7 @@ impl<I: Io> Queue<I> {
         {
             if self.pausing {
                 self.given_back.push_back(index);
-            } else if let Some(outcome) = self.start(index) {
+            } else if let Some(outcome) = self.begin_again(index) {
                 self.end_and_advance(index, outcome);
             }
         }

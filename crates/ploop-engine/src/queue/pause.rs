@@ -60,7 +60,7 @@ impl<I: Io> Queue<I> {
             return;
         }
         while let Some(index) = self.given_back.pop_front() {
-            if let Some(outcome) = self.start(index) {
+            if let Some(outcome) = self.begin_again(index) {
                 self.end_and_advance(index, outcome);
             }
         }

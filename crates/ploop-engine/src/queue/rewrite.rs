@@ -188,7 +188,7 @@ impl<I: Io> Queue<I> {
         let Rewrites { line, again, .. } = &mut self.rewrites;
         std::mem::swap(line, again);
         while let Some(waiter) = self.rewrites.again.pop_front() {
-            if let Some(outcome) = self.start(waiter.index) {
+            if let Some(outcome) = self.begin_again(waiter.index) {
                 self.end_and_advance(waiter.index, outcome);
             }
         }

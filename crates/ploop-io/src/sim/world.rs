@@ -274,6 +274,11 @@ impl SimWorld {
         self.lock().hook = hook;
     }
 
+    /// From now on direct I/O takes transfers of this alignment only.
+    pub fn set_offset_align(&self, bytes: u32) {
+        self.lock().options.caps.offset_align = bytes;
+    }
+
     /// Changes the rates of faults from now on.
     pub fn set_rates(&self, rates: Rates) {
         self.lock().options.rates = rates;

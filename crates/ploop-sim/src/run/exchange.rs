@@ -92,16 +92,10 @@ impl Sim<'_> {
         let closed = self.pause_and_close(life, traffic, full)?;
         no_faults(&self.world);
         self.world.set_hook(None);
-        match closed {
-            true if full && life.device().is_failed() => {
-                Err("F20: a pause without space for the block table lost the device".into())
-            }
-            false => {
-                self.story.say(|| "the pause is called off".into());
-                Ok(false)
-            }
-            true => Ok(true),
+        if !closed {
+            self.story.say(|| "the pause is called off".into());
         }
+        Ok(closed)
     }
 
     /// Pages of the block table find no space, as where nothing is written in place.
@@ -121,14 +115,17 @@ impl Sim<'_> {
         full: bool,
     ) -> Step<bool> {
         life.pause();
-        let mut closing = false;
+        let (mut closing, mut failed) = (false, false);
         for turns in 0.. {
             let turn = life.turn(&mut self.rng);
             self.settle(life, traffic)?;
             self.space(life, traffic)?;
             if !closing && life.paused() {
                 closing = true;
+                failed = life.device().is_failed();
                 if full {
+                    // Another fault may lose a device, and would hide what this one does.
+                    no_faults(&self.world);
                     self.no_space_for_pages();
                 }
                 life.begin_close();
@@ -141,6 +138,9 @@ impl Sim<'_> {
                 let wishes: Vec<_> = traffic.wishes().take(4).collect();
                 return Err(format!("I16: a pause hangs (keeper {closing}), left {wishes:?}"));
             }
+        }
+        if full && !failed && life.device().is_failed() {
+            return Err("F20: a pause without space for the block table lost the device".into());
         }
         Ok(true)
     }
