@@ -29,7 +29,8 @@ pub fn unasked(entry: &Entry) -> Result<Node> {
     choose(entry, None).map(|(node, _)| node)
 }
 
-/// The device, and what to say of others.
+/// The device, and what to say of others. A partition that is asked for by its number is taken
+/// whatever is in it: what blkid does not know may still be mounted.
 fn choose(entry: &Entry, wanted: Option<u32>) -> Result<(Node, Option<String>)> {
     let usual = || Ok((Node::at(server::mountable(entry)?), None));
     let Some(device) = entry.device.as_deref().map(Path::new) else { return usual() };

@@ -42,8 +42,8 @@ impl<I: Io> Keeper<I> {
         let map = &self.shared.map;
         let mut next = self.ahead.next;
         let first = loop {
-            let loaded = |n: &u64| map.page(BatPage(*n)).is_none();
-            let Some(first) = (next..map.len()).find(loaded) else { break None };
+            let missing = |n: &u64| map.page(BatPage(*n)).is_none();
+            let Some(first) = (next..map.len()).find(missing) else { break None };
             // What nobody has anything in costs its first toucher no wait.
             next = self.shared.bare.from(BatPage(first)).end;
             if next == first {

@@ -11,14 +11,14 @@
 
 use super::Keeper;
 use super::ops::Task;
-use crate::blocks::{End, Memory, Over, lay_over, overlap, whole_blocks};
+use crate::blocks::{Blocks, End, Memory, Next, Over, Step, overlap, whole_blocks};
 use crate::front::{Errno, is_no_space};
 use crate::limits::{MISFITS, PATCH_LARGE};
 use crate::map::{Cell, Place};
 use crate::message::{Answer, Caller, ToKeeper};
 use ploop_format::GuestCluster;
 use ploop_io::planted::{Bug, on};
-use ploop_io::{AlignedBuf, FileId, Io, OpKind};
+use ploop_io::{FileId, Io};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
@@ -31,32 +31,11 @@ struct Patch {
     dsync: bool,
 }
 
-/// What a run is doing with its chunk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
-    /// Reading the last of its `reads`.
-    Read,
-    Write,
-    /// Cutting what a plain file got behind its end.
-    Trim,
-}
-
 /// Patches on their way together.
 struct Run {
     number: u64,
     patches: Vec<Patch>,
-    /// The alignment it was made for.
-    unit: u64,
-    /// Whole blocks of the cluster, and those that are in the buffer now.
-    span: Range<u64>,
-    chunk: Range<u64>,
-    /// Blocks of the chunk still to be read, last first.
-    reads: Vec<Range<u64>>,
-    step: Step,
-    /// Bytes of the step that are done.
-    done: u64,
-    buffer: AlignedBuf,
-    dsync: bool,
+    blocks: Blocks,
 }
 
 /// A cluster with patches.
@@ -98,8 +77,8 @@ impl Patches {
         patches
     }
 
-    fn give(&mut self, buffer: AlignedBuf) {
-        self.memory.give(buffer);
+    fn give(&mut self, blocks: Blocks) {
+        self.memory.give(blocks);
         for cluster in std::mem::take(&mut self.starved) {
             self.list(cluster);
         }
@@ -202,7 +181,7 @@ impl<I: Io> Keeper<I> {
         let blocks = |p: &Patch| whole_blocks(&p.guest, unit);
         self.patches.memory.fill();
         let site = self.patches.sites.get_mut(&cluster.0)?;
-        let busy: Vec<Range<u64>> = site.runs.iter().map(|run| run.span.clone()).collect();
+        let busy: Vec<Range<u64>> = site.runs.iter().map(|run| run.blocks.span.clone()).collect();
         let free = |span: &Range<u64>| !busy.iter().any(|b| overlap(b, span));
         let first = site.waiting.iter().position(|p| free(&blocks(p)))?;
         let first = site.waiting.remove(first)?;
@@ -220,7 +199,9 @@ impl<I: Io> Keeper<I> {
                 n += 1;
             }
         }
-        let Some(buffer) = self.patches.memory.take(span.end - span.start) else {
+        let dsync = patches.iter().any(|patch| patch.dsync);
+        let place = (site.file, site.at, site.end);
+        let Some(blocks) = Blocks::new(&mut self.patches.memory, place, span, unit, dsync) else {
             // Some run's end brings memory back and lists the cluster again.
             self.put_back(cluster, patches);
             self.patches.starved.push(cluster);
@@ -228,10 +209,7 @@ impl<I: Io> Keeper<I> {
         };
         self.patches.runs += 1;
         let number = self.patches.runs;
-        let dsync = patches.iter().any(|patch| patch.dsync);
-        let (chunk, reads, step, done) = (span.start..span.start, Vec::new(), Step::Write, 0);
-        let run = Run { number, patches, unit, span, chunk, reads, step, done, buffer, dsync };
-        self.patches.sites.get_mut(&cluster.0)?.runs.push(run);
+        self.patches.sites.get_mut(&cluster.0)?.runs.push(Run { number, patches, blocks });
         Some(number)
     }
 
@@ -243,113 +221,53 @@ impl<I: Io> Keeper<I> {
         }
     }
 
-    /// Goes on with the next part of a run that its buffer holds.
+    /// Goes on with the next blocks of a run that its buffer holds.
     fn begin_chunk(&mut self, cluster: GuestCluster, number: u64) {
         let Some((site, n)) = self.patches.run(cluster, number) else { return };
         let run = &mut site.runs[n];
-        let start = run.chunk.end;
-        if start >= run.span.end {
-            return self.end_run(cluster, number, Ok(()));
-        }
-        run.chunk = start..run.span.end.min(start + run.buffer.len() as u64);
-        run.reads = gaps(run.patches.iter().map(|patch| &patch.guest), &run.chunk, run.unit);
-        run.reads.reverse();
-        run.done = 0;
-        if run.reads.is_empty() {
-            self.write_chunk(cluster, number);
-        } else {
-            run.step = Step::Read;
-            self.push_run(cluster, number);
+        let mut guests: Vec<_> = run.patches.iter().map(|patch| patch.guest.clone()).collect();
+        guests.sort_unstable_by_key(|guest| guest.start);
+        let next = run.blocks.begin_chunk(guests.into_iter());
+        self.go_on_with(cluster, number, next);
+    }
+
+    fn go_on_with(&mut self, cluster: GuestCluster, number: u64, next: Next) {
+        match next {
+            Next::Submit => self.push_run(cluster, number),
+            Next::Lay => self.write_chunk(cluster, number),
+            Next::Chunk => self.begin_chunk(cluster, number),
+            Next::Done => self.end_run(cluster, number, Ok(())),
+            Next::Failed(errno) => self.end_run(cluster, number, Err(errno)),
         }
     }
 
     /// Lays the guests' bytes over the old ones and writes the chunk.
     fn write_chunk(&mut self, cluster: GuestCluster, number: u64) {
         let Some((site, n)) = self.patches.run(cluster, number) else { return };
-        let run = &mut site.runs[n];
-        for patch in &run.patches {
-            let from = patch.guest.start.max(run.chunk.start);
-            let to = patch.guest.end.min(run.chunk.end);
-            if from >= to {
-                continue;
-            }
-            let place = (from - run.chunk.start) as usize..(to - run.chunk.start) as usize;
-            if !lay_over(patch.over, from - patch.guest.start, &mut run.buffer[place]) {
-                return self.end_run(cluster, number, Err(Errno::IO));
-            }
+        let Run { patches, blocks, .. } = &mut site.runs[n];
+        if !patches.iter().all(|patch| blocks.lay(&patch.guest, patch.over)) {
+            return self.end_run(cluster, number, Err(Errno::IO));
         }
-        (run.step, run.done) = (Step::Write, 0);
+        blocks.write();
         self.push_run(cluster, number);
     }
 
     /// Submits the present step of a run, or what is left of it.
     fn push_run(&mut self, cluster: GuestCluster, number: u64) {
         let Some((site, n)) = self.patches.run(cluster, number) else { return };
-        let (file, at, keep) = (site.file, site.at, site.end.keep);
-        let run = &mut site.runs[n];
-        let task = Task::Patch(cluster, number);
-        let (kind, range) = match run.step {
-            Step::Read => (OpKind::Read, run.reads.last().cloned().unwrap_or(0..0)),
-            Step::Write if run.dsync && !on(Bug::NoDsyncQueue) => {
-                (OpKind::WriteDsync, run.chunk.clone())
-            }
-            Step::Write => (OpKind::Write, run.chunk.clone()),
-            Step::Trim => {
-                let none = std::ptr::null_mut();
-                return self.push_to(task, file, OpKind::Truncate, keep, 0, none);
-            }
-        };
-        let from = range.start + run.done;
-        let buf = run.buffer.as_mut_ptr().wrapping_add((from - run.chunk.start) as usize);
-        self.push_to(task, file, kind, at + from, range.end - from, buf);
+        let blocks = &mut site.runs[n].blocks;
+        let (file, (kind, offset, len, buf)) = (blocks.file, blocks.operation());
+        self.push_to(Task::Patch(cluster, number), file, kind, offset, len, buf);
     }
 
     pub(super) fn patch_completed(&mut self, cluster: GuestCluster, number: u64, result: i32) {
         let Some((site, n)) = self.patches.run(cluster, number) else { return };
-        let (file, at, end) = (site.file, site.at, site.end);
-        let run = &mut site.runs[n];
-        let step = run.step;
-        if step == Step::Write {
-            self.shared.written(file);
+        let blocks = &mut site.runs[n].blocks;
+        if blocks.step == Step::Write {
+            self.shared.written(blocks.file);
         }
-        if result < 0 {
-            let errno = Errno::from_raw_os_error(-result);
-            return self.end_run(cluster, number, Err(errno));
-        }
-        if step == Step::Trim {
-            return self.begin_chunk(cluster, number);
-        }
-        let range = match step {
-            Step::Read => run.reads.last().cloned().unwrap_or(0..0),
-            _ => run.chunk.clone(),
-        };
-        // F18: behind the end of a plain file there are zeros.
-        let whole = range.end - range.start;
-        let there = end.was.saturating_sub(at + range.start).min(whole);
-        let need = if step == Step::Read { there } else { whole };
-        let done = (run.done + u64::from(result.unsigned_abs())).min(whole);
-        if done < need {
-            if result == 0 {
-                // F18: nothing inside the recorded length is a lie of the file.
-                return self.end_run(cluster, number, Err(Errno::IO));
-            }
-            run.done = self.shared.align.going_on(run.done, done);
-            return self.push_run(cluster, number);
-        }
-        run.done = 0;
-        if step == Step::Read {
-            let from = (range.start + need - run.chunk.start) as usize;
-            run.buffer[from..(range.end - run.chunk.start) as usize].fill(0);
-            run.reads.pop();
-            if run.reads.is_empty() {
-                return self.write_chunk(cluster, number);
-            }
-        } else if at + run.chunk.end > end.keep {
-            run.step = Step::Trim;
-        } else {
-            return self.begin_chunk(cluster, number);
-        }
-        self.push_run(cluster, number);
+        let next = blocks.completed(result, &self.shared.align);
+        self.go_on_with(cluster, number, next);
     }
 
     /// A run is over: its patches are answered, and the claim ends with the last one.
@@ -364,8 +282,9 @@ impl<I: Io> Keeper<I> {
             again = site.misfits <= MISFITS;
             result = Err(Errno::IO);
         }
-        let Run { patches, buffer, dsync, .. } = run;
-        self.patches.give(buffer);
+        let Run { patches, blocks, .. } = run;
+        let dsync = blocks.dsync;
+        self.patches.give(blocks);
         let space = result.is_err_and(is_no_space);
         if again {
             self.realign();
@@ -401,52 +320,5 @@ impl<I: Io> Keeper<I> {
     /// Asks the files for their alignment again.
     pub(super) fn realign(&mut self) {
         self.shared.align.ask(&self.shared.chain);
-    }
-}
-
-/// The blocks of a chunk that have bytes which no guest brings, neighbours as one.
-fn gaps<'a>(
-    guests: impl Iterator<Item = &'a Range<u64>>,
-    chunk: &Range<u64>,
-    unit: u64,
-) -> Vec<Range<u64>> {
-    let clip = |g: &Range<u64>| g.start.max(chunk.start)..g.end.min(chunk.end);
-    let mut covered: Vec<Range<u64>> = guests.map(clip).filter(|g| g.start < g.end).collect();
-    covered.sort_unstable_by_key(|g| g.start);
-    covered.push(chunk.end..chunk.end);
-    let mut reads: Vec<Range<u64>> = Vec::new();
-    let mut pos = chunk.start;
-    for guest in covered {
-        if guest.start > pos {
-            let blocks = pos / unit * unit..guest.start.next_multiple_of(unit);
-            match reads.last_mut() {
-                Some(last) if blocks.start <= last.end => last.end = blocks.end,
-                _ => reads.push(blocks),
-            }
-        }
-        pos = pos.max(guest.end);
-    }
-    reads
-}
-
-#[cfg(test)]
-mod tests {
-    use super::gaps;
-
-    #[test]
-    fn only_blocks_with_old_bytes_are_read() {
-        let of = |guests: &[(u64, u64)]| {
-            let guests: Vec<_> = guests.iter().map(|(from, to)| *from..*to).collect();
-            let reads = gaps(guests.iter(), &(4096..20480), 4096);
-            reads.into_iter().map(|r| (r.start, r.end)).collect::<Vec<_>>()
-        };
-        assert_eq!(of(&[]), [(4096, 20480)]);
-        assert!(of(&[(0, 30000)]).is_empty());
-        assert_eq!(of(&[(4608, 20480)]), [(4096, 8192)], "the first");
-        assert_eq!(of(&[(0, 20000)]), [(16384, 20480)], "the last");
-        assert_eq!(of(&[(5000, 20000)]), [(4096, 8192), (16384, 20480)], "both");
-        assert_eq!(of(&[(12288, 20480), (4096, 8192)]), [(8192, 12288)], "in the middle");
-        assert_eq!(of(&[(4096, 9000), (13000, 20480)]), [(8192, 16384)], "neighbours are one");
-        assert!(of(&[(4096, 12300), (12288, 20480)]).is_empty(), "they overlap");
     }
 }

@@ -53,6 +53,16 @@ fn memory(buffer: &Buffer, from: u64) -> *const u8 {
     }
 }
 
+/// What the disk would get for a piece whose data begins at byte `from` of the buffer; `None` of
+/// one that transfers nothing.
+fn memory_of(kind: PieceKind, buffer: &Buffer, from: u64) -> Option<*const u8> {
+    match kind {
+        PieceKind::Read | PieceKind::Write => Some(memory(buffer, from)),
+        PieceKind::Zero => Some(std::ptr::null()),
+        PieceKind::Discard | PieceKind::Merge => None,
+    }
+}
+
 impl<I: Io> Queue<I> {
     /// Whether a request needs a look at each of its pieces.
     pub(super) fn is_odd(&self, request: &Request) -> bool {
@@ -72,11 +82,7 @@ impl<I: Io> Queue<I> {
         let unit = align.offset();
         let piece = &mut self.slots.pieces[index as usize];
         let buffer = self.slots.requests[piece.request as usize].request.buffer;
-        let start = match kind {
-            PieceKind::Read | PieceKind::Write => memory(&buffer, piece.buffer),
-            PieceKind::Zero => std::ptr::null(),
-            PieceKind::Discard | PieceKind::Merge => return piece.len,
-        };
+        let Some(start) = memory_of(kind, &buffer, piece.buffer) else { return piece.len };
         if kind == PieceKind::Zero && !piece.whole {
             let inside = piece.from % unit;
             piece.len = match piece.len / unit * unit {
@@ -95,11 +101,10 @@ impl<I: Io> Queue<I> {
         let piece = &self.slots.pieces[index as usize];
         let buffer = self.slots.requests[piece.request as usize].request.buffer;
         let start = match piece.job {
-            Job::Data(PieceKind::Read | PieceKind::Write) => memory(&buffer, piece.buffer),
-            Job::Data(PieceKind::Zero) => std::ptr::null(),
-            _ => return self.start(index),
+            Job::Data(kind) => memory_of(kind, &buffer, piece.buffer),
+            Job::Flush | Job::Extents => None,
         };
-        if !self.shared.align.fits(piece.from, piece.len, start) {
+        if start.is_some_and(|start| !self.shared.align.fits(piece.from, piece.len, start)) {
             self.slots.pieces[index as usize].odd = true;
         }
         self.start(index)

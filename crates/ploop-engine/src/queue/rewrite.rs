@@ -13,68 +13,35 @@
 
 use super::Queue;
 use super::slots::{Job, Stage};
-use crate::blocks::{End, Memory, Over, lay_over, overlap, whole_blocks};
+use crate::blocks::{Blocks, End, Memory, Next, Over, Step, overlap, whole_blocks};
 use crate::device::Shared;
 use crate::front::{Errno, Outcome};
 use crate::limits::{PATCHES_LARGE, PATCHES_SMALL};
 use crate::route::PieceKind;
 use ploop_format::Sector;
 use ploop_io::planted::{Bug, on};
-use ploop_io::{AlignedBuf, FileId, Io, Op, OpKind};
+use ploop_io::{FileId, Io, Op};
 use std::collections::VecDeque;
 use std::ops::Range;
 
 /// No piece.
 const NONE: u32 = u32::MAX;
 
-/// What a run is doing with its chunk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
-    /// Reading the first of its `reads`.
-    Read,
-    Write,
-    /// Cutting what a plain file got behind its end.
-    Trim,
-}
-
-/// Pieces whose blocks are read and written together. Positions count from the start of the
-/// cluster.
+/// Pieces whose blocks are read and written together.
 struct Run {
     /// The first of its pieces, which its operations belong to, and the last; those between are
     /// chained by `Rewrites::next`.
     first: u32,
     last: u32,
-    file: FileId,
-    /// Where the cluster begins in it.
-    at: u64,
-    end: End,
-    /// Whole blocks, and those that are in the buffer now.
-    span: Range<u64>,
-    chunk: Range<u64>,
-    /// The alignment it was made for.
-    unit: u64,
-    /// Blocks of the chunk still to be read.
-    reads: [Range<u64>; 2],
-    step: Step,
-    /// Bytes of the step that are done.
-    done: u64,
-    buffer: AlignedBuf,
-    dsync: bool,
+    blocks: Blocks,
 }
 
 impl Run {
-    fn bytes(&self) -> Range<u64> {
-        self.at + self.span.start..self.at + self.span.end
-    }
-
     /// Pieces that lie in these bytes of a file can come along: nothing is written yet.
     fn takes(&self, file: FileId, bytes: &Range<u64>) -> bool {
-        let own = self.bytes();
-        self.file == file
-            && (self.step == Step::Read || on(Bug::RewriteJoinsLate))
-            && self.chunk == self.span
-            && own.start <= bytes.start
-            && bytes.end <= own.end
+        let own = self.blocks.bytes();
+        let inside = own.start <= bytes.start && bytes.end <= own.end;
+        self.blocks.file == file && inside && self.blocks.is_reading_all()
     }
 }
 
@@ -161,7 +128,8 @@ impl<I: Io> Queue<I> {
         if line.iter().any(|other| other.file == file && overlap(&other.bytes, bytes)) {
             return true;
         }
-        let mut met = runs.iter().filter(|run| run.file == file && overlap(&run.bytes(), bytes));
+        let meets = |run: &&Run| run.blocks.file == file && overlap(&run.blocks.bytes(), bytes);
+        let mut met = runs.iter().filter(meets);
         match met.next() {
             Some(_) if !odd => !on(Bug::RewriteBeside),
             Some(run) => !run.takes(file, bytes),
@@ -210,31 +178,18 @@ impl<I: Io> Queue<I> {
         if let Some(run) = runs.iter_mut().find(|run| run.takes(level.fid, &bytes)) {
             next[run.last as usize] = index;
             run.last = index;
-            run.dsync |= dsync;
+            run.blocks.dsync |= dsync;
             return None;
         }
-        let Some(buffer) = memory.take(span.end - span.start) else {
+        let end = End::of(&self.shared, piece.cluster, level, at);
+        let place = (level.fid, at.bytes(), end);
+        let Some(blocks) = Blocks::new(memory, place, span, unit, dsync) else {
             debug_assert!(false, "whoever finds no memory stands in line");
             self.release(index);
             return Some(Err(Errno::IO));
         };
-        let run = Run {
-            first: index,
-            last: index,
-            file: level.fid,
-            at: at.bytes(),
-            end: End::of(&self.shared, piece.cluster, level, at),
-            chunk: span.start..span.start,
-            span,
-            unit,
-            reads: [0..0, 0..0],
-            step: Step::Write,
-            done: 0,
-            buffer,
-            dsync,
-        };
         let n = runs.len();
-        runs.push(run);
+        runs.push(Run { first: index, last: index, blocks });
         self.begin_chunk(n);
         None
     }
@@ -249,22 +204,26 @@ impl<I: Io> Queue<I> {
         }
     }
 
-    /// Goes on with the next part of a run that its buffer holds.
+    /// Goes on with the next blocks of a run that its buffer holds. What joins a run lies in its
+    /// first piece's blocks, and they are read for that one.
     fn begin_chunk(&mut self, n: usize) {
         let run = &mut self.rewrites.runs[n];
-        let start = run.chunk.end;
-        if start >= run.span.end {
-            return self.end_run(n, Ok(()));
-        }
-        run.chunk = start..run.span.end.min(start + run.buffer.len() as u64);
         let piece = &self.slots.pieces[run.first as usize];
-        run.reads = edges(&(piece.from..piece.from + piece.len), &run.chunk, run.unit);
-        run.done = 0;
-        if run.reads[0].is_empty() {
-            return self.write_chunk(n);
+        let next = run.blocks.begin_chunk(std::iter::once(piece.from..piece.from + piece.len));
+        self.go_on_with(n, next);
+    }
+
+    fn go_on_with(&mut self, n: usize, next: Next) {
+        match next {
+            Next::Submit => self.push_run(n),
+            Next::Lay => self.write_chunk(n),
+            Next::Chunk => self.begin_chunk(n),
+            Next::Done => self.end_run(n, Ok(())),
+            Next::Failed(errno) => {
+                let step = self.rewrites.runs[n].blocks.step;
+                self.end_run(n, Err((step, errno)));
+            }
         }
-        run.step = Step::Read;
-        self.push_run(n);
     }
 
     /// Lays the guests' bytes over the old ones, in the order in which they came, and writes.
@@ -275,51 +234,27 @@ impl<I: Io> Queue<I> {
         let mut got = true;
         while index != NONE {
             let piece = &self.slots.pieces[index as usize];
-            let from = piece.from.max(run.chunk.start);
-            let to = (piece.from + piece.len).min(run.chunk.end);
-            if from < to {
-                let buffer = self.slots.requests[piece.request as usize].request.buffer;
-                let over = match piece.job {
-                    Job::Data(PieceKind::Write) => {
-                        Over::Bytes(buffer.part(piece.buffer, piece.len))
-                    }
-                    _ => Over::Zeros,
-                };
-                let place = (from - run.chunk.start) as usize..(to - run.chunk.start) as usize;
-                got &= lay_over(over, from - piece.from, &mut run.buffer[place]);
-            }
+            let buffer = self.slots.requests[piece.request as usize].request.buffer;
+            let over = match piece.job {
+                Job::Data(PieceKind::Write) => Over::Bytes(buffer.part(piece.buffer, piece.len)),
+                _ => Over::Zeros,
+            };
+            got &= run.blocks.lay(&(piece.from..piece.from + piece.len), over);
             index = next[index as usize];
         }
         if !got {
             return self.end_run(n, Err((Step::Read, Errno::IO)));
         }
-        (run.step, run.done) = (Step::Write, 0);
+        run.blocks.write();
         self.push_run(n);
     }
 
     /// Submits the present step of a run, or what is left of it.
     fn push_run(&mut self, n: usize) {
-        let run = &mut self.rewrites.runs[n];
-        let range = match run.step {
-            Step::Read => run.reads[0].clone(),
-            Step::Write | Step::Trim => run.chunk.clone(),
-        };
-        let from = range.start + run.done;
-        let (kind, offset, len, buf) = match run.step {
-            Step::Trim => (OpKind::Truncate, run.end.keep, 0, std::ptr::null_mut()),
-            step => {
-                let skip = (from - run.chunk.start) as usize;
-                let buf = run.buffer.as_mut_ptr().wrapping_add(skip);
-                let kind = match step {
-                    Step::Read => OpKind::Read,
-                    _ if run.dsync && !on(Bug::NoDsyncQueue) => OpKind::WriteDsync,
-                    _ => OpKind::Write,
-                };
-                (kind, run.at + from, range.end - from, buf)
-            }
-        };
-        let token = u64::from(run.first);
-        let op = Op { token, kind, file: run.file, offset, len, buf, lent: None };
+        let Run { first, blocks, .. } = &mut self.rewrites.runs[n];
+        let (token, file) = (u64::from(*first), blocks.file);
+        let (kind, offset, len, buf) = blocks.operation();
+        let op = Op { token, kind, file, offset, len, buf, lent: None };
         // SAFETY: the run has this buffer alone until its last operation has completed; the chain
         // keeps the file open, and the ring is drained before the queue goes.
         unsafe { self.io.push(op) };
@@ -328,54 +263,18 @@ impl<I: Io> Queue<I> {
     /// An operation of a run ended.
     pub(super) fn rewrite_completed(&mut self, index: u32, result: i32) {
         let Some(n) = self.rewrites.runs.iter().position(|run| run.first == index) else { return };
-        let run = &mut self.rewrites.runs[n];
-        if run.step == Step::Write {
-            self.shared.written(run.file);
+        let blocks = &mut self.rewrites.runs[n].blocks;
+        if blocks.step == Step::Write {
+            self.shared.written(blocks.file);
         }
-        if result < 0 {
-            let errno = Errno::from_raw_os_error(-result);
-            let step = run.step;
-            return self.end_run(n, Err((step, errno)));
-        }
-        let range = match run.step {
-            Step::Read => run.reads[0].clone(),
-            Step::Write => run.chunk.clone(),
-            Step::Trim => return self.begin_chunk(n),
-        };
-        let len = range.end - range.start;
-        // F18: behind the end of a plain file there are zeros.
-        let there = run.end.was.saturating_sub(run.at + range.start).min(len);
-        let need = if run.step == Step::Read { there } else { len };
-        let done = (run.done + u64::from(result.unsigned_abs())).min(len);
-        if done < need {
-            if result == 0 {
-                // F18: nothing inside the recorded length is a lie of the file.
-                let step = run.step;
-                return self.end_run(n, Err((step, Errno::IO)));
-            }
-            run.done = self.shared.align.going_on(run.done, done);
-            return self.push_run(n);
-        }
-        run.done = 0;
-        if run.step == Step::Read {
-            let from = (range.start + need - run.chunk.start) as usize;
-            run.buffer[from..(range.end - run.chunk.start) as usize].fill(0);
-            run.reads = [std::mem::take(&mut run.reads[1]), 0..0];
-            if run.reads[0].is_empty() {
-                return self.write_chunk(n);
-            }
-        } else if run.at + run.chunk.end > run.end.keep {
-            run.step = Step::Trim;
-        } else {
-            return self.begin_chunk(n);
-        }
-        self.push_run(n);
+        let next = blocks.completed(result, &self.shared.align);
+        self.go_on_with(n, next);
     }
 
     /// A run is over, and so are its pieces.
     fn end_run(&mut self, n: usize, result: Result<(), (Step, Errno)>) {
         let run = self.rewrites.runs.swap_remove(n);
-        self.rewrites.memory.give(run.buffer);
+        self.rewrites.memory.give(run.blocks);
         self.rewrites.stirred = true;
         let mut next = run.first;
         while next != NONE {
@@ -397,43 +296,5 @@ impl<I: Io> Queue<I> {
                 self.end_and_advance(index, outcome);
             }
         }
-    }
-}
-
-/// The blocks of a chunk that have bytes which the guest does not bring, neighbours as one.
-fn edges(guest: &Range<u64>, chunk: &Range<u64>, unit: u64) -> [Range<u64>; 2] {
-    let head = match guest.start > chunk.start {
-        true => chunk.start..guest.start.next_multiple_of(unit).min(chunk.end),
-        false => chunk.start..chunk.start,
-    };
-    let tail = match guest.end < chunk.end {
-        true => (guest.end / unit * unit).max(chunk.start)..chunk.end,
-        false => chunk.end..chunk.end,
-    };
-    match (head.is_empty(), tail.is_empty()) {
-        (true, _) => [tail, 0..0],
-        (_, true) => [head, 0..0],
-        _ if tail.start <= head.end => [chunk.clone(), 0..0],
-        _ => [head, tail],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::edges;
-
-    #[test]
-    fn only_blocks_with_old_bytes_are_read() {
-        let of = |guest, chunk| edges(&guest, &chunk, 4096).map(|range| (range.start, range.end));
-        let none = (0, 0);
-        assert_eq!(of(4096..20480, 4096..20480)[0], (20480, 20480), "nothing");
-        assert_eq!(of(4608..5120, 4096..8192), [(4096, 8192), none], "one block");
-        assert_eq!(of(4608..20480, 4096..20480), [(4096, 8192), none], "the first");
-        assert_eq!(of(4096..20000, 4096..20480), [(16384, 20480), none], "the last");
-        assert_eq!(of(5000..20000, 4096..20480), [(4096, 8192), (16384, 20480)], "both");
-        assert_eq!(of(5000..12000, 4096..12288), [(4096, 12288), none], "neighbours are one");
-        assert_eq!(of(5000..200_000, 4096..69632), [(4096, 8192), none], "a first chunk");
-        assert_eq!(of(5000..200_000, 69632..135_168)[0], (135_168, 135_168), "one between");
-        assert_eq!(of(5000..200_000, 135_168..200_704), [(196_608, 200_704), none], "a last");
     }
 }

@@ -13,7 +13,7 @@ use super::lookup;
 use super::merge::{self, Step};
 use super::target::{self, Target};
 use super::{Work, document, refused, same, sync, unlink};
-use crate::create::open_new;
+use crate::create::{home_of, open_new};
 use crate::error::{ErrorKind, ImageError, IoContext, Result};
 use crate::head::Head;
 use crate::held::Held;
@@ -233,11 +233,17 @@ fn copy_levels(
         match &below.head {
             Some(head) => {
                 make_delta(dir, path, &source.header(head)?, owner)?;
-                copy.fill_ploop(dir, path, source, options, work)?;
+                copy.fill_ploop(open_made(dir, path, options)?, source, work)?;
             }
             None => {
                 drop(open_new(dir, path, owner)?);
-                copy.fill_raw(dir, path, source, options, work)?;
+                copy.fill_raw(&open_made(dir, path, options)?, source, work)?;
+                let home = home_of(path);
+                synced(Bug::NoSyncDeltaName, || dir.sync_dir(&home)).at(
+                    ErrorKind::SyncNew,
+                    "cannot sync",
+                    &home,
+                )?;
             }
         }
     }
@@ -265,14 +271,11 @@ struct Copy {
 impl Copy {
     fn fill_ploop(
         &mut self,
-        dir: &dyn Dir,
-        path: &Path,
+        mut level: Level,
         source: &Source<'_>,
-        options: &OpenOptions,
         work: &mut Work<'_>,
     ) -> Result<()> {
-        let mut level = open_made(dir, path, options)?;
-        level.head = Some(Head::read(&*level.file, path)?);
+        level.head = Some(Head::read(&*level.file, &level.path)?);
         let file = level.file.clone();
         let Some(mut target) = Target::begin(&mut level, source.cluster)? else { return Ok(()) };
         self.each_batch(source, work, |batch, work| {
@@ -284,17 +287,10 @@ impl Copy {
     }
 
     /// What it does not have reads as zeros in a new file.
-    fn fill_raw(
-        &mut self,
-        dir: &dyn Dir,
-        path: &Path,
-        source: &Source<'_>,
-        options: &OpenOptions,
-        work: &mut Work<'_>,
-    ) -> Result<()> {
-        let level = open_made(dir, path, options)?;
+    fn fill_raw(&mut self, level: &Level, source: &Source<'_>, work: &mut Work<'_>) -> Result<()> {
         let size = source.size.bytes();
-        level.file.set_len(size).at(ErrorKind::Truncate, "cannot set the length of", path)?;
+        let what = "cannot set the length of";
+        level.file.set_len(size).at(ErrorKind::Truncate, what, &level.path)?;
         self.each_batch(source, work, |batch, work| {
             let to = |step: &Step| {
                 let at = source.cluster.guest_start(step.cluster);
@@ -303,13 +299,7 @@ impl Copy {
             let moves: Vec<_> = batch.iter().map(to).collect();
             merge::run(work, &moves, &level.file).map(drop)
         })?;
-        sync(&*level.file, Bug::NoSyncMergeData)?;
-        let home = crate::create::home_of(path);
-        synced(Bug::NoSyncDeltaName, || dir.sync_dir(&home)).at(
-            ErrorKind::SyncNew,
-            "cannot sync",
-            &home,
-        )
+        sync(&*level.file, Bug::NoSyncMergeData)
     }
 
     /// What the level has, piece after piece.
