@@ -131,6 +131,7 @@ bugs! {
     Merge TurnUndoFirst "a failed turn takes old entries back under the new order (F21)",
     Layer DropUncovered "levels leave the chain before the top has what they have (F21)",
     Layer SwitchUnlinksFirst "a switch removes the old top before the descriptor is in force",
+    Split BorderHalfDone "a request over the border of two pieces ends with its first half",
     Split SnapshotOnePiece "a snapshot makes its new image in the first piece alone",
     Split SyncFirstPiece "a sync of the keeper leaves out the pieces behind the first (I3)",
     Split MergeFirstPiece "a merge writes the entries of the first piece alone (I9)",

@@ -9,6 +9,7 @@ use crate::message::ToKeeper;
 use crate::route::{Facts, PieceKind, Route, route};
 use crate::split::first_piece;
 use crate::stats::ClassId;
+use ploop_format::GuestCluster;
 use ploop_io::Io;
 use ploop_io::planted::{Bug, on, visit};
 
@@ -160,9 +161,10 @@ impl<I: Io> Queue<I> {
             piece.dsync = flags.fua && kind == PieceKind::Write;
         }
         piece.stage = Stage::Asked;
-        let (job, cut) = (piece.job, piece.len);
+        let Piece { job, len: cut, cluster, .. } = piece;
         self.slots.pieces[index as usize] = piece;
         let cut = match job {
+            Job::Data(_) if on(Bug::BorderHalfDone) && self.at_border(cluster) => len - cursor,
             Job::Data(kind) if odd => self.cut_odd(index, kind),
             _ => cut,
         };
@@ -170,6 +172,11 @@ impl<I: Io> Queue<I> {
         slot.cursor += cut;
         slot.outstanding += 1;
         Some(index)
+    }
+
+    /// Whether the next cluster is in another piece of a split disk.
+    fn at_border(&self, cluster: GuestCluster) -> bool {
+        self.shared.pieces.count() > 1 && self.shared.pieces.rest(cluster) == 1
     }
 
     /// Starts a piece, or starts it again: register, look up, route. `Some` when it ended at once.
